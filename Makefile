@@ -1,0 +1,51 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+DATA ?= data
+PORT ?= 8000
+
+.PHONY: help
+help: ## Print this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv and install everything, pinned
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,dev]'
+	touch $@
+
+.PHONY: demo
+demo: setup ## Train a network on real digits and compress it over HTTP
+	$(BIN)/python examples/demo.py
+
+.PHONY: serve
+serve: setup ## Run the whole service on 127.0.0.1:8000
+	$(BIN)/winnowd serve --data $(DATA) --port $(PORT)
+
+.PHONY: test
+test: setup ## Run the tests
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: setup ## Check style, types and imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: check
+check: lint migrations test ## All that CI runs
+
+.PHONY: migrations
+migrations: setup ## Fail when the tables and the migrations differ
+	$(BIN)/winnowd migrate --check
+
+.PHONY: format
+format: setup ## Rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

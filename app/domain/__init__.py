@@ -1,0 +1,1 @@
+"""Pure definitions that every layer shares: standard library and pydantic alone."""

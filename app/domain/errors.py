@@ -1,0 +1,253 @@
+"""Every error that a user can meet, in one tree.
+
+::
+
+    WinnowError
+    ├── ClientError                     the caller can mend it
+    │   ├── Malformed                   the request itself cannot be read
+    │   ├── Unauthenticated, Forbidden
+    │   ├── NotFound, MethodNotAllowed
+    │   ├── Conflict                    the object is in another state
+    │   ├── TooLarge
+    │   ├── Unsupported                 a file in no format that is known
+    │   ├── Invalid                     well formed and impossible
+    │   └── Limited                     later, perhaps
+    └── ServiceError                    the service's own
+        └── Unavailable                 transient: trying again may help
+
+A leaf has a stable ``code``. The kind decides the HTTP status (``app.api.errors``)
+and the ``class`` of a job's failure; ``retryable`` says whether a job tries again by itself.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Kind(StrEnum):
+    """What sort of error it is; ``app.api.errors`` maps each to one HTTP status."""
+
+    MALFORMED = "malformed"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    CONFLICT = "conflict"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED = "unsupported"
+    INVALID = "invalid"
+    LIMITED = "limited"
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal"
+
+
+class FieldError(BaseModel):
+    """One fault of a payload, with a JSON pointer (RFC 6901) to its place."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pointer: str
+    message: str
+
+
+class Failure(BaseModel):
+    """Why a job failed or a file was rejected, as the API shows it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, validate_by_name=True)
+
+    code: str
+    class_: Literal["user", "service", "transient"] = Field(alias="class")
+    title: str
+    detail: str
+    hint: str | None = None
+
+
+class WinnowError(Exception):
+    """Root of the tree. ``detail`` says what was wrong and where; ``hint`` what to do."""
+
+    code: ClassVar[str] = "internal_error"
+    kind: ClassVar[Kind] = Kind.INTERNAL
+    title: ClassVar[str] = "Something went wrong inside the service"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, *, hint: str | None = None, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.hint = hint
+        self.errors = tuple(errors)
+
+    def failure(self) -> Failure:
+        """Give the error in the form that a job or a rejected object keeps."""
+        if self.retryable:
+            blame: Literal["user", "service", "transient"] = "transient"
+        else:
+            blame = "user" if isinstance(self, ClientError) else "service"
+        return Failure(code=self.code, class_=blame, title=self.title, detail=self.detail, hint=self.hint)
+
+
+class ClientError(WinnowError):
+    """The caller can mend it."""
+
+
+class ServiceError(WinnowError):
+    """The service's own fault."""
+
+
+# the request itself
+class Malformed(ClientError):
+    code, kind, title = "malformed_request", Kind.MALFORMED, "The request cannot be read"
+
+
+class DigestMismatch(Malformed):
+    code, title = "digest_mismatch", "The bytes received do not match the digest sent"
+
+
+class TruncatedUpload(Malformed):
+    code, title = "truncated_upload", "The upload ended before the file did"
+
+
+class Unauthenticated(ClientError):
+    code, kind, title = "unauthenticated", Kind.UNAUTHENTICATED, "A valid API key is needed"
+
+
+class Forbidden(ClientError):
+    code, kind, title = "forbidden", Kind.FORBIDDEN, "The key lacks the scope for this"
+
+
+class NotFound(ClientError):
+    code, kind, title = "not_found", Kind.NOT_FOUND, "There is no such object"
+
+
+class MethodNotAllowed(ClientError):
+    code, kind, title = "method_not_allowed", Kind.METHOD_NOT_ALLOWED, "The resource has no such method"
+
+
+class Conflict(ClientError):
+    code, kind, title = "conflict", Kind.CONFLICT, "The object is not in a state that allows this"
+
+
+class NotReady(Conflict):
+    code, title = "not_ready", "The model or data set is not ready"
+
+
+class JobEnded(Conflict):
+    code, title = "job_ended", "The job has already ended"
+
+
+class InUse(Conflict):
+    code, title = "in_use", "Other objects still refer to this one"
+
+
+class TooLarge(ClientError):
+    code, kind, title = "too_large", Kind.TOO_LARGE, "The body is over the limit"
+
+
+class Limited(ClientError):
+    code, kind, title = "limited", Kind.LIMITED, "A limit of this project is reached"
+
+
+# files
+class Unsupported(ClientError):
+    code, kind, title = "unsupported_media_type", Kind.UNSUPPORTED, "The media type is not accepted here"
+
+
+class UnknownFormat(Unsupported):
+    code, title = "unknown_format", "The file is in no format that the service reads"
+
+
+class Invalid(ClientError):
+    code, kind, title = "invalid", Kind.INVALID, "The payload makes no sense"
+
+
+class ValidationFailed(Invalid):
+    code, title = "validation_failed", "The payload does not fit the schema"
+
+
+class CorruptFile(Invalid):
+    code, title = "corrupt_file", "The file is damaged"
+
+
+class UnsafeFile(Invalid):
+    code, title = "unsafe_file", "The file holds something that is not admitted"
+
+
+class UnsupportedNetwork(Invalid):
+    code, title = "unsupported_network", "The network cannot be handled"
+
+
+class InvalidDataset(Invalid):
+    code, title = "invalid_dataset", "The data set cannot be used"
+
+
+class InvalidLabels(InvalidDataset):
+    code, title = "invalid_labels", "The labels are not class indices"
+
+
+# jobs, at submission and while they run
+class UnknownMethod(Invalid):
+    code, title = "unknown_method", "The recipe names a method that does not exist"
+
+
+class UnknownTarget(Invalid):
+    code, title = "unknown_target", "There is no such target"
+
+
+class DatasetMismatch(Invalid):
+    code, title = "dataset_mismatch", "The data set does not fit the model's signature"
+
+
+class LabelsOutOfRange(Invalid):
+    code, title = "labels_out_of_range", "A label is outside the model's classes"
+
+
+class NothingToPrune(Invalid):
+    code, title = "nothing_to_prune", "No channel of this network can be removed"
+
+
+class NothingToQuantize(Invalid):
+    code, title = "nothing_to_quantize", "No layer of this network can be quantized"
+
+
+class RecipeOrder(Invalid):
+    code, title = "recipe_order", "The steps cannot follow each other like this"
+
+
+class NoChange(ClientError):
+    code, kind, title = "no_change", Kind.INVALID, "A step changed nothing"
+
+
+class ObjectiveMissed(ClientError):
+    code, kind, title = "objective_missed", Kind.INVALID, "The result loses more than the objective allows"
+
+
+class Diverged(ClientError):
+    code, kind, title = "diverged", Kind.INVALID, "Training diverged"
+
+
+class TimeLimitExceeded(ClientError):
+    code, kind, title = "time_limit_exceeded", Kind.INVALID, "The job ran longer than its limit"
+
+
+class OutOfMemory(ClientError):
+    code, kind, title = "out_of_memory", Kind.INVALID, "The job needed more memory than it may have"
+
+
+# the service's own
+class InternalError(ServiceError):
+    code, kind = "internal_error", Kind.INTERNAL
+
+
+class CheckFailed(ServiceError):
+    code, title = "check_failed", "A result did not pass the engine's own checks"
+
+
+class ChildCrashed(ServiceError):
+    code, title = "child_crashed", "The process that ran the job died"
+    retryable = True
+
+
+class Unavailable(ServiceError):
+    code, kind, title = "unavailable", Kind.UNAVAILABLE, "A part of the service cannot be reached"
+    retryable = True

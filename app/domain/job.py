@@ -1,0 +1,113 @@
+"""A job: what was asked, the states it passes through and the events it leaves."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from app.domain.recipe import Recipe
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+    @property
+    def ended(self) -> bool:
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset(
+        {
+            JobState.QUEUED,
+            JobState.CANCELLING,
+            JobState.SUCCEEDED,
+            JobState.FAILED,
+            JobState.TIMED_OUT,
+        }
+    ),
+    JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED}),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+    JobState.TIMED_OUT: frozenset(),
+}
+
+
+class Stage(StrEnum):
+    PREPARING = "preparing"
+    BASELINE = "baseline"
+    PRUNING = "pruning"
+    DISTILLING = "distilling"
+    FINETUNING = "finetuning"
+    QUANTIZING = "quantizing"
+    EXPORTING = "exporting"
+    EVALUATING = "evaluating"
+    PROFILING = "profiling"
+    PACKAGING = "packaging"
+
+
+class EventType(StrEnum):
+    STATE = "state"
+    STAGE = "stage"
+    PROGRESS = "progress"
+    METRIC = "metric"
+    LOG = "log"
+
+
+class Event(BaseModel):
+    """One thing that happened; ``id`` counts from 1 within its job without gaps."""
+
+    id: int
+    type: EventType
+    at: datetime
+    data: dict[str, Any]
+
+
+class Objective(BaseModel):
+    """What the user accepts to lose, as an absolute share of the metric."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: Literal["accuracy"] = "accuracy"
+    max_drop: float = Field(ge=0, le=1)
+
+
+class LatencySpec(BaseModel):
+    """Where latency is measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(min_length=1, max_length=8)] = (1,)
+    threads: int = Field(1, ge=1, le=256)
+
+
+TargetName = Literal["onnxruntime-cpu"]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+class JobSpec(BaseModel):
+    """The body of ``POST /jobs``: stored with every default filled in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, StringConstraints(max_length=200)] = ""
+    model_id: str
+    dataset_id: str
+    recipe: Recipe
+    target: TargetName = "onnxruntime-cpu"
+    objective: Objective | None = None
+    latency: LatencySpec = LatencySpec()
+    queue: Literal["auto", "cpu", "gpu"] = "auto"
+    priority: int = Field(5, ge=0, le=9, description="9 is served first.")
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    time_limit_seconds: int = Field(3600, ge=1, le=7 * 24 * 3600)
+    labels: Annotated[dict[Label, Label], Field(max_length=32)] = Field(default_factory=dict)

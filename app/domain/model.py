@@ -1,0 +1,68 @@
+"""What is known of an uploaded network once it has been inspected."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Dimension = int | str
+"""A fixed size, or the name of a dynamic one such as ``batch``."""
+
+ModelFormat = Literal["pt2"]
+
+
+class ObjectState(StrEnum):
+    """Where an uploaded model or data set stands."""
+
+    VALIDATING = "validating"
+    READY = "ready"
+    REJECTED = "rejected"
+
+
+class TensorSpec(BaseModel):
+    """Name, dtype (``float32``, ``int64``, …) and shape of an input, an output or a field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    dtype: str
+    shape: tuple[Dimension, ...]
+
+
+class Signature(BaseModel):
+    """What goes in and what comes out. The first dimension of each input is the batch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Layer(BaseModel):
+    """One layer with weights; layers whose channels must be cut together share a ``group``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    op: str
+    weight_shape: tuple[int, ...]
+    parameters: int
+    macs: int
+    prunable: bool
+    quantizable: bool
+    group: str | None = None
+    reason: str | None = None
+    """Why the layer is not prunable; null where it is."""
+
+
+class ModelFacts(BaseModel):
+    """The findings of an inspection. ``macs`` are for one row."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: ModelFormat
+    trainable: bool
+    signature: Signature
+    parameters: int
+    macs: int
+    layers: tuple[Layer, ...]

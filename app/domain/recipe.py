@@ -1,0 +1,93 @@
+"""What a user may ask for: one spec a method, an ordered list of them a recipe.
+
+Adding a method is one spec here, its file in ``workers.compression`` and one entry in ``SPECS``.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_STEPS = 8
+
+
+class StepSpec(BaseModel):
+    """What all steps share: unknown fields are refused, and a spec never changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trains: ClassVar[bool] = False
+    """Whether the step needs the training split and a trainable network."""
+
+
+class PruneSpec(StepSpec):
+    """Remove whole channels, so that the network gets physically smaller."""
+
+    method: Literal["prune"]
+    granularity: Literal["channel"] = Field(
+        "channel", description="What is removed: whole channels, with all that is coupled to them."
+    )
+    criterion: Literal["l1", "l2"] = Field(
+        "l2", description="How a channel's importance is scored: mean |w| or root mean square of its weights."
+    )
+    amount: float = Field(0.5, gt=0, le=0.95, description="Share of the prunable channels to remove.")
+    scope: Literal["global", "layer"] = Field(
+        "global", description="Rank channels over the whole network, or remove the same share of each group."
+    )
+    rounds: int = Field(1, ge=1, le=20, description="Remove the amount in this many rounds, scoring anew in each.")
+
+
+class TrainingSpec(StepSpec):
+    """What every training step can set."""
+
+    trains: ClassVar[bool] = True
+
+    epochs: int = Field(10, ge=1, le=1000, description="Passes over the training split.")
+    learning_rate: float = Field(0.01, gt=0, le=10, description="Peak rate of the cosine schedule.")
+    batch_size: int = Field(64, ge=1, le=65536, description="Rows a step.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with Nesterov momentum 0.9, or AdamW.")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="Decay of weights; norms and biases have none.")
+
+
+class DistillSpec(TrainingSpec):
+    """Train the network as it stands (the student) on the labels and a teacher's outputs."""
+
+    method: Literal["distill"]
+    teacher: Literal["baseline"] = Field("baseline", description="The uploaded network itself.")
+    temperature: float = Field(4.0, gt=0, le=100, description="T in T²·KL(softmax(z_T/T) ‖ softmax(z_S/T)).")
+    alpha: float = Field(
+        0.7, ge=0, le=1, description="Share of the teacher's term in the loss; the labels have the rest."
+    )
+
+
+class FinetuneSpec(TrainingSpec):
+    """Train the network on the labels alone."""
+
+    method: Literal["finetune"]
+
+
+class QuantizeSpec(StepSpec):
+    """Store weights and compute activations as eight-bit integers."""
+
+    method: Literal["quantize"]
+    scheme: Literal["static"] = Field(
+        "static", description="Ranges of activations are fixed beforehand on calibration rows."
+    )
+    weights: Literal["int8"] = Field("int8", description="Symmetric, one scale an output channel.")
+    activations: Literal["uint8"] = Field("uint8", description="Asymmetric, one scale a tensor.")
+    observer: Literal["histogram", "minmax"] = Field("histogram", description="How ranges of activations are found.")
+    samples: int = Field(256, ge=1, le=100_000, description="Calibration rows to observe.")
+    reduce_range: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Keep weights within seven bits so that 16-bit sums cannot saturate; auto: on processors without VNNI.",
+    )
+
+
+Step = Annotated[PruneSpec | DistillSpec | FinetuneSpec | QuantizeSpec, Field(discriminator="method")]
+Recipe = Annotated[tuple[Step, ...], Field(min_length=1, max_length=MAX_STEPS)]
+
+SPECS: dict[str, type[StepSpec]] = {
+    "prune": PruneSpec,
+    "distill": DistillSpec,
+    "finetune": FinetuneSpec,
+    "quantize": QuantizeSpec,
+}

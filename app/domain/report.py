@@ -1,0 +1,145 @@
+"""The report: what a job measured. Ratios are baseline over compressed, so above 1 is better."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.domain.job import Objective
+from app.domain.recipe import Recipe
+
+Interval = tuple[float, float]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, serialize_by_alias=True)
+
+
+class MetricValue(_Part):
+    """A metric on the validation rows with its 95 % interval."""
+
+    value: float
+    ci95: Interval
+    samples: int
+
+
+class LatencyFigures(_Part):
+    """Latency of one file for one batch size, in milliseconds a batch."""
+
+    runtime: str
+    batch_size: int
+    threads: int
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    throughput_per_second: float
+    runs: int
+
+
+class Side(_Part):
+    """One of the two files compared. ``size_bytes`` is that of the ONNX file."""
+
+    size_bytes: int
+    parameters: int
+    nonzero_parameters: int
+    macs: int
+    peak_memory_bytes: int
+    metrics: dict[str, MetricValue]
+    latency: tuple[LatencyFigures, ...]
+
+
+class LatencyRatio(_Part):
+    value: float
+    ci95: Interval
+
+
+class MetricDrop(_Part):
+    value: float
+    ci95: Interval
+    p_value: float
+
+
+class Delta(_Part):
+    """Compressed against baseline. ``latency_ratio`` is of medians at the first batch size."""
+
+    size_ratio: float
+    parameters_ratio: float
+    macs_ratio: float
+    latency_ratio: LatencyRatio
+    metric_drop: MetricDrop
+    agreement: float
+
+
+class ObjectiveOutcome(Objective):
+    met: bool
+
+
+class Verdict(_Part):
+    faster: bool
+    smaller: bool
+    as_accurate: bool
+    reasons: tuple[str, ...]
+
+
+class StepOutcome(_Part):
+    """What one step did; ``before`` and ``after`` hold parameters, macs and the like."""
+
+    method: str
+    spec: dict[str, Any]
+    seconds: float
+    before: dict[str, Any]
+    after: dict[str, Any]
+    details: dict[str, Any]
+
+
+class LayerFigures(_Part):
+    name: str
+    sparsity: float
+    bits: int
+    sqnr_db: float | None
+    parameters: int
+    macs: int
+
+
+class ClassFigures(_Part):
+    """Accuracy within one class, of baseline and result."""
+
+    class_: int = Field(alias="class")
+    samples: int
+    baseline: float
+    compressed: float
+
+
+class DataFigures(_Part):
+    """Rows used of each split, and rows of validation that also stand in the others."""
+
+    train: int
+    calibration: int
+    validation: int
+    overlap: int
+
+
+class Environment(_Part):
+    cpu: str
+    isa: tuple[str, ...]
+    threads: int
+    torch: str
+    onnxruntime: str
+    python: str
+    service: str
+
+
+class Report(_Part):
+    baseline: Side
+    compressed: Side
+    delta: Delta
+    objective: ObjectiveOutcome | None
+    verdict: Verdict
+    steps: tuple[StepOutcome, ...]
+    layers: tuple[LayerFigures, ...]
+    classes: tuple[ClassFigures, ...]
+    data: DataFigures
+    environment: Environment
+    recipe: Recipe
+    seed: int

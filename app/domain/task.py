@@ -1,0 +1,88 @@
+"""What passes between the supervisor and the child process that runs the engine.
+
+The supervisor writes a :data:`Task` as ``task.json`` into a folder of its own, beside the
+inputs, and starts ``python -m workers.compression FOLDER``. The child writes :data:`Message`
+lines of JSON to the pipe whose number stands in ``--messages-fd``, and files into ``FOLDER/out``.
+Its last message is ``done`` or ``failure``; without either, it crashed.
+All paths are relative to the folder.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from app.domain.dataset import DatasetFormat
+from app.domain.errors import Failure
+from app.domain.job import EventType, JobSpec
+from app.domain.model import ModelFormat
+
+TASK_FILE = "task.json"
+OUTPUT_FOLDER = "out"
+FACTS_FILE = "facts.json"
+"""Written by the two inspections into the output folder: ModelFacts or DatasetFacts."""
+REPORT_FILE = "report.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InspectModel(_Part):
+    kind: Literal["inspect_model"] = "inspect_model"
+    path: str
+    format: ModelFormat
+
+
+class InspectDataset(_Part):
+    kind: Literal["inspect_dataset"] = "inspect_dataset"
+    path: str
+    format: DatasetFormat
+
+
+class Compress(_Part):
+    kind: Literal["compress"] = "compress"
+    model_path: str
+    model_format: ModelFormat
+    dataset_path: str
+    dataset_format: DatasetFormat
+    job: JobSpec
+    device: str = "cpu"
+    threads: int = 2
+    service_version: str = ""
+
+
+Task = Annotated[InspectModel | InspectDataset | Compress, Field(discriminator="kind")]
+TASK: TypeAdapter[Task] = TypeAdapter(Task)
+
+ArtifactKind = Literal["model", "report", "benchmark", "log", "checkpoint"]
+
+
+class EventMessage(_Part):
+    """A stage, progress, metric or log event of the job."""
+
+    type: Literal[EventType.STAGE, EventType.PROGRESS, EventType.METRIC, EventType.LOG]
+    data: dict[str, Any]
+
+
+class ArtifactMessage(_Part):
+    """A file under ``out`` is complete. Sent early for candidates, so that a cancelled job keeps one."""
+
+    type: Literal["artifact"] = "artifact"
+    name: str
+    kind: ArtifactKind
+    format: str
+
+
+class DoneMessage(_Part):
+    type: Literal["done"] = "done"
+
+
+class FailureMessage(_Part):
+    """The engine gave up. Artifacts sent before, a report too, are kept."""
+
+    type: Literal["failure"] = "failure"
+    failure: Failure
+
+
+Message = Annotated[EventMessage | ArtifactMessage | DoneMessage | FailureMessage, Field(discriminator="type")]
+MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
