@@ -1,0 +1,47 @@
+"""What every step of a recipe is given, and what it gives back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from app.domain.job import EventType
+from app.domain.task import EventMessage
+
+if TYPE_CHECKING:
+    from workers.compression.datasets import Dataset
+    from workers.compression.network import Network
+
+Progress = Callable[[EventMessage], None]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step works with: ``baseline`` is the uploaded network, never to be changed; ``folder`` is for scratch."""
+
+    baseline: "Network"
+    data: "Dataset"
+    seed: int
+    device: torch.device
+    progress: Progress
+    folder: Path
+
+    def fraction(self, value: float, message: str) -> None:
+        """Report the share of this step that is done, from 0 to 1."""
+        self.progress(EventMessage(type=EventType.PROGRESS, data={"fraction": value, "message": message}))
+
+    def metric(self, name: str, step: int, value: float) -> None:
+        self.progress(EventMessage(type=EventType.METRIC, data={"name": name, "step": step, "value": value}))
+
+    def log(self, message: str, level: str = "info") -> None:
+        self.progress(EventMessage(type=EventType.LOG, data={"level": level, "message": message}))
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The network after a step and what the report should tell of it, in plain JSON values."""
+
+    network: "Network"
+    details: dict[str, Any] = field(default_factory=dict)
