@@ -1,0 +1,201 @@
+"""One fresh process for what parses or runs a user's files, and the watch over it.
+
+The process has a session of its own, a cleared environment, no standard input, and dies with
+this one. ``command`` is where its walls are put up: whatever confines it wraps ``argv`` there.
+"""
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from app.domain.task import MESSAGE, DoneMessage, FailureMessage, Message
+from app.tether import tethered
+
+ISOLATION = "process"
+"""The name of the isolation that this worker has, as its heartbeat tells it."""
+
+POLL_SECONDS = 0.5
+_GRACE_SECONDS = 10.0
+_MESSAGE_BYTES = 1 << 20
+_LINE_BYTES = 4096
+_READ_BYTES = 1 << 16
+
+
+class ProtocolBreach(Exception):
+    """The child wrote to its pipe what is no message."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How the child ended; a negative ``code`` is the signal that killed it, as in ``subprocess``."""
+
+    code: int
+    stopped: bool
+    out_of_memory: bool
+
+    @property
+    def reason(self) -> str:
+        if self.code < 0:
+            return f"killed by {signal.Signals(-self.code).name}"
+        return f"exit status {self.code}"
+
+
+class Watcher(Protocol):
+    """What hears from the child, and decides whether it may go on."""
+
+    def message(self, message: Message) -> None: ...
+
+    def line(self, text: str) -> None: ...
+
+    def must_stop(self) -> bool:
+        """Tell whether to kill the child; asked every ``POLL_SECONDS``."""
+        ...
+
+
+def engine(folder: Path) -> list[str]:
+    """Give the command that runs the engine on the task in ``folder``."""
+    return [sys.executable, "-m", "workers.compression", str(folder), "--messages-fd"]
+
+
+def supervise(argv: Sequence[str], folder: Path, watcher: Watcher, *, threads: int) -> Exit:
+    """Run ``argv`` with the number of its message pipe appended, until it ends or must stop.
+
+    Nothing of its process group is left behind, also when the watcher raises.
+
+    Raises:
+        ProtocolBreach: the child sent what is no message.
+    """
+    reader, writer = os.pipe()
+    memory_kills = _memory_kills()
+    with os.fdopen(reader, "rb", buffering=0), _start([*argv, str(writer)], folder, writer, threads) as process:
+        stopped = _listen(process, reader, watcher)
+    out_of_memory = process.returncode == -signal.SIGKILL and not stopped and _memory_kills() > memory_kills
+    return Exit(process.returncode, stopped, out_of_memory)
+
+
+@contextmanager
+def _start(argv: Sequence[str], folder: Path, writer: int, threads: int) -> Iterator[subprocess.Popen[bytes]]:
+    try:
+        process = subprocess.Popen(
+            tethered(argv),
+            cwd=folder,
+            env=environment(folder, threads),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(writer,),
+            start_new_session=True,
+        )
+    finally:
+        os.close(writer)
+    with process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def environment(folder: Path, threads: int) -> Mapping[str, str]:
+    """Give all that the child finds in its environment: none of the service's own settings or secrets."""
+    scratch = folder / "tmp"
+    scratch.mkdir(exist_ok=True)
+    return {
+        "HOME": str(folder),
+        "TMPDIR": str(scratch),
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LANG": "C.UTF-8",
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONHASHSEED": "0",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+    }
+
+
+def _listen(process: subprocess.Popen[bytes], messages: int, watcher: Watcher) -> bool:
+    """Pass on what the child says until it has ended; tell whether it was stopped."""
+    assert process.stdout is not None
+    last_word = None
+    for heard in _hear(process.pid, messages, process.stdout.fileno()):
+        if heard is None:
+            if watcher.must_stop():
+                return True
+            if last_word is not None and time.monotonic() > last_word + _GRACE_SECONDS:
+                return False
+        elif heard[0] != messages:
+            watcher.line(heard[1].decode(errors="replace"))
+        elif last_word is None and _tell(watcher, heard[1]):
+            last_word = time.monotonic()
+    return False
+
+
+def _hear(pid: int, messages: int, output: int) -> Iterator[tuple[int, bytes] | None]:
+    """Give each line with the pipe it came through, and None every ``POLL_SECONDS``, until the child has ended."""
+    ears = {messages: _Ear(_MESSAGE_BYTES), output: _Ear(_LINE_BYTES)}
+    end = os.pidfd_open(pid)
+    next_poll = 0.0
+    with selectors.DefaultSelector() as selector, os.fdopen(end, "rb", buffering=0):
+        for fd in (*ears, end):
+            selector.register(fd, selectors.EVENT_READ)
+        while True:
+            ready = [key.fd for key, _ in selector.select(max(0.0, next_poll - time.monotonic()))]
+            for fd in ready:
+                lines = ears[fd].hear(fd) if fd in ears else []
+                if lines is None:
+                    selector.unregister(fd)
+                yield from ((fd, line) for line in lines or ())
+            if ready == [end]:  # a grandchild may keep the pipes open for ever
+                return
+            if time.monotonic() >= next_poll:
+                next_poll = time.monotonic() + POLL_SECONDS
+                yield None
+
+
+def _tell(watcher: Watcher, line: bytes) -> bool:
+    """Pass a message on; tell whether it was the last."""
+    try:
+        message = MESSAGE.validate_json(line)
+    except ValidationError as error:
+        raise ProtocolBreach(f"no message: {line[:200]!r}") from error
+    watcher.message(message)
+    return isinstance(message, DoneMessage | FailureMessage)
+
+
+class _Ear:
+    """Cuts what comes through a pipe into lines; one that is too long comes in pieces."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rest = b""
+
+    def hear(self, fd: int) -> list[bytes] | None:
+        """Read what is there; give the lines now complete, None after the end."""
+        data = os.read(fd, _READ_BYTES)
+        if not data and not self._rest:
+            return None
+        *lines, self._rest = (self._rest + (data or b"\n")).split(b"\n")
+        if len(self._rest) > self._limit:
+            lines.append(self._rest)
+            self._rest = b""
+        return [line for line in lines if line]
+
+
+def _memory_kills() -> int:
+    """Count the processes that this kernel has killed for want of memory; 0 where it does not tell."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    return 0
