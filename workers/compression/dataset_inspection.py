@@ -1,0 +1,105 @@
+"""Findings and faults of an uploaded data set, every value of it read once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain.dataset import DatasetFacts, DatasetFormat, SplitFacts
+from app.domain.errors import InvalidDataset, InvalidLabels
+from app.domain.model import TensorSpec
+from workers.compression.datasets import LABEL, Reader, Tables, open_tables
+from workers.compression.formats.npz import check_npz
+
+_CHUNK_ROWS = 4096
+_INPUT_DTYPES = frozenset(
+    {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"},
+)
+# The header of a .safetensors holds no checksum, so there is nothing to compare.
+_CHECKS: dict[DatasetFormat, Callable[[Path], None]] = {"npz": check_npz}
+
+
+def inspect_dataset(path: Path, format_: DatasetFormat) -> DatasetFacts:
+    """Read a data set through. Raises InvalidDataset, InvalidLabels, CorruptFile or UnsafeFile naming the tensor."""
+    tables = open_tables(path, format_)
+    if format_ in _CHECKS:
+        _CHECKS[format_](path)
+    if not {"train", "validation"} & set(tables):
+        raise InvalidDataset("the data set has neither train nor validation rows")
+    splits = {split: SplitFacts(samples=_count_rows(split, table)) for split, table in tables.items()}
+    fields = _common_fields(tables)
+    classes = None
+    for split, table in tables.items():
+        for field in fields:
+            if field.name != LABEL:
+                _check_finite(f"{split}.{field.name}", table[field.name]())
+        if LABEL in table:
+            classes = max(classes or 0, _count_classes(f"{split}.{LABEL}", table[LABEL]()))
+    return DatasetFacts(format=format_, splits=splits, fields=fields, classes=classes)
+
+
+def _count_rows(split: str, table: dict[str, Reader]) -> int:
+    """Count the rows that all fields of a split share."""
+    if set(table) <= {LABEL}:
+        raise InvalidDataset(f"the split {split} has labels and no inputs")
+    if LABEL not in table and split != "calibration":
+        raise InvalidDataset(f"there is no {split}.{LABEL}; every split but calibration needs labels")
+    counts: dict[str, int] = {}
+    for field, reader in table.items():
+        array = reader()
+        if array.ndim == 0:
+            raise InvalidDataset(f"{split}.{field} is a single value, not rows")
+        counts[field] = len(array)
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{split}.{field} {count}" for field, count in sorted(counts.items()))
+        raise InvalidDataset(f"the fields of {split} have unequal numbers of rows: {told}")
+    rows = next(iter(counts.values()))
+    if rows == 0:
+        raise InvalidDataset(f"the split {split} is empty")
+    return rows
+
+
+def _common_fields(tables: Tables) -> tuple[TensorSpec, ...]:
+    """Give the fields, which must be the same in every split, labels last."""
+    seen: dict[str, tuple[str, TensorSpec]] = {}
+    for split, table in tables.items():
+        for field, reader in table.items():
+            array = reader()
+            if field != LABEL and array.dtype.name not in _INPUT_DTYPES:
+                raise InvalidDataset(f"{split}.{field} is of dtype {array.dtype.name}, which no network takes")
+            spec = TensorSpec(name=field, dtype=array.dtype.name, shape=array.shape[1:])
+            first, known = seen.setdefault(field, (split, spec))
+            if spec != known:
+                raise InvalidDataset(
+                    f"{split}.{field} holds {spec.dtype} rows of shape {list(spec.shape)},"
+                    f" {first}.{field} {known.dtype} of shape {list(known.shape)}"
+                )
+    for split, table in tables.items():
+        missing = set(seen) - set(table) - {LABEL}
+        if missing:
+            raise InvalidDataset(f"the split {split} lacks the field {min(missing)!r}, which others have")
+    return tuple(spec for _, spec in sorted(seen.values(), key=lambda found: (found[1].name == LABEL, found[1].name)))
+
+
+def _check_finite(name: str, array: NDArray[Any]) -> None:
+    if array.dtype.kind != "f":
+        return
+    for start in range(0, len(array), _CHUNK_ROWS):
+        rows = np.isfinite(array[start : start + _CHUNK_ROWS]).reshape(len(array[start : start + _CHUNK_ROWS]), -1)
+        if not rows.all():
+            row = start + int(np.flatnonzero(~rows.all(axis=1))[0])
+            raise InvalidDataset(f"{name} holds a value that is not finite, first in row {row}")
+
+
+def _count_classes(name: str, labels: NDArray[Any]) -> int:
+    """Give the highest label plus one."""
+    if labels.ndim != 1:
+        raise InvalidLabels(f"{name} has the shape {list(labels.shape)}; labels are one index a row")
+    if labels.dtype.kind not in "iu":
+        raise InvalidLabels(f"{name} is of dtype {labels.dtype.name}; labels are integers", hint="Use int64 indices.")
+    lowest = int(labels.min())
+    if lowest < 0:
+        raise InvalidLabels(f"{name} holds the negative label {lowest}")
+    return int(labels.max()) + 1

@@ -1,0 +1,186 @@
+"""Data sets: the splits of a file as rows that are read when asked for.
+
+A missing ``validation`` is a fifth of ``train``, drawn by the job's seed and taken out of it.
+A missing ``calibration`` is what is left of ``train`` in an order drawn by the seed: its first
+rows are a fair sample, and none of them is a row of ``validation``.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app.domain.dataset import SPLITS, DatasetFormat
+from app.domain.errors import DatasetMismatch, InvalidDataset, LabelsOutOfRange
+from app.domain.model import Signature
+from workers.compression.formats.npz import open_npz
+from workers.compression.formats.safetensors import open_safetensors
+
+LABEL = "y"
+VALIDATION_SHARE = 0.2
+_READ_ROWS = 1024
+
+Reader = Callable[[], NDArray[Any]]
+Tables = dict[str, dict[str, Reader]]
+Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor]
+
+OPENERS: dict[DatasetFormat, Callable[[Path], dict[str, Reader]]] = {
+    "npz": open_npz,
+    "safetensors": open_safetensors,
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Arrays of one split; ``order`` lists the rows that belong to it."""
+
+    inputs: tuple[NDArray[Any], ...]
+    labels: NDArray[Any] | None
+    order: NDArray[np.int64]
+
+    def gather(self, rows: NDArray[np.int64]) -> Batch:
+        """Read rows by their position in the split; labels are empty where the split has none."""
+        picked = self.order[rows]
+        inputs = tuple(_tensor(array[picked]) for array in self.inputs)
+        labels = torch.empty(0, dtype=torch.int64)
+        if self.labels is not None:
+            labels = _tensor(self.labels[picked]).to(torch.int64)
+        return inputs, labels
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows by split, with the inputs in the order of the network's signature."""
+
+    splits: Mapping[str, Split]
+    dtypes: tuple[torch.dtype, ...]
+
+    def rows(self, split: str) -> int:
+        """Count the rows of a split; 0 where there is none."""
+        return len(self.splits[split].order) if split in self.splits else 0
+
+    def gather(self, split: str, rows: NDArray[np.int64]) -> Batch:
+        """Read the named rows of a split, in that order. Raises DatasetMismatch where there is no such split."""
+        if split not in self.splits:
+            raise DatasetMismatch(f"the data set has no {split} rows, which this step needs")
+        inputs, labels = self.splits[split].gather(rows)
+        return tuple(value.to(dtype) for value, dtype in zip(inputs, self.dtypes, strict=True)), labels
+
+    def batches(self, split: str, size: int, shuffle_seed: int | None = None) -> Iterator[Batch]:
+        """Read a split in batches, as it stands or in an order drawn by the seed; the last may be short."""
+        order = np.arange(self.rows(split))
+        if shuffle_seed is not None:
+            order = np.random.default_rng(shuffle_seed).permutation(order)
+        for start in range(0, len(order), size):
+            yield self.gather(split, order[start : start + size])
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """Give all labels of a split in order. Raises DatasetMismatch where it has none."""
+        found = self.splits.get(split)
+        if found is None or found.labels is None:
+            raise DatasetMismatch(f"the data set has no {split}.{LABEL}")
+        return np.asarray(found.labels[found.order], dtype=np.int64)
+
+    def overlap(self) -> int:
+        """Count the validation rows whose inputs also stand in train or calibration."""
+        seen = {digest for split in ("train", "calibration") for digest in self._digests(split)}
+        return sum(digest in seen for digest in self._digests("validation"))
+
+    def _digests(self, split: str) -> Iterator[bytes]:
+        for inputs, _ in self.batches(split, _READ_ROWS):
+            arrays = [value.numpy() for value in inputs]
+            for row in zip(*arrays, strict=True):
+                digest = hashlib.blake2b(digest_size=16)
+                for value in row:
+                    digest.update(np.ascontiguousarray(value).tobytes())
+                yield digest.digest()
+
+
+def load_dataset(path: Path, format_: DatasetFormat, signature: Signature, seed: int) -> Dataset:
+    """Open a data set for a network. Raises DatasetMismatch or LabelsOutOfRange where they do not fit."""
+    tables = open_tables(path, format_)
+    splits = {name: _bind(name, table, signature) for name, table in tables.items()}
+    dtypes = tuple(getattr(torch, spec.dtype) for spec in signature.inputs)
+    dataset = Dataset(_fill(splits, seed), dtypes)
+    _check_labels(dataset, signature)
+    return dataset
+
+
+def open_tables(path: Path, format_: DatasetFormat) -> Tables:
+    """Sort the tensors of a file by split and field. Raises InvalidDataset naming what has no place."""
+    tables: Tables = {}
+    for name, reader in OPENERS[format_](path).items():
+        split, dot, field = name.partition(".")
+        if not dot or not field or split not in SPLITS:
+            raise InvalidDataset(
+                f"the tensor {name!r} belongs to no split",
+                hint="Name tensors train.x, train.y, validation.x and so on.",
+            )
+        tables.setdefault(split, {})[field] = reader
+    return tables
+
+
+def _bind(split: str, table: dict[str, Reader], signature: Signature) -> Split:
+    """Take the fields of a split in the order of the network's inputs."""
+    fields = set(table) - {LABEL}
+    names = [spec.name for spec in signature.inputs]
+    if fields == {"x"} and len(names) == 1:
+        names = ["x"]
+    if fields != set(names):
+        raise DatasetMismatch(f"{split} holds the fields {sorted(fields)}, the network takes {names}")
+    arrays = tuple(table[name]() for name in names)
+    for name, array, spec in zip(names, arrays, signature.inputs, strict=True):
+        fits = array.ndim == len(spec.shape) and all(
+            isinstance(wanted, str) or wanted == size
+            for wanted, size in zip(spec.shape[1:], array.shape[1:], strict=True)
+        )
+        if not fits:
+            raise DatasetMismatch(
+                f"rows of {split}.{name} have the shape {list(array.shape[1:])},"
+                f" the network takes {list(spec.shape[1:])}"
+            )
+        both_float = array.dtype.kind == "f" and spec.dtype.startswith("float")
+        if array.dtype.name != spec.dtype and not both_float:
+            raise DatasetMismatch(f"{split}.{name} is {array.dtype.name}, the network takes {spec.dtype}")
+    labels = table[LABEL]() if LABEL in table else None
+    return Split(arrays, labels, np.arange(len(arrays[0])))
+
+
+def _fill(splits: dict[str, Split], seed: int) -> dict[str, Split]:
+    """Cut what is missing from train, as the module's head says."""
+    filled = dict(splits)
+    train = splits.get("train")
+    if train is None:
+        return filled
+    shuffled = np.random.default_rng(seed).permutation(train.order)
+    if "validation" not in filled:
+        cut = max(1, round(len(shuffled) * VALIDATION_SHARE))
+        filled["validation"] = Split(train.inputs, train.labels, np.sort(shuffled[:cut]))
+        shuffled = shuffled[cut:]
+        filled["train"] = Split(train.inputs, train.labels, np.sort(shuffled))
+    if "calibration" not in filled:
+        filled["calibration"] = Split(train.inputs, train.labels, shuffled)
+    return filled
+
+
+def _check_labels(dataset: Dataset, signature: Signature) -> None:
+    output = signature.outputs[0].shape
+    if len(output) != 2 or isinstance(output[1], str):
+        raise DatasetMismatch(f"the network's output has the shape {list(output)}; accuracy needs [batch, classes]")
+    for split in ("train", "validation"):
+        if dataset.rows(split) == 0:
+            continue
+        highest = int(dataset.labels(split).max())
+        if highest >= output[1]:
+            raise LabelsOutOfRange(f"{split}.{LABEL} holds {highest}, the network has {output[1]} classes")
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    """Copy rows into a tensor in the machine's byte order."""
+    native = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return torch.from_numpy(native)
