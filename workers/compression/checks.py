@@ -1,0 +1,78 @@
+"""What must hold after every step, so that none fails or does nothing without a word."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from app.domain.errors import CheckFailed, NoChange
+from workers.compression.datasets import Dataset
+from workers.compression.evaluation import Logits, predict
+from workers.compression.formats import pt2
+from workers.compression.inference import compute_logits, first_output
+from workers.compression.network import Network
+
+REAL_ROWS = 256
+MIN_AGREEMENT = 0.98
+"""Share of rows on which ``.pt2`` and ONNX must name the same class: kernels that fuse round differently."""
+
+
+def check_step(method: str, before: Network, after: Network) -> None:
+    """Raise NoChange where the step did nothing, CheckFailed where its result is no network to go on with."""
+    PROMISES[method](before, after)
+    if before.signature != after.signature:
+        raise CheckFailed(f"{method} changed the network's signature")
+    inputs = before.example_inputs()
+    with torch.no_grad():
+        expected, output = (first_output(network.module(*inputs)) for network in (before, after))
+    if expected.shape != output.shape:
+        raise CheckFailed(f"{method} changed the output's shape from {list(expected.shape)} to {list(output.shape)}")
+    if torch.isfinite(expected).all() and not torch.isfinite(output).all():
+        raise CheckFailed(f"{method} made outputs that are not finite")
+
+
+def check_files(onnx_path: Path, pt2_path: Path, data: Dataset, threads: int) -> float:
+    """Load both files anew and compare them on real rows; give the share of equal decisions."""
+    rows = np.arange(min(REAL_ROWS, data.rows("validation")))
+    ours = compute_logits(pt2.load(pt2_path), data, "validation", rows, torch.device("cpu")).numpy()
+    theirs = predict(onnx_path, data, "validation", threads, limit=len(rows))
+    if ours.shape != theirs.shape:
+        raise CheckFailed(f"the .pt2 gives {ours.shape}, the ONNX file {theirs.shape}")
+    if not np.isfinite(theirs).all():
+        raise CheckFailed("the ONNX file gives outputs that are not finite")
+    agreement = _agreement(ours, theirs)
+    if agreement < MIN_AGREEMENT:
+        raise CheckFailed(f"the .pt2 and the ONNX file agree on {agreement:.1%} of {len(rows)} rows")
+    return agreement
+
+
+def _agreement(ours: Logits, theirs: Logits) -> float:
+    return float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
+
+
+def _is_smaller(before: Network, after: Network) -> None:
+    sizes = [sum(value.numel() for value in network.module.parameters()) for network in (before, after)]
+    if sizes[1] >= sizes[0]:
+        raise NoChange(f"pruning left {sizes[1]} of {sizes[0]} parameters", hint="Ask for a larger amount.")
+
+
+def _has_learned(before: Network, after: Network) -> None:
+    known = dict(before.module.named_parameters())
+    if all(torch.equal(value, known[name]) for name, value in after.module.named_parameters()):
+        raise NoChange("training moved no weight", hint="Try a higher learning rate.")
+
+
+def _has_integers(_: Network, after: Network) -> None:
+    names = [str(node.target) for node in after.module.graph.nodes if node.op == "call_function"]
+    pairs = min(sum(f".{verb}_per_" in name for name in names) for verb in ("quantize", "dequantize"))
+    if not pairs:
+        raise NoChange("no pair of quantize and dequantize stands in the network")
+
+
+PROMISES: dict[str, Callable[[Network, Network], None]] = {
+    "prune": _is_smaller,
+    "distill": _has_learned,
+    "finetune": _has_learned,
+    "quantize": _has_integers,
+}

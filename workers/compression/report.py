@@ -1,0 +1,147 @@
+"""The report, put together from what was measured."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.domain.job import Objective
+from app.domain.recipe import Recipe
+from app.domain.report import (
+    DataFigures,
+    Delta,
+    Environment,
+    LatencyFigures,
+    LatencyRatio,
+    LayerFigures,
+    MetricDrop,
+    MetricValue,
+    ObjectiveOutcome,
+    Report,
+    Side,
+    StepOutcome,
+    Verdict,
+)
+from workers.compression.evaluation import Comparison
+
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a network consists of; ``macs`` are for one row."""
+
+    parameters: int
+    nonzero_parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What running one file took."""
+
+    path: Path
+    counts: Counts
+    latency: tuple[LatencyFigures, ...]
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that was measured in a job; ``latency_ratio`` is baseline over compressed."""
+
+    baseline: Profile
+    compressed: Profile
+    comparison: Comparison
+    latency_ratio: LatencyRatio
+    steps: tuple[StepOutcome, ...]
+    layers: tuple[LayerFigures, ...]
+    data: DataFigures
+    environment: Environment
+
+
+def build_report(findings: Findings, recipe: Recipe, objective: Objective | None, seed: int) -> Report:
+    """Put the report together; ``recipe`` has its defaults filled in."""
+    comparison = findings.comparison
+    baseline = _side(findings.baseline, comparison.baseline)
+    compressed = _side(findings.compressed, comparison.compressed)
+    delta = Delta(
+        size_ratio=baseline.size_bytes / compressed.size_bytes,
+        parameters_ratio=baseline.parameters / max(1, compressed.parameters),
+        macs_ratio=baseline.macs / max(1, compressed.macs),
+        latency_ratio=findings.latency_ratio,
+        metric_drop=comparison.drop,
+        agreement=comparison.agreement,
+    )
+    outcome = _judge(comparison.drop, objective)
+    return Report(
+        baseline=baseline,
+        compressed=compressed,
+        delta=delta,
+        objective=outcome,
+        verdict=decide(delta, outcome),
+        steps=findings.steps,
+        layers=findings.layers,
+        classes=comparison.classes,
+        data=findings.data,
+        environment=findings.environment,
+        recipe=recipe,
+        seed=seed,
+    )
+
+
+def decide(delta: Delta, objective: ObjectiveOutcome | None) -> Verdict:
+    """Say in plain words whether the result is faster, smaller and as accurate, and why.
+
+    Faster needs the whole interval above 1. As accurate is what the objective allows; without one,
+    a drop that could be chance.
+    """
+    faster = delta.latency_ratio.ci95[0] > 1
+    smaller = delta.size_ratio > 1
+    drop = delta.metric_drop
+    as_accurate = objective.met if objective else drop.ci95[0] <= 0
+    return Verdict(
+        faster=faster,
+        smaller=smaller,
+        as_accurate=as_accurate,
+        reasons=(_speed(delta.latency_ratio, faster=faster), _size(delta), _accuracy(drop, objective)),
+    )
+
+
+def _side(profile: Profile, accuracy: MetricValue) -> Side:
+    return Side(
+        size_bytes=profile.path.stat().st_size,
+        parameters=profile.counts.parameters,
+        nonzero_parameters=profile.counts.nonzero_parameters,
+        macs=profile.counts.macs,
+        peak_memory_bytes=profile.peak_memory_bytes,
+        metrics={"accuracy": accuracy},
+        latency=profile.latency,
+    )
+
+
+def _judge(drop: MetricDrop, objective: Objective | None) -> ObjectiveOutcome | None:
+    if objective is None:
+        return None
+    met = drop.value <= objective.max_drop + ROUNDING
+    return ObjectiveOutcome(metric=objective.metric, max_drop=objective.max_drop, met=met)
+
+
+def _speed(ratio: LatencyRatio, *, faster: bool) -> str:
+    figures = f"{ratio.value:.2f} times the speed (95 % interval {ratio.ci95[0]:.2f} to {ratio.ci95[1]:.2f})"
+    return f"It runs at {figures}." if faster else f"It is not shown to be faster: {figures}."
+
+
+def _size(delta: Delta) -> str:
+    parts = f"{delta.parameters_ratio:.2f} times fewer parameters and {delta.macs_ratio:.2f} times fewer operations"
+    if delta.size_ratio > 1:
+        return f"The file is {delta.size_ratio:.2f} times smaller, with {parts}."
+    return f"The file is not smaller: its size is {1 / delta.size_ratio:.2f} times that of the baseline, with {parts}."
+
+
+def _accuracy(drop: MetricDrop, objective: ObjectiveOutcome | None) -> str:
+    figures = (
+        f"Accuracy drops by {drop.value:.4f} (95 % interval {drop.ci95[0]:.4f} to {drop.ci95[1]:.4f},"
+        f" McNemar p = {drop.p_value:.3f})"
+    )
+    if objective is None:
+        return f"{figures}; no objective was set."
+    return f"{figures}; {'within' if objective.met else 'more than'} the {objective.max_drop:.4f} allowed."
