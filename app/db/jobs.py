@@ -1,0 +1,211 @@
+"""Jobs. Every write of a worker is fenced by the attempt it claimed, so a stale one changes nothing."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_, exists, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.db.paging import page
+from app.db.tables import ArtifactRow, EventRow, JobLabelRow, JobRow
+from app.domain.errors import Failure
+from app.domain.job import TRANSITIONS, EventType, JobState
+
+_UNSYNCHRONIZED = {"synchronize_session": False}
+
+
+def add(session: Session, row: JobRow, now: datetime) -> None:
+    """Write down a new job, its labels and its first event."""
+    row.state, row.last_event_id = JobState.QUEUED, 1
+    session.add(row)
+    session.flush()
+    session.add_all(
+        JobLabelRow(job_id=row.id, project_id=row.project_id, key=key, value=value) for key, value in row.labels.items()
+    )
+    session.add(_state_event(row.id, 1, JobState.QUEUED, now))
+    session.flush()
+
+
+def get(session: Session, project_id: str, job_id: str) -> JobRow | None:
+    return session.scalar(select(JobRow).where(JobRow.id == job_id, JobRow.project_id == project_id))
+
+
+def listed(
+    session: Session,
+    project_id: str,
+    *,
+    state: str | None,
+    model_id: str | None,
+    label: tuple[str, str] | None,
+    before: str | None,
+    limit: int,
+) -> Sequence[JobRow]:
+    query = select(JobRow).where(JobRow.project_id == project_id)
+    if state is not None:
+        query = query.where(JobRow.state == state)
+    if model_id is not None:
+        query = query.where(JobRow.model_id == model_id)
+    if label is not None:
+        key, value = label
+        query = query.join(JobLabelRow, JobLabelRow.job_id == JobRow.id).where(
+            JobLabelRow.project_id == project_id, JobLabelRow.key == key, JobLabelRow.value == value
+        )
+    return page(session, query, JobRow.id, before=before, limit=limit)
+
+
+def queue_position(session: Session, job: JobRow) -> int | None:
+    """Count the queued jobs that are served up to this one: 1 is next; null once it left the queue."""
+    if job.state != JobState.QUEUED:
+        return None
+    ahead = or_(JobRow.priority > job.priority, and_(JobRow.priority == job.priority, JobRow.id <= job.id))
+    query = select(func.count()).where(JobRow.queue == job.queue, JobRow.state == JobState.QUEUED, ahead)
+    return session.scalar(query)
+
+
+def count_by_state(session: Session) -> dict[tuple[str, str], int]:
+    """Count all jobs by queue and state."""
+    rows = session.execute(select(JobRow.queue, JobRow.state, func.count()).group_by(JobRow.queue, JobRow.state))
+    return {(queue, state): count for queue, state, count in rows}
+
+
+def claim(session: Session, job_id: str, attempt: int, worker: str, now: datetime) -> JobRow | None:
+    """Take a queued job; null where another worker has it, or it was cancelled.
+
+    A lease would be granted here, and ``requeue`` (RUNNING to QUEUED, attempt plus one) would stand below.
+    """
+    claimed = _change(
+        session,
+        and_(JobRow.id == job_id, JobRow.attempt == attempt, JobRow.state == JobState.QUEUED),
+        {"state": JobState.RUNNING, "worker": worker, "started_at": now},
+    )
+    if claimed is None:
+        return None
+    session.add(_state_event(job_id, claimed, JobState.RUNNING, now))
+    session.flush()
+    return session.get(JobRow, job_id, populate_existing=True)
+
+
+def append_event(  # noqa: PLR0917
+    session: Session, job_id: str, attempt: int, type_: EventType, data: dict[str, Any], now: datetime
+) -> int | None:
+    """Write down what a running attempt reports, and show its stage and progress on the job.
+
+    Return the event's id; null where the attempt no longer holds the job.
+    """
+    values: dict[str, Any] = {}
+    if type_ is EventType.STAGE:
+        values["stage"] = data["stage"]
+    elif type_ is EventType.PROGRESS:
+        values["progress"] = data["fraction"]
+        values["eta_seconds"] = data.get("eta_seconds")
+    event_id = _change(session, _held(job_id, attempt), values)
+    if event_id is None:
+        return None
+    session.add(EventRow(job_id=job_id, id=event_id, type=type_, at=now, data=data))
+    session.flush()
+    return event_id
+
+
+def finish(  # noqa: PLR0917
+    session: Session,
+    job_id: str,
+    attempt: int,
+    state: JobState,
+    failure: Failure | None,
+    summary: dict[str, Any] | None,
+    now: datetime,
+) -> bool:
+    """End a running or cancelling attempt; false where it no longer holds the job or may not end so."""
+    allowed = [
+        origin for origin in (JobState.RUNNING, JobState.CANCELLING) if state.ended and state in TRANSITIONS[origin]
+    ]
+    values: dict[str, Any] = {
+        "state": state,
+        "stage": None,
+        "eta_seconds": None,
+        "ended_at": now,
+        "failure": failure.model_dump(mode="json") if failure else None,
+        "summary": summary,
+    }
+    if state is JobState.SUCCEEDED:
+        values["progress"] = 1.0
+    event_id = _change(session, and_(_held(job_id, attempt), JobRow.state.in_(allowed)), values)
+    if event_id is None:
+        return False
+    session.add(_state_event(job_id, event_id, state, now))
+    session.flush()
+    return True
+
+
+def put_back(session: Session, job_id: str, attempt: int, now: datetime) -> bool:
+    """Queue a running attempt again, whose worker has to end; false where it may not or no longer holds the job."""
+    values = {"state": JobState.QUEUED, "stage": None, "progress": 0.0, "eta_seconds": None, "worker": None}
+    event_id = _change(session, and_(_held(job_id, attempt), JobRow.state == JobState.RUNNING), values)
+    if event_id is None:
+        return False
+    session.add(_state_event(job_id, event_id, JobState.QUEUED, now))
+    session.flush()
+    return True
+
+
+def cancel(session: Session, job_id: str, now: datetime) -> JobState | None:
+    """End a queued job, or ask a running one to end; null where neither applies.
+
+    A job that is already being cancelled stays so, without another event.
+    """
+    own = JobRow.id == job_id
+    event_id = _change(
+        session, and_(own, JobRow.state == JobState.QUEUED), {"state": JobState.CANCELLED, "ended_at": now}
+    )
+    state = JobState.CANCELLED
+    if event_id is None:
+        event_id = _change(session, and_(own, JobRow.state == JobState.RUNNING), {"state": JobState.CANCELLING})
+        state = JobState.CANCELLING
+    if event_id is None:
+        asked = session.scalar(select(exists().where(own, JobRow.state == JobState.CANCELLING)))
+        return JobState.CANCELLING if asked else None
+    session.add(_state_event(job_id, event_id, state, now))
+    session.flush()
+    return state
+
+
+def state_of(session: Session, job_id: str, attempt: int) -> JobState | None:
+    """Read the state that an attempt's job is in; null where another attempt has taken over."""
+    state = session.scalar(select(JobRow.state).where(JobRow.id == job_id, JobRow.attempt == attempt))
+    return JobState(state) if state is not None else None
+
+
+def artifact_contents(session: Session, job_id: str) -> Sequence[str]:
+    """Read the digests of what the job's artifacts hold."""
+    return session.scalars(select(ArtifactRow.sha256).where(ArtifactRow.job_id == job_id).distinct()).all()
+
+
+def delete(session: Session, row: JobRow) -> None:
+    """Remove a job; its events, labels and artifacts go with it."""
+    session.delete(row)
+    session.flush()
+
+
+def _held(job_id: str, attempt: int) -> Any:
+    return and_(
+        JobRow.id == job_id,
+        JobRow.attempt == attempt,
+        JobRow.state.in_((JobState.RUNNING, JobState.CANCELLING)),
+    )
+
+
+def _change(session: Session, condition: Any, values: dict[str, Any]) -> int | None:
+    """Change the one job that meets the condition; return the number of the event that tells of it."""
+    statement = (
+        update(JobRow)
+        .where(condition)
+        .values(last_event_id=JobRow.last_event_id + 1, **values)
+        .returning(JobRow.last_event_id)
+        .execution_options(**_UNSYNCHRONIZED)
+    )
+    return session.scalar(statement)
+
+
+def _state_event(job_id: str, event_id: int, state: JobState, now: datetime) -> EventRow:
+    return EventRow(job_id=job_id, id=event_id, type=EventType.STATE, at=now, data={"state": state})

@@ -1,0 +1,214 @@
+"""Every table. Lists are keyset-paged by id, so each filter has an index that ends in it."""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+type_id = String(40)
+type_word = String(40)
+type_hex = String(64)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC, also on SQLite, which forgets the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is not None and value.tzinfo is None:
+            raise ValueError("a time without a zone cannot be stored")
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """The declarative base; constraints have names, so that migrations can speak of them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {datetime: UtcDateTime(), dict[str, Any]: JSON(none_as_null=True)}
+
+
+class ProjectRow(Base):
+    __tablename__ = "projects"
+
+    id: Mapped[str] = mapped_column(type_id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    created_at: Mapped[datetime]
+
+
+class KeyRow(Base):
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(type_id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    secret_sha256: Mapped[str] = mapped_column(type_hex)
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class _Upload:
+    """What uploaded models and data sets have in common."""
+
+    id: Mapped[str] = mapped_column(type_id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    format: Mapped[str] = mapped_column(type_word)
+    state: Mapped[str] = mapped_column(type_word)
+    problem: Mapped[dict[str, Any] | None]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(type_hex)
+    created_at: Mapped[datetime]
+    facts: Mapped[dict[str, Any] | None]
+
+
+class ModelRow(_Upload, Base):
+    """``facts`` is ModelFacts without its layers, which may be many and stand apart."""
+
+    __tablename__ = "models"
+    __table_args__ = (
+        Index(None, "project_id", "id"),
+        Index(None, "project_id", "state", "id"),
+        Index(None, "project_id", "sha256"),
+    )
+
+    layers: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON(none_as_null=True), deferred=True)
+    origin: Mapped[dict[str, Any] | None]
+
+
+class DatasetRow(_Upload, Base):
+    __tablename__ = "datasets"
+    __table_args__ = (
+        Index(None, "project_id", "id"),
+        Index(None, "project_id", "state", "id"),
+        Index(None, "project_id", "sha256"),
+    )
+
+
+class JobRow(Base):
+    """``spec`` is the JobSpec with every default; ``last_event_id`` numbers the job's events."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index(None, "project_id", "id"),
+        Index(None, "project_id", "state", "id"),
+        Index(None, "project_id", "model_id", "id"),
+        Index(None, "model_id"),
+        Index(None, "dataset_id"),
+        Index(None, "queue", "state", "priority", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(type_id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    spec: Mapped[dict[str, Any]]
+    target: Mapped[str] = mapped_column(type_word)
+    state: Mapped[str] = mapped_column(type_word)
+    stage: Mapped[str | None] = mapped_column(type_word)
+    progress: Mapped[float] = mapped_column(default=0.0)
+    eta_seconds: Mapped[float | None]
+    attempt: Mapped[int] = mapped_column(default=1)
+    queue: Mapped[str] = mapped_column(type_word)
+    priority: Mapped[int]
+    labels: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    worker: Mapped[str | None] = mapped_column(String(200))
+    summary: Mapped[dict[str, Any] | None]
+    failure: Mapped[dict[str, Any] | None]
+    last_event_id: Mapped[int] = mapped_column(default=0)
+
+
+class JobLabelRow(Base):
+    """A job's labels once more, one a row, because a filter on a JSON column has no index."""
+
+    __tablename__ = "job_labels"
+    __table_args__ = (Index(None, "project_id", "key", "value", "job_id"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    value: Mapped[str] = mapped_column(String(128))
+    project_id: Mapped[str] = mapped_column(type_id)
+
+
+class EventRow(Base):
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    type: Mapped[str] = mapped_column(type_word)
+    at: Mapped[datetime]
+    data: Mapped[dict[str, Any]]
+
+
+class ArtifactRow(Base):
+    __tablename__ = "artifacts"
+    __table_args__ = (UniqueConstraint("job_id", "name"), Index(None, "project_id", "sha256"))
+
+    id: Mapped[str] = mapped_column(type_id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(type_word)
+    format: Mapped[str] = mapped_column(type_word)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(type_hex)
+    created_at: Mapped[datetime]
+
+
+class OutboxRow(Base):
+    """A message to publish once its transaction is committed. ``priority``: 9 is served first."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    task: Mapped[str] = mapped_column(Text)
+    queue: Mapped[str] = mapped_column(type_word)
+    priority: Mapped[int]
+    payload: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class WorkerRow(Base):
+    """A worker that says it is alive; ``isolation`` names the sandbox it runs children in."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    queue: Mapped[str] = mapped_column(type_word)
+    targets: Mapped[list[str]] = mapped_column(JSON)
+    isolation: Mapped[str] = mapped_column(type_word)
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime] = mapped_column(index=True)

@@ -1,0 +1,45 @@
+"""Everything an operator can set, read from ``WINNOW_*`` variables of the environment."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+GIBIBYTE = 1024**3
+
+
+def _with_driver(url: str) -> str:
+    """Name the driver that is installed, so that a plain ``postgresql://`` works."""
+    for scheme in ("postgres://", "postgresql://"):
+        if url.startswith(scheme):
+            return "postgresql+psycopg://" + url.removeprefix(scheme)
+    return url
+
+
+def _default_database(values: dict[str, Any]) -> str:
+    return f"sqlite:///{values['data'].absolute() / 'winnow.db'}"
+
+
+def _default_storage(values: dict[str, Any]) -> str:
+    return (values["data"].absolute() / "objects").as_uri()
+
+
+class Settings(BaseSettings):
+    """The service's settings; they never change while it runs."""
+
+    model_config = SettingsConfigDict(env_prefix="WINNOW_", frozen=True, extra="forbid")
+
+    data: Path = Field(Path("data"), description="Folder under which the embedded parts keep everything.")
+    database_url: Annotated[str, AfterValidator(_with_driver)] = Field(
+        default_factory=_default_database, description="SQLAlchemy URL: SQLite under the data folder, or PostgreSQL."
+    )
+    broker_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="Redis or Valkey: ``redis://…`` or ``redis+socket:///path``."
+    )
+    storage_url: str = Field(
+        default_factory=_default_storage, description="Where contents are kept: ``file:///folder`` or ``s3://bucket``."
+    )
+    max_upload_bytes: int = Field(8 * GIBIBYTE, ge=1, description="Largest model or data set accepted.")
+    max_body_bytes: int = Field(1024**2, ge=1, description="Largest body of every other request.")
+    worker_timeout_seconds: int = Field(60, ge=1, description="A worker unseen for longer counts as gone.")

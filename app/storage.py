@@ -1,0 +1,226 @@
+"""Contents: bytes kept once a project under their SHA-256, in a local folder or an S3 bucket.
+
+Uploads arrive under ``incoming/`` and are promoted to ``projects/<project>/<sha256>`` by a rename,
+so that a reader never meets half an object.
+"""
+
+import hashlib
+import io
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Protocol
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import anyio
+import obstore
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from app.domain.errors import InternalError, NotFound, TooLarge, Unavailable
+
+_CHUNK_BYTES = 1024**2
+# Two parts in flight bound what one upload or download holds in memory.
+_PART_BYTES = 8 * 1024**2
+_PARTS_IN_FLIGHT = 2
+_INCOMING = "incoming"
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """An upload that has arrived whole and has no home yet."""
+
+    key: str
+    sha256: str
+    size_bytes: int
+
+
+class _Writer(Protocol):
+    async def write(self, buffer: bytes, /) -> int: ...
+    async def close(self) -> None: ...
+
+
+def content_key(project_id: str, sha256: str) -> str:
+    """Give the key under which a project's content is kept."""
+    return f"projects/{project_id}/{sha256}"
+
+
+def check_size(size_bytes: int, limit: int) -> None:
+    """Raise TooLarge above the limit."""
+    if size_bytes > limit:
+        raise TooLarge(f"The body has more than {limit} bytes, the limit for uploads.")
+
+
+class Storage:
+    """The store of one service, opened by URL: ``file:///folder`` or ``s3://bucket/prefix``."""
+
+    def __init__(self, url: str) -> None:
+        self._store: ObjectStore = _open(url)
+
+    async def receive(self, body: AsyncIterator[bytes], *, limit: int) -> Incoming:
+        """Write a stream down, hashing it on the way.
+
+        Raises TooLarge above ``limit`` bytes. Nothing stays behind when this fails or the stream breaks.
+        """
+        key = f"{_INCOMING}/{secrets.token_hex(16)}"
+        digest, size = hashlib.sha256(), 0
+        writer: _Writer = obstore.open_writer_async(
+            self._store, key, buffer_size=_PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT
+        )
+        try:
+            async for chunk in body:
+                size += len(chunk)
+                check_size(size, limit)
+                digest.update(chunk)
+                await writer.write(chunk)
+            await writer.close()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._abandon(writer, key)
+            raise
+        return Incoming(key, digest.hexdigest(), size)
+
+    async def _abandon(self, writer: _Writer, key: str) -> None:
+        # Closing completes the object, in parts or not, in every kind of store; then it can be deleted.
+        with suppress(OSError, obstore.exceptions.BaseError):
+            await writer.close()
+        await anyio.to_thread.run_sync(self.delete, key)
+
+    def promote(self, incoming: Incoming, project_id: str) -> None:
+        """Give an upload its home among the project's contents, where it may already stand."""
+        key = content_key(project_id, incoming.sha256)
+        if self.exists(key):
+            self.delete(incoming.key)
+        else:
+            obstore.rename(self._store, incoming.key, key)
+
+    def open(self, key: str) -> IO[bytes]:
+        """Open an object for reading at any place, without fetching the whole of it."""
+        try:
+            return io.BufferedReader(_Reader(obstore.open_reader(self._store, key, buffer_size=65536)), 65536)
+        except FileNotFoundError as error:
+            raise _missing(key) from error
+
+    async def read(self, key: str, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Read the bytes from ``start`` up to ``stop``. Raises NotFound before the first of them."""
+        if stop <= start:
+            return _nothing()
+        try:
+            result = await obstore.get_async(self._store, key, options={"range": (start, stop)})
+        except FileNotFoundError as error:
+            raise _missing(key) from error
+        return _chunks(result)
+
+    def read_bytes(self, key: str) -> bytes:
+        """Read a small object whole."""
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except FileNotFoundError as error:
+            raise _missing(key) from error
+
+    def fetch_to(self, key: str, path: Path) -> None:
+        """Copy a content into a file, and check it against the digest in its key."""
+        digest = hashlib.sha256()
+        try:
+            result = obstore.get(self._store, key)
+            with path.open("wb") as file:
+                for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
+                    digest.update(chunk)
+                    file.write(chunk)
+        except FileNotFoundError as error:
+            raise _missing(key) from error
+        if digest.hexdigest() != key.rpartition("/")[2]:
+            path.unlink()
+            raise InternalError(f"The stored content {key} is damaged.")
+
+    def store_file(self, path: Path, project_id: str) -> tuple[str, int]:
+        """Keep a file among the project's contents; return its SHA-256 and size in bytes."""
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        key = content_key(project_id, sha256)
+        if not self.exists(key):
+            obstore.put(self._store, key, path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT)
+        return sha256, path.stat().st_size
+
+    def exists(self, key: str) -> bool:
+        try:
+            obstore.head(self._store, key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        """Delete an object; one that is not there is fine."""
+        with suppress(FileNotFoundError):
+            obstore.delete(self._store, key)
+
+    def sweep(self, before: datetime) -> int:
+        """Delete what a killed process left under ``incoming/`` before a time; return how many."""
+        stale = [
+            entry["path"]
+            for page in obstore.list(self._store, _INCOMING)
+            for entry in page
+            if entry["last_modified"] < before
+        ]
+        for key in stale:
+            self.delete(key)
+        return len(stale)
+
+    def check(self) -> None:
+        """Write, read and delete a small object. Raises Unavailable where any of it fails."""
+        key = f"{_INCOMING}/probe-{secrets.token_hex(8)}"
+        try:
+            obstore.put(self._store, key, b"ready")
+            self.delete(key)
+        except (OSError, obstore.exceptions.BaseError) as error:
+            raise Unavailable("The storage cannot be written.") from error
+
+
+class _Reader(io.RawIOBase):
+    """An object of the store as a raw file."""
+
+    def __init__(self, reader: "obstore.ReadableFile") -> None:
+        super().__init__()
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._reader.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._reader.tell()
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = bytes(self._reader.read(len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _open(url: str) -> ObjectStore:
+    parsed = urlparse(url)
+    if parsed.scheme == "file":
+        return LocalStore(url2pathname(parsed.path), mkdir=True)
+    return from_url(url)
+
+
+def _missing(key: str) -> NotFound:
+    return NotFound(f"The content {key.rpartition('/')[2]} is no longer kept.")
+
+
+async def _chunks(result: "obstore.GetResult") -> AsyncIterator[bytes]:
+    async for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
+        yield bytes(chunk)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    empty: tuple[bytes, ...] = ()
+    for chunk in empty:
+        yield chunk
