@@ -184,10 +184,11 @@ def main() -> None:
     out = sys.stdout.write
     out(f"{'batch':>5} {'threads':>7} {'file':<14} {'p50 ms':>9} {'p95 ms':>9} {'p99 ms':>9} {'rows/s':>9}\n")
     with pinned(asked.threads) as threads:
-        sides = {name: open_session(folder / name, threads) for name in ("baseline.onnx", "model.onnx")}
+        names = ("baseline.onnx", "model.onnx")
+        baseline, model = (open_session(folder / name, threads) for name in names)
         for batch_size in asked.batch_sizes:
-            pair = time_pair(*sides.values(), rows, batch_size, asked.seconds)
-            for name, samples in zip(sides, pair, strict=True):
+            pair = time_pair(baseline, model, rows, batch_size, asked.seconds)
+            for name, samples in zip(names, pair, strict=True):
                 figures = summarize(samples, batch_size)
                 columns = " ".join(f"{figures[key]:9.3f}" for key in ("p50_ms", "p95_ms", "p99_ms"))
                 out(f"{batch_size:>5} {threads:>7} {name:<14} {columns} {figures['throughput_per_second']:9.1f}\n")

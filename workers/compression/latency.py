@@ -53,7 +53,7 @@ def sample_rows(path: Path, seed: int) -> Feed:
 
 def _describe(pair: tuple[Samples, Samples], batch_size: int, threads: int, seed: int) -> PairedLatency:
     value, interval = harness.ratio_of_medians(*pair, seed)
-    figures = [
+    before, after = (
         LatencyFigures(
             runtime=RUNTIME,
             batch_size=batch_size,
@@ -62,5 +62,13 @@ def _describe(pair: tuple[Samples, Samples], batch_size: int, threads: int, seed
             **harness.summarize(samples, batch_size),
         )
         for samples in pair
-    ]
-    return PairedLatency(batch_size, threads, *pair, *figures, LatencyRatio(value=value, ci95=interval))
+    )
+    return PairedLatency(
+        batch_size=batch_size,
+        threads=threads,
+        baseline_ms=pair[0],
+        compressed_ms=pair[1],
+        baseline=before,
+        compressed=after,
+        ratio=LatencyRatio(value=value, ci95=interval),
+    )

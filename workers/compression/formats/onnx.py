@@ -118,12 +118,27 @@ def _restore_global_pools(graph: onnx.GraphProto) -> None:
         del graph.node[index]
         graph.node.insert(index, onnx.helper.make_node("GlobalAveragePool", [source], [pooled], name=node.name))
         if not keep:
-            flat = onnx.helper.make_node("Flatten", [pooled], [result], name=f"{node.name}_flatten", axis=1)
-            graph.node.insert(index + 1, flat)
+            _insert_flatten(graph, pooled, result)
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def _insert_flatten(graph: onnx.GraphProto, pooled: str, result: str) -> None:
+    """Turn ``pooled`` (rows, channels, 1, …) into ``result`` (rows, channels).
+
+    Where the result is quantized, the integers are flattened: the pool's pair stays beside the pool and fuses.
+    """
+    readers = [node for node in graph.node if result in node.input]
+    source, flat = pooled, result
+    if len(readers) == 1 and readers[0].op_type == "QuantizeLinear":
+        flat = readers[0].output[0]
+        source = readers[0].output[0] = f"{flat}_pooled"
+        readers[0].input[0] = pooled
+    writer = next(index for index, node in enumerate(graph.node) if source in node.output)
+    flatten = onnx.helper.make_node("Flatten", [source], [flat], name=f"{flat}_flatten", axis=1)
+    graph.node.insert(writer + 1, flatten)
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
@@ -177,5 +192,6 @@ def relative_error(expected: NDArray[np.generic], actual: NDArray[np.generic]) -
     """Give ‖actual − expected‖ / ‖expected‖; infinite or NaN values in the same places count as equal."""
     a, b = expected.astype(np.float64), actual.astype(np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
-    difference = np.linalg.norm(np.where(same, 0.0, a - b))
-    return float(difference / max(np.linalg.norm(np.where(same & ~np.isfinite(a), 0.0, a)), 1e-12))
+    difference = float(np.linalg.norm(np.where(same, 0.0, a - b)))
+    size = float(np.linalg.norm(np.where(same & ~np.isfinite(a), 0.0, a)))
+    return difference / max(size, 1e-12)

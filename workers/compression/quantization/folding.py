@@ -7,6 +7,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -40,10 +41,10 @@ def fold_batch_norms(module: fx.GraphModule) -> fx.GraphModule:
     return folded
 
 
-def _fuse(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
+def _fuse(layer: nn.Module, norm: BatchNorm) -> nn.Module | None:
     with torch.no_grad():
         if isinstance(layer, _CONVOLUTIONS):
-            return fuse_conv_bn_eval(layer, norm)  # type: ignore[type-var]
+            return fuse_conv_bn_eval(layer, norm)
         # Over (rows, channels, length) a norm acts on another dimension than a linear layer's outputs.
         if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
             return fuse_linear_bn_eval(layer, norm)

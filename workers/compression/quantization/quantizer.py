@@ -111,7 +111,7 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         source, dims = node.args[:2]
         assert isinstance(source, Node)
         rank = source.meta["val"].dim()
-        if rank > 2 and isinstance(dims, (list, tuple)) and {int(d) % rank for d in dims} == set(range(2, rank)):
+        if rank > 2 and isinstance(dims, (list, tuple)) and {int(str(d)) % rank for d in dims} == set(range(2, rank)):
             self._annotate_when_integer(node, integer)
 
     def _annotate_when_integer(self, node: Node, integer: set[Node]) -> None:
