@@ -1,0 +1,155 @@
+"""``winnowd``, the command of the server side."""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.db.engine import Sessions
+
+QUEUES = ("cpu", "gpu", "inspect")
+_LOOPBACK = "127.0.0.1"
+_PORT = 8000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    from app.domain.errors import WinnowError
+
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except WinnowError as error:
+        sys.stderr.write(f"winnowd: {error.detail}\n")
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="winnowd", description="The Winnow service and its parts.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the whole service: broker, API and workers")
+    serve.add_argument("--data", type=Path, default=Path("data"), help="folder under which everything is kept")
+    serve.set_defaults(run=_serve)
+    api = commands.add_parser("api", help="run the API")
+    api.set_defaults(run=_api)
+    for command in (serve, api):
+        command.add_argument("--host", default=_LOOPBACK)
+        command.add_argument("--port", type=int, default=_PORT)
+
+    worker = commands.add_parser("worker", help="run a worker for one queue")
+    worker.add_argument("--queue", choices=QUEUES, required=True)
+    worker.set_defaults(run=_worker)
+
+    migrate = commands.add_parser("migrate", help="bring the database to this version")
+    migrate.add_argument("--check", action="store_true", help="only tell whether migrations and tables agree")
+    migrate.set_defaults(run=_migrate)
+
+    keys = commands.add_parser("keys", help="make, list and revoke API keys").add_subparsers(required=True)
+    create = keys.add_parser("create")
+    create.add_argument("--name", required=True)
+    create.add_argument("--scopes", nargs="+", choices=("read", "write", "admin"), default=["read", "write"])
+    create.set_defaults(run=_create_key)
+    keys.add_parser("list").set_defaults(run=_list_keys)
+    revoke = keys.add_parser("revoke")
+    revoke.add_argument("key_id")
+    revoke.set_defaults(run=_revoke_key)
+    return parser
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from app import embedded
+
+    embedded.serve(arguments.data.resolve(), arguments.host, arguments.port)
+    return 0
+
+
+def _api(arguments: argparse.Namespace) -> int:
+    import uvicorn
+
+    from app.main import create_app
+    from app.settings import Settings
+
+    uvicorn.run(
+        create_app(Settings()),
+        host=arguments.host,
+        port=arguments.port,
+        log_level="warning",
+        server_header=False,
+        # Streams and long polls are cut after this; their clients resume.
+        timeout_graceful_shutdown=3,
+    )
+    return 0
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    queue = arguments.queue
+    node = f"{queue}-{os.getpid()}@%h"
+    command = [sys.executable, "-m", "celery", "--quiet", "--app", "workers.celery_app", "worker"]
+    options = ["--queues", queue, "--hostname", node, "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    os.execv(sys.executable, [*command, *options])  # noqa: S606  the service may not import the workers
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    from alembic.util import CommandError
+
+    from app.db import migrations
+    from app.db.engine import make_engine
+    from app.settings import Settings
+
+    if not arguments.check:
+        migrations.upgrade(make_engine(Settings().database_url))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        engine = make_engine(f"sqlite:///{folder}/check.db")
+        migrations.upgrade(engine)
+        try:
+            migrations.check(engine)
+        except CommandError as error:
+            sys.stderr.write(f"winnowd: {error}\n")
+            return 1
+        finally:
+            engine.dispose()
+    return 0
+
+
+def _create_key(arguments: argparse.Namespace) -> int:
+    from app.services import keys
+
+    with _sessions().begin() as session:
+        secret = keys.create_default_key(session, arguments.scopes, name=arguments.name)
+    sys.stdout.write(f"{secret}\n")
+    return 0
+
+
+def _list_keys(_: argparse.Namespace) -> int:
+    from app.services import keys
+
+    with _sessions(read_only=True)() as session:
+        for row in keys.list_keys(session):
+            state = "revoked" if row.revoked_at else "active"
+            sys.stdout.write(f"{row.id}  {row.created_at:%Y-%m-%d}  {state:<8}{','.join(row.scopes):<18}{row.name}\n")
+    return 0
+
+
+def _revoke_key(arguments: argparse.Namespace) -> int:
+    from app.services import keys
+
+    with _sessions().begin() as session:
+        keys.revoke(session, arguments.key_id)
+    return 0
+
+
+def _sessions(*, read_only: bool = False) -> "Sessions":
+    from app.db.engine import make_engine, make_sessions
+    from app.settings import Settings
+
+    return make_sessions(make_engine(Settings().database_url), read_only=read_only)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The way to the workers: messages leave the outbox after the commit and go out by task name."""
+
+import threading
+from typing import Any
+
+import structlog
+from celery import Celery
+from sqlalchemy import Engine
+
+from app.db import outbox
+from app.db.engine import make_sessions
+from app.settings import Settings
+
+TRANSPORT: dict[str, Any] = {
+    # On Redis 0 is served first, and each step is a list of its own.
+    "priority_steps": list(range(10)),
+    "socket_connect_timeout": 2,
+    "socket_keepalive": True,
+}
+_BATCH = 100
+_POLL_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+def broker_priority(priority: int) -> int:
+    """Turn a job's priority, where 9 is served first, into the broker's."""
+    return 9 - priority
+
+
+class Relay:
+    """A thread that publishes what stands in the outbox: at once when woken, else every second.
+
+    A message whose publishing fails stays and is tried again; relays may run side by side.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._readers = make_sessions(engine, read_only=True)
+        self._sessions = make_sessions(engine)
+        self._celery = Celery("winnow", broker=settings.broker_url, set_as_current=False)
+        self._celery.conf.update(
+            broker_transport_options=TRANSPORT, task_serializer="json", task_ignore_result=True, broker_pool_limit=1
+        )
+        self._awake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Tell that a message was committed."""
+        self._awake.set()
+
+    def stop(self) -> None:
+        """End the thread; what it has not published stays in the outbox."""
+        self._stopping = True
+        self._awake.set()
+        self._thread.join()
+        self._celery.close()
+
+    def publish(self) -> int:
+        """Publish the oldest messages and return their number; on an error they all stay."""
+        with self._readers() as session:
+            if not outbox.count(session):
+                return 0
+        with self._sessions.begin() as session:
+            rows = outbox.take(session, _BATCH)
+            for row in rows:
+                self._celery.send_task(
+                    row.task, kwargs=row.payload, queue=row.queue, priority=broker_priority(row.priority), retry=False
+                )
+        return len(rows)
+
+    def _run(self) -> None:
+        failing = False
+        while not self._stopping:
+            self._awake.wait(_POLL_SECONDS)
+            self._awake.clear()
+            try:
+                while not self._stopping and self.publish():
+                    pass
+            except Exception as error:  # noqa: BLE001  whatever the database or the broker throws, the thread goes on
+                if not failing:
+                    log.warning("relay_failing", error=str(error))
+                failing = True
+                continue
+            if failing:
+                log.info("relay_recovered")
+            failing = False

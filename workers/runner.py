@@ -1,0 +1,228 @@
+"""The life of one attempt at a job: claim, fetch, supervise, deliver, finish."""
+
+import os
+import time
+from datetime import UTC, datetime
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db import datasets, jobs, models, outbox
+from app.db.tables import JobRow
+from app.domain.dataset import DatasetFormat
+from app.domain.errors import ChildCrashed, Failure, InternalError, OutOfMemory, TimeLimitExceeded, WinnowError
+from app.domain.job import JobSpec, JobState
+from app.domain.model import ModelFormat
+from app.domain.report import Report
+from app.domain.task import (
+    OUTPUT_FOLDER,
+    REPORT_FILE,
+    ArtifactMessage,
+    Compress,
+    DoneMessage,
+    EventMessage,
+    FailureMessage,
+    Message,
+)
+from app.storage import content_key
+from workers import deliveries
+from workers.journal import Journal
+from workers.sandbox import Exit, ProtocolBreach, engine, supervise
+from workers.workplace import Workplace, write_task
+
+_LOG_FILE = "job.log"
+_TAIL_LINES = 5
+
+log = structlog.get_logger()
+
+
+class Stop(Enum):
+    """Why a child was killed before its time."""
+
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    INTERRUPTED = "interrupted"
+    LOST = "lost"
+
+
+class JobWatcher:
+    """Hears one child: events into the journal, artifacts into the storage, the last word kept."""
+
+    def __init__(self, workplace: Workplace, job: JobRow, folder: Path) -> None:
+        self.journal = Journal(workplace.sessions, job.id, job.attempt, folder / _LOG_FILE)
+        self.last_word: DoneMessage | FailureMessage | None = None
+        self.stop: Stop | None = None
+        self.tail: list[str] = []
+        self._workplace = workplace
+        self._job = job
+        self._output = folder / OUTPUT_FOLDER
+        self._deadline = time.monotonic() + float(job.spec["time_limit_seconds"])
+
+    def message(self, message: Message) -> None:
+        match message:
+            case EventMessage():
+                self.journal.hear(message)
+            case ArtifactMessage():
+                path = deliveries.announced_file(self._output, message.name)
+                deliveries.deliver(self._workplace, self._job, path, message)
+            case DoneMessage() | FailureMessage():
+                self.last_word = message
+
+    def line(self, text: str) -> None:
+        self.journal.line(text)
+        self.tail = [*self.tail, text][-_TAIL_LINES:]
+
+    def must_stop(self) -> bool:
+        state = self.journal.flush()
+        if state is JobState.CANCELLING:
+            self.stop = Stop.CANCELLED
+        elif state is not JobState.RUNNING:
+            self.stop = Stop.LOST
+        elif self._workplace.stopping.is_set():
+            self.stop = Stop.INTERRUPTED
+        elif time.monotonic() > self._deadline:
+            self.stop = Stop.TIMED_OUT
+        return self.stop is not None
+
+
+def run_job(workplace: Workplace, job_id: str, attempt: int) -> None:
+    """Run an attempt to its end; nothing happens where it is not there to be claimed."""
+    with workplace.sessions.begin() as session:
+        job = jobs.claim(session, job_id, attempt, workplace.name, datetime.now(UTC))
+    if job is None:
+        log.info("nothing_to_claim", job_id=job_id, attempt=attempt)
+        return
+    log.info("job_started", job_id=job_id, attempt=attempt)
+    try:
+        with workplace.folder(f"{job_id}-{attempt}") as folder:
+            _run(workplace, job, folder)
+    except SQLAlchemyError:
+        raise  # the row cannot be written: what the job came to is for its lease to settle
+    except Exception as error:
+        log.exception("job_broken", job_id=job_id, attempt=attempt)
+        failure = InternalError(f"The worker could not run the job: {error}").failure()
+        _finish(workplace, job, None, failure, None)
+
+
+def _run(workplace: Workplace, job: JobRow, folder: Path) -> None:
+    watcher = JobWatcher(workplace, job, folder)
+    failure = _attempt(workplace, job, folder, watcher)
+    watcher.journal.flush()
+    watcher.journal.close()
+    if watcher.stop is Stop.LOST:
+        log.warning("job_lost", job_id=job.id, attempt=job.attempt)
+        return
+    if watcher.stop is Stop.INTERRUPTED and _put_back(workplace, job):
+        log.info("job_put_back", job_id=job.id, attempt=job.attempt)
+        return
+    log_file = ArtifactMessage(name=_LOG_FILE, kind="log", format="text")
+    deliveries.deliver(workplace, job, folder / _LOG_FILE, log_file)
+    _finish(workplace, job, watcher.stop, failure, _summary(folder))
+
+
+def _attempt(workplace: Workplace, job: JobRow, folder: Path, watcher: JobWatcher) -> Failure | None:
+    """Fetch what the job needs and run it; return why it failed, null where it did not."""
+    threads = len(os.sched_getaffinity(0))
+    try:
+        write_task(folder, _fetch(workplace, job, folder, threads))
+        exit_ = supervise(engine(folder), folder, watcher, threads=threads)
+    except ProtocolBreach as breach:
+        return ChildCrashed(f"The process broke the protocol: {breach}.").failure()
+    except WinnowError as error:
+        return error.failure()
+    if isinstance(watcher.last_word, FailureMessage):
+        return watcher.last_word.failure
+    if isinstance(watcher.last_word, DoneMessage):
+        return None
+    return crash(exit_, watcher.tail)
+
+
+def _fetch(workplace: Workplace, job: JobRow, folder: Path, threads: int) -> Compress:
+    with workplace.sessions.begin() as session:
+        model = models.get(session, job.project_id, job.model_id)
+        dataset = datasets.get(session, job.project_id, job.dataset_id)
+    assert model is not None  # the row's foreign keys
+    assert dataset is not None
+    model_path, dataset_path = f"model.{model.format}", f"data.{dataset.format}"
+    for row, path in ((model, model_path), (dataset, dataset_path)):
+        workplace.storage.fetch_to(content_key(job.project_id, row.sha256), folder / path)
+    return Compress(
+        model_path=model_path,
+        model_format=cast("ModelFormat", model.format),
+        dataset_path=dataset_path,
+        dataset_format=cast("DatasetFormat", dataset.format),
+        job=JobSpec.model_validate(job.spec),
+        device="cuda" if job.queue == "gpu" else "cpu",
+        threads=threads,
+        service_version=version("winnow"),
+    )
+
+
+def crash(exit_: Exit, tail: list[str]) -> Failure:
+    """Say why a child ended without a last word."""
+    last = " Its last lines were: " + " / ".join(tail) if tail else ""
+    if exit_.out_of_memory:
+        return OutOfMemory(
+            "The system ended the process for want of memory.", hint="Try a smaller batch size or a larger worker."
+        ).failure()
+    return ChildCrashed(f"The process ended before its work: {exit_.reason}.{last}").failure()
+
+
+def _put_back(workplace: Workplace, job: JobRow) -> bool:
+    with workplace.sessions.begin() as session:
+        put_back = jobs.put_back(session, job.id, job.attempt, datetime.now(UTC))
+        if put_back:
+            payload = {"job_id": job.id, "attempt": job.attempt}
+            outbox.add(session, "winnow.run_job", job.queue, job.priority, payload)
+    return put_back
+
+
+def _finish(
+    workplace: Workplace, job: JobRow, stop: Stop | None, failure: Failure | None, summary: dict[str, Any] | None
+) -> None:
+    limit = job.spec["time_limit_seconds"]
+    match stop:
+        case Stop.TIMED_OUT:
+            state, failure = JobState.TIMED_OUT, TimeLimitExceeded(f"The limit is {limit} seconds.").failure()
+        case Stop.CANCELLED | Stop.INTERRUPTED:
+            state, failure = JobState.CANCELLED, None
+        case _:
+            state = JobState.SUCCEEDED if failure is None else JobState.FAILED
+    with workplace.sessions.begin() as session:
+        now = datetime.now(UTC)
+        # A job whose time ran out while its user was cancelling it may only end cancelled.
+        ended = jobs.finish(session, job.id, job.attempt, state, failure, summary, now) or jobs.finish(
+            session, job.id, job.attempt, JobState.CANCELLED, None, summary, now
+        )
+    log.info("job_ended", job_id=job.id, attempt=job.attempt, state=state if ended else "lost")
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    """Draw the headline figures from the report, where the child wrote one."""
+    path = folder / OUTPUT_FOLDER / REPORT_FILE
+    if not path.is_file() or path.is_symlink():
+        return None
+    report = Report.model_validate_json(path.read_bytes())
+    before, after, delta = report.baseline, report.compressed, report.delta
+    summary: dict[str, Any] = {
+        "size_ratio": delta.size_ratio,
+        "parameters_ratio": delta.parameters_ratio,
+        "macs_ratio": delta.macs_ratio,
+        "latency_ratio": delta.latency_ratio.value,
+        "metric_drop": delta.metric_drop.value,
+        "agreement": delta.agreement,
+        "size_bytes": after.size_bytes,
+    }
+    for name, value in after.metrics.items():
+        summary[name] = value.value
+        summary[f"baseline_{name}"] = before.metrics[name].value
+    if after.latency:
+        summary["p50_ms"] = after.latency[0].p50_ms
+        summary["baseline_p50_ms"] = before.latency[0].p50_ms
+    if report.objective is not None:
+        summary["objective_met"] = report.objective.met
+    return summary

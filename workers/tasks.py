@@ -1,0 +1,47 @@
+"""What the broker may ask of a worker, and the worker's own beginning and end."""
+
+import threading
+from functools import cache
+from typing import Any, Literal
+
+from celery import Task
+from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+
+from app.db.engine import make_engine, make_sessions
+from app.storage import Storage
+from workers import inspection, runner
+from workers.celery_app import app, settings
+from workers.heartbeat import Heartbeat
+from workers.workplace import Workplace
+
+_stopping = threading.Event()
+
+
+@cache
+def workplace(name: str) -> Workplace:
+    sessions = make_sessions(make_engine(settings.database_url))
+    return Workplace(name, settings.data.absolute() / "scratch", sessions, Storage(settings.storage_url), _stopping)
+
+
+@app.task(name="winnow.run_job", bind=True)  # type: ignore[untyped-decorator]
+def run_job(self: Task, job_id: str, attempt: int) -> None:
+    runner.run_job(workplace(self.request.hostname), job_id, attempt)
+
+
+@app.task(name="winnow.inspect", bind=True)  # type: ignore[untyped-decorator]
+def inspect(self: Task, kind: Literal["model", "dataset"], id: str) -> None:  # noqa: A002  the message's own name
+    inspection.inspect(workplace(self.request.hostname), kind, id)
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _begin(sender: Any, **_: Any) -> None:
+    queue = next(iter(app.amqp.queues.consume_from))
+    heartbeat = Heartbeat(workplace(sender.hostname), queue)
+    heartbeat.start()
+    worker_shutdown.connect(lambda **_: heartbeat.stop(), weak=False)
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop(**_: Any) -> None:
+    # The task that runs ends its child and puts the job back; then the worker has nothing left to wait for.
+    _stopping.set()
