@@ -21,17 +21,9 @@ from app.domain.report import (
     Verdict,
 )
 from workers.compression.evaluation import Comparison
+from workers.compression.figures import Counts
 
 ROUNDING = 1e-9
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a network consists of; ``macs`` are for one row."""
-
-    parameters: int
-    nonzero_parameters: int
-    macs: int
 
 
 @dataclass(frozen=True)
@@ -131,10 +123,10 @@ def _speed(ratio: LatencyRatio, *, faster: bool) -> str:
 
 
 def _size(delta: Delta) -> str:
-    parts = f"{delta.parameters_ratio:.2f} times fewer parameters and {delta.macs_ratio:.2f} times fewer operations"
+    counts = f"parameters shrink {delta.parameters_ratio:.2f} times, multiplications {delta.macs_ratio:.2f} times"
     if delta.size_ratio > 1:
-        return f"The file is {delta.size_ratio:.2f} times smaller, with {parts}."
-    return f"The file is not smaller: its size is {1 / delta.size_ratio:.2f} times that of the baseline, with {parts}."
+        return f"The file is {delta.size_ratio:.2f} times smaller; {counts}."
+    return f"The file is not smaller: it has {1 / delta.size_ratio:.2f} times the baseline's size; {counts}."
 
 
 def _accuracy(drop: MetricDrop, objective: ObjectiveOutcome | None) -> str:

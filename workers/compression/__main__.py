@@ -1,0 +1,130 @@
+"""The child process: ``python -m workers.compression FOLDER --messages-fd N`` (see ``app.domain.task``)."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from app.domain.errors import InternalError, OutOfMemory, WinnowError
+from app.domain.job import EventType, Stage
+from app.domain.task import (
+    FACTS_FILE,
+    OUTPUT_FOLDER,
+    TASK,
+    TASK_FILE,
+    Compress,
+    DoneMessage,
+    EventMessage,
+    FailureMessage,
+    InspectDataset,
+    InspectModel,
+)
+
+Send = Callable[[BaseModel], None]
+TORCH_OUT_OF_MEMORY = "not enough memory"
+"""What torch's CPU allocator says; on a GPU there is a class for it."""
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out the task of a folder. Exit status 0 where the last message told how it went, 1 where it is a bug."""
+    parser = argparse.ArgumentParser(prog="python -m workers.compression")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--messages-fd", type=int, required=True)
+    given = parser.parse_args(arguments)
+    send = _sender(given.messages_fd)
+    try:
+        _run(given.folder, send)
+    except WinnowError as error:
+        send(FailureMessage(failure=error.failure()))
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it was, the supervisor hears of it
+        if _is_out_of_memory(error):
+            send(
+                FailureMessage(failure=OutOfMemory("The job ran out of memory.", hint="Use smaller batches.").failure())
+            )
+            return 0
+        data = {"level": "error", "message": traceback.format_exc()}
+        send(EventMessage(type=EventType.LOG, data=data))
+        detail = f"The engine met an error it does not know: {type(error).__name__}."
+        send(FailureMessage(failure=InternalError(detail).failure()))
+        return 1
+    send(DoneMessage())
+    return 0
+
+
+def _sender(descriptor: int) -> Send:
+    """Give the function that writes one message as one line, in one call."""
+
+    def send(message: BaseModel) -> None:
+        line = message.model_dump_json().encode() + b"\n"
+        while line:
+            line = line[os.write(descriptor, line) :]
+
+    return send
+
+
+def _run(folder: Path, send: Send) -> None:
+    task = TASK.validate_json((folder / TASK_FILE).read_bytes())
+    output = folder / OUTPUT_FOLDER
+    output.mkdir(exist_ok=True)
+    match task:
+        case InspectModel():
+            from workers.compression.inspection import inspect_model
+
+            _write_facts(output, inspect_model(folder / task.path, task.format))
+        case InspectDataset():
+            from workers.compression.dataset_inspection import inspect_dataset
+
+            _write_facts(output, inspect_dataset(folder / task.path, task.format))
+        case Compress():
+            # Told before torch is imported, which takes seconds.
+            send(EventMessage(type=EventType.STAGE, data={"stage": Stage.PREPARING.value}))
+            _compress(folder, task, send)
+
+
+def _write_facts(output: Path, facts: BaseModel) -> None:
+    (output / FACTS_FILE).write_text(facts.model_dump_json(), encoding="utf-8")
+
+
+def _compress(folder: Path, task: Compress, send: Send) -> None:
+    import torch
+
+    from workers.compression.datasets import load_dataset
+    from workers.compression.formats import pt2
+    from workers.compression.pipeline import Output, compress, require_objective
+
+    torch.set_num_threads(task.threads)
+    torch.use_deterministic_algorithms(mode=True)
+    network = pt2.load(folder / task.model_path)
+    job = task.job
+    data = load_dataset(folder / task.dataset_path, task.dataset_format, network.signature, job.seed)
+
+    report = compress(
+        network,
+        job.recipe,
+        data,
+        objective=job.objective,
+        latency=job.latency,
+        seed=job.seed,
+        device=torch.device(task.device),
+        output=Output(folder / OUTPUT_FOLDER, send, send),
+        service_version=task.service_version,
+    )
+    require_objective(report)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, torch.OutOfMemoryError) or TORCH_OUT_OF_MEMORY in str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,197 @@
+"""A recipe from beginning to end: baseline, steps, files, figures, report."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.domain.errors import ObjectiveMissed
+from app.domain.job import LatencySpec, Objective, Stage
+from app.domain.recipe import Recipe, Step, TrainingSpec
+from app.domain.report import DataFigures, LatencyFigures, Report, StepOutcome
+from app.domain.task import REPORT_FILE, ArtifactKind, ArtifactMessage
+from workers.compression import evaluation, training
+from workers.compression.bundle import write_bundle
+from workers.compression.checks import check_files, check_step
+from workers.compression.datasets import Dataset
+from workers.compression.distillation import distill
+from workers.compression.environment import read_environment
+from workers.compression.figures import Counts, count, layer_figures
+from workers.compression.formats import onnx, pt2
+from workers.compression.latency import measure_pair
+from workers.compression.memory import measure_peak_memory
+from workers.compression.network import Network
+from workers.compression.progress import Tracker
+from workers.compression.pruning import channel
+from workers.compression.quantization import static
+from workers.compression.report import Findings, Profile, build_report
+from workers.compression.step import Context, Progress, StepResult
+
+Publish = Callable[[ArtifactMessage], None]
+"""Hears of each file once it is complete."""
+
+HANDLERS: dict[str, Callable[[Network, Any, Context], StepResult]] = {
+    "prune": channel.run,
+    "distill": distill.run,
+    "finetune": training.run,
+    "quantize": static.run,
+}
+STAGES = {
+    "prune": Stage.PRUNING,
+    "distill": Stage.DISTILLING,
+    "finetune": Stage.FINETUNING,
+    "quantize": Stage.QUANTIZING,
+}
+MODEL_ONNX, MODEL_PT2, CANDIDATE, BUNDLE = "model.onnx", "model.pt2", "candidate.onnx", "benchmark.zip"
+JUDGE = "validation"
+"""The split that accuracy is measured on."""
+# How long exporting, evaluating, profiling and packaging take beside an epoch, roughly.
+_CLOSING_WEIGHTS = (2.0, 0.5, 4.0, 0.5)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the files go, and who hears of events and finished files."""
+
+    folder: Path
+    progress: Progress
+    publish: Publish
+
+    def announce(self, name: str, kind: ArtifactKind, format_: str) -> None:
+        self.publish(ArtifactMessage(name=name, kind=kind, format=format_))
+
+
+def compress(
+    network: Network,
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    objective: Objective | None,
+    latency: LatencySpec,
+    seed: int,
+    device: torch.device,
+    output: Output,
+    service_version: str,
+) -> Report:
+    """Run a recipe and write ``model.onnx``, ``model.pt2``, ``report.json`` and ``benchmark.zip``.
+
+    The report says whether the objective is met; :func:`require_objective` makes an error of it.
+    The caller's network stays as it is.
+    """
+    tracker = Tracker(output.progress, [1.0, *map(_weight, recipe), *_CLOSING_WEIGHTS])
+    with tempfile.TemporaryDirectory() as scratch:
+        context = Context(network, data, seed, device, tracker, Path(scratch))
+        files = (Path(scratch) / "baseline.onnx", output.folder / MODEL_ONNX)
+        with tracker.part(Stage.BASELINE, "Measuring the network as it was uploaded"):
+            onnx.save(network, files[0])
+            before = evaluation.predict(files[0], data, JUDGE, torch.get_num_threads())
+            accuracy = evaluation.measure_accuracy(before, data.labels(JUDGE)).value
+            context.metric("baseline_accuracy", 0, accuracy)
+        result, floating, steps = _run_steps(recipe, context, output, tracker)
+        with tracker.part(Stage.EXPORTING, "Writing the files"):
+            _export(result, data, output, context)
+        with tracker.part(Stage.EVALUATING, "Comparing both files on the validation rows"):
+            after = evaluation.predict(files[1], data, JUDGE, torch.get_num_threads())
+            comparison = evaluation.compare(before, after, data.labels(JUDGE), seed)
+            context.metric("compressed_accuracy", 0, comparison.compressed.value)
+            rows = _count_rows(data, recipe, steps)
+        with tracker.part(Stage.PROFILING, "Timing both files in turn"):
+            pairs = measure_pair(*files, latency.batch_sizes, latency.threads, seed)
+            baseline = _profile(files[0], count(network), [pair.baseline for pair in pairs])
+            compressed = _profile(files[1], count(floating), [pair.compressed for pair in pairs])
+        with tracker.part(Stage.PACKAGING, "Writing the report"):
+            environment = read_environment(pairs[0].threads, service_version)
+            layers = layer_figures(floating, steps)
+            findings = Findings(
+                baseline, compressed, comparison, pairs[0].ratio, steps, layers, data=rows, environment=environment
+            )
+            report = build_report(findings, recipe, objective, seed)
+            (output.folder / REPORT_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
+            output.announce(REPORT_FILE, "report", "json")
+            write_bundle(output.folder / BUNDLE, *files, pairs, environment=environment, seed=seed)
+            output.announce(BUNDLE, "benchmark", "zip")
+    return report
+
+
+def require_objective(report: Report) -> None:
+    """Raise ObjectiveMissed, with the figures, where the result loses more than was allowed."""
+    if report.objective is None or report.objective.met:
+        return
+    drop = report.delta.metric_drop
+    raise ObjectiveMissed(
+        f"{report.objective.metric} drops by {drop.value:.4f} (95 % interval {drop.ci95[0]:.4f} to {drop.ci95[1]:.4f}),"
+        f" from {report.baseline.metrics['accuracy'].value:.4f} to {report.compressed.metrics['accuracy'].value:.4f};"
+        f" {report.objective.max_drop:.4f} is allowed",
+        hint="Prune less, train longer, or allow a larger drop. The report and the files are kept.",
+    )
+
+
+def _weight(step: Step) -> float:
+    return 2.0 + step.epochs if isinstance(step, TrainingSpec) else 2.0
+
+
+def _run_steps(
+    recipe: Recipe, context: Context, output: Output, tracker: Tracker
+) -> tuple[Network, Network, tuple[StepOutcome, ...]]:
+    """Run the steps in order; give the result, the last network still in float, and what each step did."""
+    network = floating = context.baseline
+    outcomes: list[StepOutcome] = []
+    for place, step in enumerate(recipe, 1):
+        with tracker.part(STAGES[step.method], f"Step {place} of {len(recipe)}: {step.method}"):
+            before, began = count(floating), time.monotonic()
+            result = HANDLERS[step.method](network, step, context)
+            check_step(step.method, network, result.network)
+            seconds = time.monotonic() - began
+            network = result.network
+            floating = floating if network.quantized else network
+            outcomes.append(
+                StepOutcome(
+                    method=step.method,
+                    spec=step.model_dump(mode="json"),
+                    seconds=round(seconds, 3),
+                    before=before.as_json(),
+                    after=count(floating).as_json(),
+                    details=result.details,
+                )
+            )
+            if place < len(recipe):
+                _keep_candidate(network, output)
+    return network, floating, tuple(outcomes)
+
+
+def _keep_candidate(network: Network, output: Output) -> None:
+    """Leave the network as it stands as a file, so that a cancelled job has something to show."""
+    unfinished = output.folder / f"unfinished-{CANDIDATE}"
+    onnx.save(network, unfinished)
+    unfinished.replace(output.folder / CANDIDATE)
+    output.announce(CANDIDATE, "checkpoint", "onnx")
+
+
+def _export(network: Network, data: Dataset, output: Output, context: Context) -> None:
+    onnx_path, pt2_path = output.folder / MODEL_ONNX, output.folder / MODEL_PT2
+    onnx.save(network, onnx_path)
+    pt2.save(network, pt2_path)
+    agreement = check_files(onnx_path, pt2_path, data, torch.get_num_threads())
+    context.log(f"{MODEL_PT2} and {MODEL_ONNX} agree on {agreement:.1%} of the validation rows compared")
+    output.announce(MODEL_ONNX, "model", "onnx")
+    output.announce(MODEL_PT2, "model", "pt2")
+
+
+def _profile(path: Path, counts: Counts, latency: list[LatencyFigures]) -> Profile:
+    first = latency[0]
+    peak = measure_peak_memory(path, first.batch_size, first.threads)
+    return Profile(path=path, counts=counts, latency=tuple(latency), peak_memory_bytes=peak)
+
+
+def _count_rows(data: Dataset, recipe: Recipe, steps: tuple[StepOutcome, ...]) -> DataFigures:
+    """Count the rows that were really used: none of train where nothing trained, none to calibrate likewise."""
+    return DataFigures(
+        train=data.rows("train") if any(step.trains for step in recipe) else 0,
+        calibration=max(step.details.get("calibration_rows", 0) for step in steps),
+        validation=data.rows(JUDGE),
+        overlap=data.overlap(),
+    )
