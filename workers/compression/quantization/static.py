@@ -111,6 +111,9 @@ def _quantize(
             context.fraction((index + 1) / (len(rows) + 1), "Finding ranges on calibration rows")
     converted = convert_pt2e(prepared)
     _drop_unused_state(converted)
+    for node in converted.graph.nodes:
+        # What is left of tracing differs from run to run, and would be written into the file.
+        node.meta = {}
     # A plain module: torchao's refuses train() and eval(), which exporting may call.
     return GraphModule(converted, converted.graph), layers
 
