@@ -1,0 +1,61 @@
+"""What a confined process may use: the files it reads, the devices it drives, and how much of the machine."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import app
+import workers
+
+GIBIBYTE = 1024**3
+
+ADDRESS_SPACE_OVERHEAD_BYTES = 8 * GIBIBYTE
+"""Address space beyond the memory that may be touched: libraries, thread stacks, arenas and mapped data sets.
+
+Importing torch and ONNX Runtime and exporting a network takes 1.1 GiB of it on two threads.
+"""
+_OPEN_FILES = 1024
+_TASKS = 512
+_SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache")
+_GPU_FILES = ("/sys", "/usr/local/cuda", "/usr/local/nvidia")
+_TOPOLOGY = ("/sys/devices/system/cpu", "/sys/devices/system/node")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a confined process and its children may use; ``tasks`` are processes and threads together.
+
+    Without ``address_space`` there is no limit on it: a GPU's driver reserves more of it than there is memory.
+    """
+
+    memory_bytes: int
+    disk_bytes: int
+    tasks: int = _TASKS
+    address_space: bool = True
+
+    def of_a_process(self) -> dict[str, int]:
+        """Give the ``RLIMIT_*`` by name; those of the tree as a whole are for the supervisor to watch."""
+        limits = {"CORE": 0, "FSIZE": self.disk_bytes, "MSGQUEUE": 0, "NOFILE": _OPEN_FILES}
+        if self.address_space:
+            limits["AS"] = self.memory_bytes + ADDRESS_SPACE_OVERHEAD_BYTES
+        return limits
+
+
+@dataclass(frozen=True)
+class Policy:
+    """``readable`` and ``devices`` exist, and are all there is beside the folder of the process."""
+
+    limits: Limits
+    readable: tuple[Path, ...]
+    devices: tuple[Path, ...] = ()
+
+
+def engine_policy(limits: Limits, *, gpu: bool = False) -> Policy:
+    """Allow what the engine needs: the interpreter, its packages, our code, and the shape of the processor."""
+    code = [Path(package.__path__[0]) for package in (app, workers)]
+    python = [Path(sys.prefix), Path(sys.base_prefix), Path(os.path.realpath(sys.executable))]
+    system = [Path(path) for path in (*_SYSTEM_LIBRARIES, *(_GPU_FILES if gpu else _TOPOLOGY))]
+    devices = sorted(Path("/dev").glob("nvidia*")) if gpu else []
+    readable = dict.fromkeys(path for path in (*system, *python, *code) if path.exists())
+    return Policy(limits, tuple(readable), tuple(devices))
