@@ -1,5 +1,6 @@
 """Everything an operator can set, read from ``WINNOW_*`` variables of the environment."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,10 @@ def _default_storage(values: dict[str, Any]) -> str:
     return (values["data"].absolute() / "objects").as_uri()
 
 
+def _most_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 * 3
+
+
 class Settings(BaseSettings):
     """The service's settings; they never change while it runs."""
 
@@ -42,4 +47,15 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(8 * GIBIBYTE, ge=1, description="Largest model or data set accepted.")
     max_body_bytes: int = Field(1024**2, ge=1, description="Largest body of every other request.")
+    job_memory_bytes: int = Field(
+        default_factory=_most_memory,
+        ge=GIBIBYTE,
+        description="Most memory of one job; three quarters of the machine's.",
+    )
+    job_disk_bytes: int = Field(
+        64 * GIBIBYTE, ge=1, description="Largest folder of one job, its model and data set included."
+    )
+    trust_models: bool = Field(
+        default=False, description="Let a worker run that can put no walls around what users upload."
+    )
     worker_timeout_seconds: int = Field(60, ge=1, description="A worker unseen for longer counts as gone.")

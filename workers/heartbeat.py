@@ -7,7 +7,6 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import workers
-from workers.sandbox import ISOLATION
 from workers.workplace import Workplace
 
 BEAT_SECONDS = 5.0
@@ -49,6 +48,6 @@ class Heartbeat:
                 self._workplace.name,
                 queue=self._queue,
                 targets=_TARGETS.get(self._queue, []),
-                isolation=ISOLATION,
+                isolation=self._workplace.sandbox.isolation.name,
                 now=datetime.now(UTC),
             )

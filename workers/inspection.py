@@ -105,7 +105,7 @@ def _look_once(workplace: Workplace, row: ModelRow | DatasetRow, folder: Path) -
     else:
         write_task(folder, InspectDataset(path=path, format=cast("DatasetFormat", row.format)))
     watcher = InspectionWatcher(workplace)
-    exit_ = supervise(engine(folder), folder, watcher, threads=len(os.sched_getaffinity(0)))
+    exit_ = supervise(engine(folder), folder, watcher, workplace.sandbox, threads=len(os.sched_getaffinity(0)))
     if isinstance(watcher.last_word, FailureMessage):
         return watcher.last_word.failure
     if isinstance(watcher.last_word, DoneMessage):

@@ -14,7 +14,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db import datasets, jobs, models, outbox
 from app.db.tables import JobRow
 from app.domain.dataset import DatasetFormat
-from app.domain.errors import ChildCrashed, Failure, InternalError, OutOfMemory, TimeLimitExceeded, WinnowError
+from app.domain.errors import (
+    ChildCrashed,
+    Failure,
+    InternalError,
+    OutOfMemory,
+    ResourceLimitExceeded,
+    TimeLimitExceeded,
+    WinnowError,
+)
 from app.domain.job import JobSpec, JobState
 from app.domain.model import ModelFormat
 from app.domain.report import Report
@@ -30,12 +38,17 @@ from app.domain.task import (
 )
 from app.storage import content_key
 from workers import deliveries
+from workers.isolation.usage import Excess
 from workers.journal import Journal
 from workers.sandbox import Exit, ProtocolBreach, engine, supervise
 from workers.workplace import Workplace, write_task
 
 _LOG_FILE = "job.log"
 _TAIL_LINES = 5
+_EXCESS = {
+    Excess.TASKS: "The process started more processes and threads than it may.",
+    Excess.DISK: "The process wrote more to its folder than it may.",
+}
 
 log = structlog.get_logger()
 
@@ -129,7 +142,8 @@ def _attempt(workplace: Workplace, job: JobRow, folder: Path, watcher: JobWatche
     threads = len(os.sched_getaffinity(0))
     try:
         write_task(folder, _fetch(workplace, job, folder, threads))
-        exit_ = supervise(engine(folder), folder, watcher, threads=threads)
+        gpu = job.queue == "gpu"
+        exit_ = supervise(engine(folder), folder, watcher, workplace.sandbox, threads=threads, gpu=gpu)
     except ProtocolBreach as breach:
         return ChildCrashed(f"The process broke the protocol: {breach}.").failure()
     except WinnowError as error:
@@ -167,8 +181,10 @@ def crash(exit_: Exit, tail: list[str]) -> Failure:
     last = " Its last lines were: " + " / ".join(tail) if tail else ""
     if exit_.out_of_memory:
         return OutOfMemory(
-            "The system ended the process for want of memory.", hint="Try a smaller batch size or a larger worker."
+            "The process needed more memory than there is for it.", hint="Try a smaller batch size or a larger worker."
         ).failure()
+    if exit_.excess is not None:
+        return ResourceLimitExceeded(_EXCESS[exit_.excess]).failure()
     return ChildCrashed(f"The process ended before its work: {exit_.reason}.{last}").failure()
 
 

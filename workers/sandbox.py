@@ -1,7 +1,8 @@
 """One fresh process for what parses or runs a user's files, and the watch over it.
 
 The process has a session of its own, a cleared environment, no standard input, and dies with
-this one. ``command`` is where its walls are put up: whatever confines it wraps ``argv`` there.
+this one. The walls around it are those of ``workers.isolation``; what no limit of the kernel's
+covers, the sum over all that it starts and its folder, is watched from here.
 """
 
 import os
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,15 +21,18 @@ from pydantic import ValidationError
 
 from app.domain.task import MESSAGE, DoneMessage, FailureMessage, Message
 from app.tether import tethered
-
-ISOLATION = "process"
-"""The name of the isolation that this worker has, as its heartbeat tells it."""
+from workers.isolation.backends import Isolation
+from workers.isolation.policy import Limits, engine_policy
+from workers.isolation.usage import Excess, excess
 
 POLL_SECONDS = 0.5
 _GRACE_SECONDS = 10.0
 _MESSAGE_BYTES = 1 << 20
 _LINE_BYTES = 4096
 _READ_BYTES = 1 << 16
+_LAST_BREATH_SECONDS = 5.0
+_KILLED_BY = 128
+"""What a shell, bubblewrap and our warden add to the signal that ended the process within."""
 
 
 class ProtocolBreach(Exception):
@@ -36,12 +40,31 @@ class ProtocolBreach(Exception):
 
 
 @dataclass(frozen=True)
+class Sandbox:
+    """The walls that this worker puts up, and what a child may use within them.
+
+    For a GPU the limit on address space is left out.
+    """
+
+    isolation: Isolation
+    limits: Limits
+
+    def wrap(self, argv: Sequence[str], folder: Path, environment: Mapping[str, str], *, gpu: bool) -> list[str]:
+        limits = replace(self.limits, address_space=not gpu)
+        return self.isolation.command(engine_policy(limits, gpu=gpu), folder, environment, argv)
+
+
+@dataclass(frozen=True)
 class Exit:
-    """How the child ended; a negative ``code`` is the signal that killed it, as in ``subprocess``."""
+    """How the child ended; a negative ``code`` is the signal that killed it, as in ``subprocess``.
+
+    ``stopped`` says that the watcher wished it, ``excess`` what the child used too much of.
+    """
 
     code: int
     stopped: bool
     out_of_memory: bool
+    excess: Excess | None
 
     @property
     def reason(self) -> str:
@@ -67,29 +90,37 @@ def engine(folder: Path) -> list[str]:
     return [sys.executable, "-m", "workers.compression", str(folder), "--messages-fd"]
 
 
-def supervise(argv: Sequence[str], folder: Path, watcher: Watcher, *, threads: int) -> Exit:
+def supervise(
+    argv: Sequence[str], folder: Path, watcher: Watcher, sandbox: Sandbox, *, threads: int, gpu: bool = False
+) -> Exit:
     """Run ``argv`` with the number of its message pipe appended, until it ends or must stop.
 
-    Nothing of its process group is left behind, also when the watcher raises.
+    Nothing that it started is left behind, also when the watcher raises.
 
     Raises:
         ProtocolBreach: the child sent what is no message.
     """
     reader, writer = os.pipe()
     memory_kills = _memory_kills()
-    with os.fdopen(reader, "rb", buffering=0), _start([*argv, str(writer)], folder, writer, threads) as process:
-        stopped = _listen(process, reader, watcher)
-    out_of_memory = process.returncode == -signal.SIGKILL and not stopped and _memory_kills() > memory_kills
-    return Exit(process.returncode, stopped, out_of_memory)
+    variables = environment(folder, threads)
+    command = sandbox.wrap([*argv, str(writer)], folder, variables, gpu=gpu)
+    with os.fdopen(reader, "rb", buffering=0), _start(command, folder, variables, writer) as process:
+        watch = _Watch(watcher, process.pid, folder, sandbox.limits)
+        _listen(process, reader, watch)
+    code = process.returncode if process.returncode <= _KILLED_BY else _KILLED_BY - process.returncode
+    killed_for_memory = code == -signal.SIGKILL and not watch.stopped and _memory_kills() > memory_kills
+    return Exit(code, watch.stopped, killed_for_memory or watch.excess is Excess.MEMORY, watch.excess)
 
 
 @contextmanager
-def _start(argv: Sequence[str], folder: Path, writer: int, threads: int) -> Iterator[subprocess.Popen[bytes]]:
+def _start(
+    command: Sequence[str], folder: Path, variables: Mapping[str, str], writer: int
+) -> Iterator[subprocess.Popen[bytes]]:
     try:
         process = subprocess.Popen(
-            tethered(argv),
+            tethered(command),
             cwd=folder,
-            env=environment(folder, threads),
+            env=variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -104,6 +135,18 @@ def _start(argv: Sequence[str], folder: Path, writer: int, threads: int) -> Iter
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            _await_end_of(process)
+
+
+def _await_end_of(process: subprocess.Popen[bytes]) -> None:
+    """Wait until nobody holds the output any more: what dies with another process dies a little later."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + _LAST_BREATH_SECONDS
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while selector.select(max(0.0, deadline - time.monotonic())):
+            if not os.read(process.stdout.fileno(), _READ_BYTES):
+                return
 
 
 def environment(folder: Path, threads: int) -> Mapping[str, str]:
@@ -115,6 +158,7 @@ def environment(folder: Path, threads: int) -> Mapping[str, str]:
         "TMPDIR": str(scratch),
         "PATH": os.environ.get("PATH", os.defpath),
         "LANG": "C.UTF-8",
+        "USER": "winnow",  # there may be no file of users to look it up in
         "OMP_NUM_THREADS": str(threads),
         "PYTHONHASHSEED": "0",
         "PYTHONSAFEPATH": "1",
@@ -123,21 +167,36 @@ def environment(folder: Path, threads: int) -> Mapping[str, str]:
     }
 
 
-def _listen(process: subprocess.Popen[bytes], messages: int, watcher: Watcher) -> bool:
-    """Pass on what the child says until it has ended; tell whether it was stopped."""
+@dataclass
+class _Watch:
+    """Asks, every ``POLL_SECONDS``, whether the child may go on, and keeps why it may not."""
+
+    watcher: Watcher
+    pid: int
+    folder: Path
+    limits: Limits
+    stopped: bool = False
+    excess: Excess | None = None
+
+    def must_stop(self) -> bool:
+        self.stopped = self.watcher.must_stop()
+        if not self.stopped:
+            self.excess = excess(self.pid, self.folder, self.limits)
+        return self.stopped or self.excess is not None
+
+
+def _listen(process: subprocess.Popen[bytes], messages: int, watch: _Watch) -> None:
+    """Pass on what the child says until it has ended, or must."""
     assert process.stdout is not None
     last_word = None
     for heard in _hear(process.pid, messages, process.stdout.fileno()):
         if heard is None:
-            if watcher.must_stop():
-                return True
-            if last_word is not None and time.monotonic() > last_word + _GRACE_SECONDS:
-                return False
+            if watch.must_stop() or (last_word is not None and time.monotonic() > last_word + _GRACE_SECONDS):
+                return
         elif heard[0] != messages:
-            watcher.line(heard[1].decode(errors="replace"))
-        elif last_word is None and _tell(watcher, heard[1]):
+            watch.watcher.line(heard[1].decode(errors="replace"))
+        elif last_word is None and _tell(watch.watcher, heard[1]):
             last_word = time.monotonic()
-    return False
 
 
 def _hear(pid: int, messages: int, output: int) -> Iterator[tuple[int, bytes] | None]:

@@ -4,23 +4,35 @@ import threading
 from functools import cache
 from typing import Any, Literal
 
+import structlog
 from celery import Task
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from app.db.engine import make_engine, make_sessions
 from app.storage import Storage
 from workers import inspection, runner
 from workers.celery_app import app, settings
 from workers.heartbeat import Heartbeat
+from workers.isolation.backends import probe
+from workers.isolation.policy import Limits, compile_code
+from workers.sandbox import Sandbox
 from workers.workplace import Workplace
 
 _stopping = threading.Event()
+
+log = structlog.get_logger()
 
 
 @cache
 def workplace(name: str) -> Workplace:
     sessions = make_sessions(make_engine(settings.database_url))
-    return Workplace(name, settings.data.absolute() / "scratch", sessions, Storage(settings.storage_url), _stopping)
+    storage = Storage(settings.storage_url)
+    return Workplace(name, settings.data.absolute() / "scratch", sessions, storage, sandbox(), _stopping)
+
+
+@cache
+def sandbox() -> Sandbox:
+    return Sandbox(probe(), Limits(settings.job_memory_bytes, settings.job_disk_bytes))
 
 
 @app.task(name="winnow.run_job", bind=True)  # type: ignore[untyped-decorator]
@@ -31,6 +43,19 @@ def run_job(self: Task, job_id: str, attempt: int) -> None:
 @app.task(name="winnow.inspect", bind=True)  # type: ignore[untyped-decorator]
 def inspect(self: Task, kind: Literal["model", "dataset"], id: str) -> None:  # noqa: A002  the message's own name
     inspection.inspect(workplace(self.request.hostname), kind, id)
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _confine(**_: Any) -> None:
+    """Find out how to confine what users upload, and end where there is no way."""
+    isolation = sandbox().isolation.name
+    log.info("isolation_probed", isolation=isolation)
+    if isolation == "none" and not settings.trust_models:
+        raise SystemExit(
+            "winnowd: Neither bubblewrap nor Landlock works here, so users' files cannot be opened safely. Install "
+            "bubblewrap, or set WINNOW_TRUST_MODELS=true where every model and data set comes from people you trust."
+        )
+    compile_code()
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

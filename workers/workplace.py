@@ -10,6 +10,7 @@ from pathlib import Path
 from app.db.engine import Sessions
 from app.domain.task import OUTPUT_FOLDER, TASK, TASK_FILE, Task
 from app.storage import Storage
+from workers.sandbox import Sandbox
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Workplace:
     scratch: Path
     sessions: Sessions
     storage: Storage
+    sandbox: Sandbox
     stopping: threading.Event
 
     @contextmanager

@@ -7,6 +7,7 @@
     │   ├── Malformed                   the request itself cannot be read
     │   ├── Unauthenticated, Forbidden
     │   ├── NotFound, MethodNotAllowed
+    │   ├── NotAcceptable, RangeNotSatisfiable
     │   ├── Conflict                    the object is in another state
     │   ├── TooLarge
     │   ├── Unsupported                 a file in no format that is known
@@ -33,6 +34,8 @@ class Kind(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
+    NOT_ACCEPTABLE = "not_acceptable"
+    UNSATISFIABLE = "unsatisfiable"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     CONFLICT = "conflict"
     TOO_LARGE = "too_large"
@@ -124,6 +127,14 @@ class MethodNotAllowed(ClientError):
     code, kind, title = "method_not_allowed", Kind.METHOD_NOT_ALLOWED, "The resource has no such method"
 
 
+class NotAcceptable(ClientError):
+    code, kind, title = "not_acceptable", Kind.NOT_ACCEPTABLE, "None of the accepted media types can be given"
+
+
+class RangeNotSatisfiable(ClientError):
+    code, kind, title = "range_not_satisfiable", Kind.UNSATISFIABLE, "The range lies outside the content"
+
+
 class Conflict(ClientError):
     code, kind, title = "conflict", Kind.CONFLICT, "The object is not in a state that allows this"
 
@@ -173,6 +184,10 @@ class UnsafeFile(Invalid):
     code, title = "unsafe_file", "The file holds something that is not admitted"
 
 
+class NonFiniteWeights(Invalid):
+    code, title = "non_finite_weights", "The network's weights hold NaN or infinite values"
+
+
 class UnsupportedNetwork(Invalid):
     code, title = "unsupported_network", "The network cannot be handled"
 
@@ -210,6 +225,10 @@ class NothingToQuantize(Invalid):
     code, title = "nothing_to_quantize", "No layer of this network can be quantized"
 
 
+class NotTrainable(Invalid):
+    code, title = "not_trainable", "This network cannot be trained"
+
+
 class RecipeOrder(Invalid):
     code, title = "recipe_order", "The steps cannot follow each other like this"
 
@@ -232,6 +251,10 @@ class TimeLimitExceeded(ClientError):
 
 class OutOfMemory(ClientError):
     code, kind, title = "out_of_memory", Kind.INVALID, "The job needed more memory than it may have"
+
+
+class ResourceLimitExceeded(ClientError):
+    code, kind, title = "resource_limit_exceeded", Kind.INVALID, "The job used more of the machine than it may have"
 
 
 # the service's own
