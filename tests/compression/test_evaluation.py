@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from tests.compression.digits import write_network
+from workers.compression import evaluation
+from workers.compression.datasets import load_dataset
+from workers.compression.formats import onnx, pt2
+
+
+def logits(classes):
+    return np.eye(4, dtype=np.float32)[classes]
+
+
+def test_accuracy_with_wilson_interval():
+    # Wilson 1927 for 8 of 10: (0.8 + z²/20 ± z·sqrt(0.8·0.2/10 + z²/400)) / (1 + z²/10), z = 1.959964.
+    found = evaluation.measure_accuracy(logits([0] * 8 + [1] * 2), np.zeros(10, int))
+    assert found.value == 0.8
+    assert found.ci95 == pytest.approx((0.490162, 0.943318), abs=1e-6)
+    assert found.samples == 10
+
+
+def test_drop_with_mcnemar_and_paired_bootstrap():
+    before = np.array([True] * 90 + [False] * 10)
+    after = before.copy()
+    after[:9] = False
+    after[90:92] = True
+    drop = evaluation.measure_drop(before, after, seed=0)
+    assert drop.value == pytest.approx(0.07)
+    # Two tails of Binomial(11, ½) at 2: 2·(1 + 11 + 55)/2048.
+    assert drop.p_value == pytest.approx(134 / 2048)
+    # Normal approximation: 0.07 ± 1.96·sqrt((0.11 − 0.07²)/100).
+    assert drop.ci95 == pytest.approx((0.0064, 0.1336), abs=0.012)
+    assert evaluation.measure_drop(before, after, seed=0) == drop
+
+
+def test_no_difference_is_no_evidence():
+    same = np.array([True, False, True])
+    drop = evaluation.measure_drop(same, same, seed=0)
+    assert (drop.value, drop.p_value) == (0, 1)
+
+
+def test_comparison_is_row_by_row_and_by_class():
+    labels = np.array([0, 0, 1, 1, 3])
+    found = evaluation.compare(logits([0, 0, 1, 1, 3]), logits([0, 1, 1, 1, 2]), labels, seed=0)
+    assert found.agreement == 0.6
+    assert found.drop.value == pytest.approx(0.4)
+    assert [(row.class_, row.samples, row.baseline, row.compressed) for row in found.classes] == [
+        (0, 2, 1.0, 0.5),
+        (1, 2, 1.0, 1.0),
+        (3, 1, 1.0, 0.0),
+    ]
+
+
+@pytest.mark.parametrize("batch", [None, 7])
+def test_predictions_of_a_file_are_those_of_the_network(tmp_path, digits_folder, batch):
+    write_network(tmp_path / "net.pt2", epochs=0, batch=batch)
+    network = pt2.load(tmp_path / "net.pt2")
+    data = load_dataset(digits_folder / "digits.npz", "npz", network.signature, seed=0)
+    onnx.save(network, tmp_path / "net.onnx")
+    found = evaluation.predict(tmp_path / "net.onnx", data, "validation", threads=1)
+    assert found.shape == (360, 10)
+    rows = np.arange(353, 360)
+    expected = network.module(data.gather("validation", rows)[0][0]).detach().numpy()
+    np.testing.assert_allclose(found[rows], expected, atol=1e-4)
+    assert len(evaluation.predict(tmp_path / "net.onnx", data, "validation", threads=1, limit=10)) == 10

@@ -1,0 +1,89 @@
+import pytest
+
+from app.domain.job import Objective
+from app.domain.recipe import FinetuneSpec
+from app.domain.report import (
+    DataFigures,
+    Environment,
+    LatencyFigures,
+    LatencyRatio,
+    MetricDrop,
+    MetricValue,
+    Report,
+)
+from workers.compression.evaluation import Comparison
+from workers.compression.figures import Counts
+from workers.compression.report import Findings, Profile, build_report
+
+RECIPE = (FinetuneSpec(method="finetune"),)
+
+
+def findings(folder, *, sizes=(1000, 250), ratio=(3.0, (2.5, 3.5)), drop=(0.01, (-0.01, 0.03), 0.3)):
+    profiles = []
+    for name, size, counts in zip(
+        ("baseline", "model"), sizes, (Counts(400, 400, 9000), Counts(200, 190, 3000)), strict=True
+    ):
+        (folder / f"{name}.onnx").write_bytes(bytes(size))
+        latency = LatencyFigures(
+            runtime="onnxruntime-cpu", batch_size=1, threads=1, mean_ms=1, p50_ms=1, p90_ms=1, p95_ms=1, p99_ms=1,
+            throughput_per_second=1000, runs=20,
+        )  # fmt: skip
+        profiles.append(Profile(folder / f"{name}.onnx", counts, (latency,), 10_000))
+    accuracy = MetricValue(value=0.9, ci95=(0.8, 1.0), samples=50)
+    comparison = Comparison(
+        baseline=accuracy,
+        compressed=accuracy,
+        drop=MetricDrop(value=drop[0], ci95=drop[1], p_value=drop[2]),
+        agreement=0.97,
+        classes=(),
+    )
+    return Findings(
+        baseline=profiles[0],
+        compressed=profiles[1],
+        comparison=comparison,
+        latency_ratio=LatencyRatio(value=ratio[0], ci95=ratio[1]),
+        steps=(),
+        layers=(),
+        data=DataFigures(train=1, calibration=0, validation=50, overlap=0),
+        environment=Environment(cpu="", isa=(), threads=1, torch="", onnxruntime="", python="", service=""),
+    )
+
+
+def test_ratios_are_baseline_over_compressed(tmp_path):
+    delta = build_report(findings(tmp_path), RECIPE, None, 0).delta
+    assert (delta.size_ratio, delta.parameters_ratio, delta.macs_ratio) == (4, 2, 3)
+    assert (delta.latency_ratio.value, delta.agreement) == (3.0, 0.97)
+
+
+def test_the_recipe_has_its_defaults_and_the_report_reads_back(tmp_path):
+    report = build_report(findings(tmp_path), RECIPE, Objective(max_drop=0.02), seed=7)
+    stored = report.model_dump(mode="json")
+    assert stored["recipe"][0]["learning_rate"] == 0.01
+    assert stored["seed"] == 7
+    assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+@pytest.mark.parametrize(("max_drop", "met"), [(0.0, False), (0.0099, False), (0.01, True), (0.5, True)])
+def test_the_objective_is_a_limit_on_the_drop(tmp_path, max_drop, met):
+    # 0.3 − 0.29 is a hair above 0.01 in binary.
+    report = build_report(findings(tmp_path, drop=(0.3 - 0.29, (0, 0.1), 0.1)), RECIPE, Objective(max_drop=max_drop), 0)
+    assert report.objective.met is met
+    assert report.verdict.as_accurate is met
+    assert ("within" if met else "more than") in report.verdict.reasons[2]
+
+
+def test_without_an_objective_a_drop_that_may_be_chance_is_as_accurate(tmp_path):
+    assert build_report(findings(tmp_path), RECIPE, None, 0).verdict.as_accurate
+    worse = findings(tmp_path, drop=(0.05, (0.02, 0.08), 0.001))
+    verdict = build_report(worse, RECIPE, None, 0).verdict
+    assert not verdict.as_accurate
+    assert "0.0500" in verdict.reasons[2]
+
+
+def test_faster_needs_the_whole_interval_and_smaller_the_bytes(tmp_path):
+    good = build_report(findings(tmp_path), RECIPE, None, 0).verdict
+    assert (good.faster, good.smaller) == (True, True)
+    bad = build_report(findings(tmp_path, sizes=(100, 200), ratio=(1.2, (0.9, 1.5))), RECIPE, None, 0).verdict
+    assert (bad.faster, bad.smaller) == (False, False)
+    assert "not shown to be faster" in bad.reasons[0]
+    assert "2.00 times the baseline's size" in bad.reasons[1]
