@@ -5,54 +5,18 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 
 from app.domain.job import EventType
 from app.domain.task import DoneMessage, EventMessage
-from workers.sandbox import ProtocolBreach, supervise
+from tests.workers.walls import Notes, all_gone, members, run, toy
+from workers.sandbox import ProtocolBreach
 
-SPEAK = """
-import json, os, sys
-def say(**message):
-    os.write(int(sys.argv[-1]), json.dumps(message).encode() + b"\\n")
-"""
+SLEEPER = 'subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", sys.argv[1]])'
 
 
-class Notes:
-    """A watcher that writes down what it hears and stops when told."""
-
-    def __init__(self, stop_when=lambda: False):
-        self.messages, self.lines, self._stop_when = [], [], stop_when
-
-    def message(self, message):
-        self.messages.append(message)
-
-    def line(self, text):
-        self.lines.append(text)
-
-    def must_stop(self):
-        return self._stop_when()
-
-
-def toy(folder: Path, body: str) -> list[str]:
-    script = folder / "toy.py"
-    script.write_text(SPEAK + textwrap.dedent(body))
-    return [sys.executable, str(script)]
-
-
-def gone(pid: int, seconds: float = 5) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def test_messages_and_output_arrive_in_order(tmp_path):
+def test_messages_and_output_arrive_in_order(sandbox, tmp_path):
     notes = Notes()
     body = """
     say(type="stage", data={"stage": "baseline"})
@@ -61,13 +25,13 @@ def test_messages_and_output_arrive_in_order(tmp_path):
     print("without an end", end="")
     say(type="done")
     """
-    exit_ = supervise(toy(tmp_path, body), tmp_path, notes, threads=1)
-    assert (exit_.code, exit_.stopped, exit_.out_of_memory) == (0, False, False)
+    exit_, lines = run(sandbox, tmp_path, body, notes)
+    assert (exit_.code, exit_.stopped, exit_.out_of_memory, exit_.excess) == (0, False, False, None)
     assert notes.messages == [EventMessage(type=EventType.STAGE, data={"stage": "baseline"}), DoneMessage()]
-    assert notes.lines == ["to stdout", "to stderr", "without an end"]
+    assert lines == ["to stdout", "to stderr", "without an end"]
 
 
-def test_a_flood_is_heard_to_the_end(tmp_path):
+def test_a_flood_is_heard_to_the_end(sandbox, tmp_path):
     notes = Notes()
     body = """
     for step in range(5000):
@@ -75,103 +39,92 @@ def test_a_flood_is_heard_to_the_end(tmp_path):
         print("x" * 100)
     say(type="done")
     """
-    supervise(toy(tmp_path, body), tmp_path, notes, threads=1)
+    run(sandbox, tmp_path, body, notes)
     assert [m.data["step"] for m in notes.messages[:-1]] == list(range(5000))
     assert len(notes.lines) == 5000
 
 
-def test_a_child_that_must_stop_goes_with_its_whole_group(tmp_path):
-    notes = Notes(stop_when=lambda: len(notes.lines) == 2)
-    body = """
+def test_a_child_that_must_stop_goes_with_all_it_started(sandbox, tmp_path):
+    notes = Notes(stop_when=lambda: bool(notes.lines))
+    body = f"""
     import subprocess, time
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    print(os.getpid())
-    print(child.pid)
+    {SLEEPER}
+    print("started")
     time.sleep(600)
     """
     began = time.monotonic()
-    exit_ = supervise(toy(tmp_path, body), tmp_path, notes, threads=1)
+    exit_, _ = run(sandbox, tmp_path, body, notes)
     assert exit_.stopped
     assert exit_.code == -signal.SIGKILL
     assert not exit_.out_of_memory
     assert time.monotonic() - began < 5
-    assert all(gone(int(pid)) for pid in notes.lines)
+    assert all_gone(tmp_path)
 
 
-def test_what_a_finished_child_leaves_behind_is_killed(tmp_path):
-    notes = Notes()
-    body = """
-    import subprocess
-    print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid)
-    say(type="done")
-    """
-    assert supervise(toy(tmp_path, body), tmp_path, notes, threads=1).code == 0
-    assert gone(int(notes.lines[0]))
+def test_what_a_finished_child_leaves_behind_is_killed(sandbox, tmp_path):
+    exit_, _ = run(sandbox, tmp_path, f"import subprocess\n{SLEEPER}\nsay(type='done')")
+    assert exit_.code == 0
+    assert all_gone(tmp_path)
 
 
-def test_a_watcher_that_raises_leaves_no_process(tmp_path):
+def test_a_watcher_that_raises_leaves_no_process(sandbox, tmp_path):
     class Broken(Notes):
         def must_stop(self):
             if self.lines:
                 raise ConnectionError("database lost")
             return False
 
-    notes = Broken()
     with pytest.raises(ConnectionError):
-        supervise(toy(tmp_path, "import time\nprint(os.getpid())\ntime.sleep(600)"), tmp_path, notes, threads=1)
-    assert gone(int(notes.lines[0]))
+        run(sandbox, tmp_path, "import time\nprint('started')\ntime.sleep(600)", Broken())
+    assert all_gone(tmp_path)
 
 
 @pytest.mark.parametrize("line", ["no json", '{"type": "state", "data": {}}', '{"type": "done", "extra": 1}'])
-def test_what_is_no_message_is_a_breach(tmp_path, line):
-    body = f"os.write(int(sys.argv[-1]), {line!r}.encode() + b'\\n')"
+def test_what_is_no_message_is_a_breach(sandbox, tmp_path, line):
     with pytest.raises(ProtocolBreach):
-        supervise(toy(tmp_path, body), tmp_path, Notes(), threads=1)
+        run(sandbox, tmp_path, f"os.write(int(sys.argv[-1]), {line!r}.encode() + b'\\n')")
 
 
-def test_the_reason_of_a_crash_is_told(tmp_path):
-    assert supervise(toy(tmp_path, "sys.exit(3)"), tmp_path, Notes(), threads=1).reason == "exit status 3"
-    assert supervise(toy(tmp_path, "os.abort()"), tmp_path, Notes(), threads=1).reason == "killed by SIGABRT"
+def test_the_reason_of_a_crash_is_told(sandbox, tmp_path):
+    assert run(sandbox, tmp_path, "sys.exit(3)")[0].reason == "exit status 3"
+    assert run(sandbox, tmp_path, "os.abort()")[0].reason == "killed by SIGABRT"
 
 
-def test_the_child_sees_little_of_this_process(tmp_path, monkeypatch):
+def test_the_child_sees_little_of_this_process(sandbox, tmp_path, monkeypatch):
     monkeypatch.setenv("WINNOW_SECRET", "hush")
     inherited, other = os.pipe()
     os.set_inheritable(inherited, True)
-    notes = Notes()
     body = """
     import resource
     print(sorted(os.environ))
     print(repr(sys.stdin.read()))
     print(resource.getrlimit(resource.RLIMIT_CORE))
-    print(os.getsid(0) == os.getpid())
     print(os.getcwd())
     print([fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2 and os.path.exists(f"/proc/self/fd/{fd}")])
     """
-    supervise(toy(tmp_path, body), tmp_path, notes, threads=1)
+    _, (names, *rest, descriptors) = run(sandbox, tmp_path, body)
     os.close(inherited)
     os.close(other)
-    names, *rest, descriptors = notes.lines
     assert len(json.loads(descriptors)) == 1  # the pipe for messages
     assert "WINNOW" not in names
-    assert rest == ["''", "(0, 0)", "True", str(tmp_path)]
+    assert rest == ["''", "(0, 0)", str(tmp_path)]
 
 
-def test_the_child_dies_with_its_supervisor(tmp_path):
-    toy(tmp_path, "import time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)")
+def test_the_child_dies_with_its_supervisor(sandbox, tmp_path):
+    toy(tmp_path, f"import subprocess, time\n{SLEEPER}\nopen('started', 'w').close()\ntime.sleep(600)")
     supervisor = textwrap.dedent(f"""
         import sys, pathlib
-        from tests.workers.test_sandbox import Notes
-        from workers.sandbox import supervise
+        from tests.workers.walls import BACKENDS, LIMITS, Notes
+        from workers.sandbox import Sandbox, supervise
         folder = pathlib.Path({str(tmp_path)!r})
-        supervise([sys.executable, str(folder / "toy.py")], folder, Notes(), threads=1)
+        isolation = next(backend for backend in BACKENDS if backend.name == {sandbox.isolation.name!r})
+        argv = [sys.executable, str(folder / "toy.py"), str(folder)]
+        supervise(argv, folder, Notes(), Sandbox(isolation, LIMITS), threads=1)
     """)
-    pid_file = tmp_path / "pid"
     with subprocess.Popen([sys.executable, "-c", supervisor]) as process:
-        while not (pid_file.exists() and pid_file.read_text()):
+        while not (tmp_path / "started").exists():
             assert process.poll() is None
             time.sleep(0.05)
-        pid = int(pid_file.read_text())
-        assert psutil.pid_exists(pid)
+        assert len(members(tmp_path)) >= 2
         process.kill()
-    assert gone(pid)
+    assert all_gone(tmp_path)
