@@ -1,5 +1,7 @@
 """API keys."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -18,3 +20,8 @@ def add(session: Session, row: KeyRow) -> None:
 def any_of(session: Session, project_id: str) -> bool:
     """Tell whether the project has any key, revoked ones included."""
     return session.scalar(select(KeyRow.id).where(KeyRow.project_id == project_id).limit(1)) is not None
+
+
+def listed(session: Session) -> Sequence[KeyRow]:
+    """Read every key, oldest first; operators have few."""
+    return session.scalars(select(KeyRow).order_by(KeyRow.id)).all()

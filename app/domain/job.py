@@ -91,7 +91,9 @@ class LatencySpec(BaseModel):
 
 
 TargetName = Literal["onnxruntime-cpu"]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+"""No control characters: PostgreSQL keeps no NUL, and no name needs the others."""
+Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=PRINTABLE)]
 
 
 class JobSpec(BaseModel):
@@ -99,7 +101,7 @@ class JobSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, StringConstraints(max_length=200)] = ""
+    name: Annotated[str, StringConstraints(max_length=200, pattern=PRINTABLE)] = ""
     model_id: str
     dataset_id: str
     recipe: Recipe

@@ -1,0 +1,113 @@
+"""Whether a recipe makes sense for a model and a data set, told before anything is queued."""
+
+from app.domain.dataset import DatasetFacts
+from app.domain.errors import (
+    DatasetMismatch,
+    FieldError,
+    LabelsOutOfRange,
+    NothingToPrune,
+    NothingToQuantize,
+    NotTrainable,
+    RecipeOrder,
+    WinnowError,
+)
+from app.domain.job import JobSpec
+from app.domain.model import Layer, ModelFacts, TensorSpec
+from app.domain.recipe import PruneSpec, QuantizeSpec
+
+LABEL = "y"
+ONLY_INPUT = "x"
+_LAYERS_NAMED = 20
+
+
+def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
+    """Raise the first reason for which the job could only fail."""
+    _check_fields(model, dataset)
+    _check_labels(model, dataset)
+    _check_splits(spec, dataset)
+    _check_order(spec)
+    _check_steps(spec, model)
+
+
+def _refuse(error: type[WinnowError], pointer: str, message: str) -> WinnowError:
+    return error(message, errors=[FieldError(pointer=pointer, message=message)])
+
+
+def _mismatch(message: str) -> WinnowError:
+    return _refuse(DatasetMismatch, "/dataset_id", message)
+
+
+def _check_fields(model: ModelFacts, dataset: DatasetFacts) -> None:
+    fields = {field.name: field for field in dataset.fields}
+    inputs = model.signature.inputs
+    names = {tensor.name for tensor in inputs}
+    known = names | {LABEL} | ({ONLY_INPUT} if len(inputs) == 1 else set())
+    if extra := sorted(fields.keys() - known):
+        raise _mismatch(f"The model has no input named {', '.join(extra)}; its inputs are {', '.join(sorted(names))}.")
+    for tensor in inputs:
+        field = fields.get(tensor.name) or (fields.get(ONLY_INPUT) if len(inputs) == 1 else None)
+        if field is None:
+            raise _mismatch(f"The data set has no field for the model's input {tensor.name!r}.")
+        _check_rows(tensor, field)
+
+
+def _check_rows(tensor: TensorSpec, field: TensorSpec) -> None:
+    row = tensor.shape[1:]
+    fits = len(row) == len(field.shape) and all(
+        isinstance(wanted, str) or wanted == given for wanted, given in zip(row, field.shape, strict=True)
+    )
+    if not fits:
+        raise _mismatch(
+            f"A row of the field {field.name!r} has the shape {list(field.shape)}; "
+            f"the model's input {tensor.name!r} takes {list(row)}."
+        )
+    if field.dtype != tensor.dtype:
+        raise _mismatch(
+            f"The field {field.name!r} holds {field.dtype}; the model's input {tensor.name!r} takes {tensor.dtype}."
+        )
+
+
+def _check_labels(model: ModelFacts, dataset: DatasetFacts) -> None:
+    if dataset.classes is None:
+        raise _mismatch(f"The data set has no class labels: accuracy needs a field {LABEL!r} of class indices.")
+    outputs = model.signature.outputs[0].shape[-1]
+    if isinstance(outputs, int) and dataset.classes > outputs:
+        message = f"The highest label is {dataset.classes - 1}; the model tells {outputs} classes apart."
+        raise _refuse(LabelsOutOfRange, "/dataset_id", message)
+
+
+def _check_splits(spec: JobSpec, dataset: DatasetFacts) -> None:
+    splits = dataset.splits
+    if not {"train", "validation"} & splits.keys():
+        raise _mismatch("The data set has neither a validation split nor a train split to cut one from.")
+    for position, step in enumerate(spec.recipe):
+        if step.trains and "train" not in splits:
+            raise _refuse(DatasetMismatch, f"/recipe/{position}", "The step trains; the data set has no train split.")
+        if isinstance(step, QuantizeSpec) and not {"train", "calibration"} & splits.keys():
+            message = "The step needs rows to calibrate on; the data set has neither a calibration nor a train split."
+            raise _refuse(DatasetMismatch, f"/recipe/{position}", message)
+
+
+def _check_order(spec: JobSpec) -> None:
+    for position, (before, step) in enumerate(zip(spec.recipe, spec.recipe[1:], strict=False), start=1):
+        if isinstance(before, QuantizeSpec):
+            message = f"Nothing can follow quantize: move {step.method} before it."
+            raise _refuse(RecipeOrder, f"/recipe/{position}", message)
+
+
+def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
+    for position, step in enumerate(spec.recipe):
+        pointer = f"/recipe/{position}"
+        if step.trains and not model.trainable:
+            raise _refuse(NotTrainable, pointer, "The step trains, and this network was exported without a way to.")
+        if isinstance(step, PruneSpec) and not any(layer.prunable for layer in model.layers):
+            raise _refuse(NothingToPrune, pointer, f"No layer can lose channels. {_reasons(model.layers)}")
+        if isinstance(step, QuantizeSpec) and not any(layer.quantizable for layer in model.layers):
+            names = ", ".join(f"{layer.name} ({layer.op})" for layer in model.layers[:_LAYERS_NAMED])
+            raise _refuse(NothingToQuantize, pointer, f"No layer can be quantized; there are: {names or 'none'}.")
+
+
+def _reasons(layers: tuple[Layer, ...]) -> str:
+    named = "; ".join(f"{layer.name} ({layer.op}): {layer.reason}" for layer in layers[:_LAYERS_NAMED])
+    rest = len(layers) - _LAYERS_NAMED
+    return f"{named or 'It has no layers with weights'}{f'; and {rest} more' if rest > 0 else ''}."

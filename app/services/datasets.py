@@ -1,0 +1,66 @@
+"""Uploaded data sets."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy.orm import Session
+
+from app.db import datasets, projects
+from app.db.engine import Sessions
+from app.db.tables import DatasetRow
+from app.domain.errors import InUse, NotFound
+from app.domain.ids import Prefix, is_id, new_id
+from app.domain.model import ObjectState
+from app.services import contents, uploads
+from app.services.uploads import Expectation
+from app.storage import Incoming, Storage
+
+FORMATS = ("npz", "safetensors")
+
+
+def register(  # noqa: PLR0917
+    sessions: Sessions, storage: Storage, project_id: str, name: str, incoming: Incoming, expected: Expectation
+) -> DatasetRow:
+    """Keep an upload as a data set that waits for its inspection."""
+    with uploads.admitted(storage, incoming, expected, FORMATS) as format_:
+        row = DatasetRow(
+            id=new_id(Prefix.DATASET),
+            project_id=project_id,
+            name=name,
+            format=format_,
+            state=ObjectState.VALIDATING,
+            size_bytes=incoming.size_bytes,
+            sha256=incoming.sha256,
+            created_at=datetime.now(UTC),
+        )
+
+        def add(session: Session) -> str:
+            datasets.add(session, row)
+            return row.id
+
+        uploads.keep(sessions, storage, incoming, project_id, "dataset", add)
+    return row
+
+
+def get(session: Session, project_id: str, dataset_id: str) -> DatasetRow:
+    row = datasets.get(session, project_id, dataset_id) if is_id(Prefix.DATASET, dataset_id) else None
+    if row is None:
+        raise NotFound(f"There is no data set {dataset_id!r}.")
+    return row
+
+
+def list_page(
+    session: Session, project_id: str, *, state: ObjectState | None, before: str | None, limit: int
+) -> Sequence[DatasetRow]:
+    return datasets.listed(session, project_id, state=state, before=before, limit=limit)
+
+
+def remove(sessions: Sessions, storage: Storage, project_id: str, dataset_id: str) -> None:
+    """Delete a data set that no job refers to, and its content with it."""
+    with sessions.begin() as session:
+        projects.lock(session, project_id)
+        row = get(session, project_id, dataset_id)
+        if datasets.in_use(session, row.id):
+            raise InUse("Jobs refer to this data set.", hint="Delete the jobs first.")
+        datasets.delete(session, row)
+    contents.release(sessions, storage, project_id, row.sha256)

@@ -1,0 +1,133 @@
+"""Jobs: submitted, followed, cancelled and removed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from sqlalchemy.orm import Session
+
+from app.db import datasets, events, jobs, models, outbox, projects
+from app.db.engine import Sessions
+from app.db.tables import DatasetRow, EventRow, JobRow, ModelRow
+from app.domain import compatibility
+from app.domain.dataset import DatasetFacts
+from app.domain.errors import Conflict, FieldError, JobEnded, NotFound, NotReady
+from app.domain.ids import Prefix, is_id, new_id
+from app.domain.job import EventType, JobSpec, JobState
+from app.domain.model import ModelFacts, ObjectState
+from app.services import contents
+from app.storage import Storage
+
+FIRST_ATTEMPT = 1
+Row = TypeVar("Row", ModelRow, DatasetRow)
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job and its place in the queue, null once it has left it."""
+
+    row: JobRow
+    queue_position: int | None
+
+
+def submit(session: Session, project_id: str, spec: JobSpec) -> JobView:
+    """Queue a job that can succeed; the job, its first event and its message share one transaction."""
+    # The lock keeps the model and the data set from being deleted between the check and the insert.
+    projects.lock(session, project_id)
+    model = models.get_with_layers(session, project_id, spec.model_id) if is_id(Prefix.MODEL, spec.model_id) else None
+    dataset = datasets.get(session, project_id, spec.dataset_id) if is_id(Prefix.DATASET, spec.dataset_id) else None
+    model = _ready(model, "/model_id", f"model {spec.model_id!r}")
+    dataset = _ready(dataset, "/dataset_id", f"data set {spec.dataset_id!r}")
+    compatibility.check(
+        spec,
+        ModelFacts.model_validate({**(model.facts or {}), "layers": model.layers}),
+        DatasetFacts.model_validate(dataset.facts),
+    )
+    now = datetime.now(UTC)
+    row = JobRow(
+        id=new_id(Prefix.JOB),
+        project_id=project_id,
+        name=spec.name,
+        model_id=model.id,
+        dataset_id=dataset.id,
+        spec=spec.model_dump(mode="json"),
+        target=spec.target,
+        attempt=FIRST_ATTEMPT,
+        queue="cpu" if spec.queue == "auto" else spec.queue,
+        priority=spec.priority,
+        labels=spec.labels,
+        created_at=now,
+    )
+    jobs.add(session, row, now)
+    outbox.add(session, "winnow.run_job", row.queue, row.priority, {"job_id": row.id, "attempt": row.attempt})
+    return _view(session, row)
+
+
+def get(session: Session, project_id: str, job_id: str) -> JobView:
+    return _view(session, find(session, project_id, job_id))
+
+
+def find(session: Session, project_id: str, job_id: str) -> JobRow:
+    """Get the row of a job of this project. Raises NotFound."""
+    row = jobs.get(session, project_id, job_id) if is_id(Prefix.JOB, job_id) else None
+    if row is None:
+        raise NotFound(f"There is no job {job_id!r}.")
+    return row
+
+
+def list_page(
+    session: Session,
+    project_id: str,
+    *,
+    state: JobState | None,
+    model_id: str | None,
+    label: tuple[str, str] | None,
+    before: str | None,
+    limit: int,
+) -> Sequence[JobView]:
+    rows = jobs.listed(session, project_id, state=state, model_id=model_id, label=label, before=before, limit=limit)
+    return [_view(session, row) for row in rows]
+
+
+def cancel(session: Session, project_id: str, job_id: str) -> JobView:
+    """End a queued job at once, or ask a running one to end. Raises JobEnded."""
+    row = find(session, project_id, job_id)
+    if jobs.cancel(session, row.id, datetime.now(UTC)) is None:
+        session.refresh(row)
+        raise JobEnded(f"The job has already ended: it is {row.state}.")
+    session.refresh(row)
+    return _view(session, row)
+
+
+def remove(sessions: Sessions, storage: Storage, project_id: str, job_id: str) -> None:
+    """Delete an ended job with its events and artifacts, and what only it kept."""
+    with sessions.begin() as session:
+        projects.lock(session, project_id)
+        row = find(session, project_id, job_id)
+        if not JobState(row.state).ended:
+            raise Conflict(f"The job is {row.state}.", hint="Cancel it first.")
+        digests = jobs.artifact_contents(session, row.id)
+        jobs.delete(session, row)
+    for digest in digests:
+        contents.release(sessions, storage, project_id, digest)
+
+
+def events_after(
+    session: Session, job_id: str, event_id: int, *, limit: int, type_: EventType | None = None
+) -> Sequence[EventRow]:
+    return events.after(session, job_id, event_id, limit=limit, type_=type_)
+
+
+def _view(session: Session, row: JobRow) -> JobView:
+    return JobView(row, jobs.queue_position(session, row))
+
+
+def _ready(row: Row | None, pointer: str, what: str) -> Row:
+    if row is None:
+        message = f"There is no {what}."
+        raise NotFound(message, errors=[FieldError(pointer=pointer, message=message)])
+    if row.state != ObjectState.READY:
+        message = f"The {what} is {row.state}."
+        raise NotReady(message, errors=[FieldError(pointer=pointer, message=message)])
+    return row

@@ -1,0 +1,87 @@
+"""How a file comes in: received, told apart, checked against its digest, then kept."""
+
+import base64
+import binascii
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy.orm import Session
+
+from app.db import outbox, projects
+from app.db.engine import Sessions
+from app.domain.errors import DigestMismatch, Malformed, UnknownFormat
+from app.services import contents, formats
+from app.storage import Incoming, Storage, check_size
+
+_PRIORITY = 9
+Kind = Literal["model", "dataset"]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the client says of the bytes it sends; null where it says nothing."""
+
+    size_bytes: int | None
+    sha256: str | None
+    format: str | None
+
+
+def parse_digest(header: str | None) -> str | None:
+    """Read the SHA-256, in hexadecimal, out of a ``Repr-Digest`` header (RFC 9530); other algorithms are ignored."""
+    for member in (header or "").split(","):
+        algorithm, _, value = member.strip().partition("=")
+        if algorithm.strip().lower() != "sha-256":
+            continue
+        value = value.partition(";")[0].strip()
+        try:
+            digest = base64.b64decode(value.strip(":"), validate=True)
+        except binascii.Error as error:
+            raise Malformed("Repr-Digest holds no base64 between its colons.") from error
+        if len(digest) != 32 or not (value.startswith(":") and value.endswith(":")):
+            raise Malformed("Repr-Digest must read sha-256=:<base64 of 32 bytes>:.")
+        return digest.hex()
+    return None
+
+
+async def receive(storage: Storage, body: AsyncIterator[bytes], expected: Expectation, *, limit: int) -> Incoming:
+    """Write the body down. Raises TooLarge at once where its announced size is over the limit."""
+    check_size(expected.size_bytes or 0, limit)
+    return await storage.receive(body, limit=limit)
+
+
+@contextmanager
+def admitted(storage: Storage, incoming: Incoming, expected: Expectation, accepted: tuple[str, ...]) -> Iterator[str]:
+    """Check what was received and give its format; it is gone afterwards unless it was promoted."""
+    try:
+        if expected.sha256 is not None and expected.sha256 != incoming.sha256:
+            raise DigestMismatch(f"The bytes received have the SHA-256 {incoming.sha256}, not {expected.sha256}.")
+        with storage.open(incoming.key) as file:
+            found = formats.tell(file, incoming.size_bytes)
+        if found not in accepted:
+            raise UnknownFormat(f"The file is .{found}; this takes {' or '.join('.' + name for name in accepted)}.")
+        if expected.format not in {None, found}:
+            raise UnknownFormat(f"The file is .{found}, not .{expected.format} as the query says.")
+        yield found
+    finally:
+        storage.delete(incoming.key)
+
+
+def keep(  # noqa: PLR0917
+    sessions: Sessions,
+    storage: Storage,
+    incoming: Incoming,
+    project_id: str,
+    kind: Kind,
+    add: Callable[[Session], str],
+) -> None:
+    """Promote the content, write its row with ``add`` and ask for its inspection, all or nothing."""
+    try:
+        with sessions.begin() as session:
+            projects.lock(session, project_id)
+            storage.promote(incoming, project_id)
+            outbox.add(session, "winnow.inspect", "inspect", _PRIORITY, {"kind": kind, "id": add(session)})
+    except BaseException:
+        contents.release(sessions, storage, project_id, incoming.sha256)
+        raise
