@@ -23,6 +23,7 @@ from app.domain.task import (
     InspectDataset,
     InspectModel,
 )
+from workers.compression.admission import admit
 
 Send = Callable[[BaseModel], None]
 TORCH_OUT_OF_MEMORY = "not enough memory"
@@ -73,16 +74,20 @@ def _run(folder: Path, send: Send) -> None:
     output.mkdir(exist_ok=True)
     match task:
         case InspectModel():
+            admit(folder / task.path, task.format)
             from workers.compression.inspection import inspect_model
 
             _write_facts(output, inspect_model(folder / task.path, task.format))
         case InspectDataset():
+            admit(folder / task.path, task.format)
             from workers.compression.dataset_inspection import inspect_dataset
 
             _write_facts(output, inspect_dataset(folder / task.path, task.format))
         case Compress():
             # Told before torch is imported, which takes seconds.
             send(EventMessage(type=EventType.STAGE, data={"stage": Stage.PREPARING.value}))
+            admit(folder / task.model_path, task.model_format)
+            admit(folder / task.dataset_path, task.dataset_format)
             _compress(folder, task, send)
 
 

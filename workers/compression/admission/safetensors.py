@@ -1,0 +1,72 @@
+"""Admit ``.safetensors`` files: a strict header whose tensors fill the file without gap or overlap."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.domain.errors import CorruptFile, UnsafeFile
+from workers.compression.admission import strict_json
+
+MAX_HEADER_BYTES = 16 << 20
+_ITEM_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
+    "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+_HOW = "Write the file again with safetensors."
+_Size = Annotated[int, Field(ge=0, lt=1 << 40)]
+
+
+class _Tensor(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    dtype: str
+    shape: Annotated[list[_Size], Field(max_length=32)]
+    data_offsets: Annotated[list[_Size], Field(min_length=2, max_length=2)]
+
+
+def admit_safetensors(path: Path) -> None:
+    """Raise UnsafeFile or CorruptFile unless the header describes exactly the bytes behind it."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start = stream.read(8)
+        if start[:1] == b"\x80" or start[:2] == b"PK":
+            raise UnsafeFile("The file is a pickle or an archive, and no safetensors file.", hint=_HOW)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > size - 8:
+            raise CorruptFile(f"The file claims a header of {length} bytes and holds {size}.", hint=_HOW)
+        if length > MAX_HEADER_BYTES:
+            raise UnsafeFile(f"The file claims a header of {length} bytes.", hint=_HOW)
+        header = strict_json.loads(stream.read(length), "The header")
+    if not isinstance(header, dict):
+        raise CorruptFile("The header is no object.", hint=_HOW)
+    _check_metadata(header.pop("__metadata__", {}))
+    end = 0
+    for begin, finish in sorted(_read_extent(name, entry) for name, entry in header.items()):
+        if begin != end:
+            raise UnsafeFile(f"The tensors overlap or leave a gap at byte {min(begin, end)} of the data.", hint=_HOW)
+        end = finish
+    if 8 + length + end != size:
+        raise CorruptFile(f"The header describes {end} bytes of data; the file holds {size - 8 - length}.", hint=_HOW)
+
+
+def _check_metadata(metadata: Any) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise UnsafeFile("The header's __metadata__ holds something else than texts.", hint=_HOW)
+
+
+def _read_extent(name: str, entry: Any) -> tuple[int, int]:
+    what = f"The tensor {name[:80]!r}"
+    if not name.isprintable() or len(name) > 1024:
+        raise UnsafeFile(f"{what} has a name that is not admitted.", hint=_HOW)
+    try:
+        tensor = _Tensor.model_validate(entry)
+    except ValidationError as error:
+        raise UnsafeFile(f"{what} is described wrongly: {error.errors()[0]['msg']}.", hint=_HOW) from None
+    if tensor.dtype not in _ITEM_BYTES:
+        raise UnsafeFile(f"{what} is of the dtype {tensor.dtype[:40]!r}; read are {', '.join(_ITEM_BYTES)}.", hint=_HOW)
+    begin, finish = tensor.data_offsets
+    if finish - begin != math.prod(tensor.shape) * _ITEM_BYTES[tensor.dtype]:
+        raise CorruptFile(f"{what} has {finish - begin} bytes, which does not fit its shape {tensor.shape}.", hint=_HOW)
+    return begin, finish
