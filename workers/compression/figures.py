@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 import torch
 
 from app.domain.report import LayerFigures, StepOutcome
-from workers.compression.network import (
-    Network,
+from workers.compression.counting import (
     count_macs,
     count_nonzero_parameters,
     count_parameters,
     describe_layers,
 )
+from workers.compression.network import Network
 
 
 @dataclass(frozen=True)
