@@ -26,7 +26,7 @@ from app.domain.task import (
 from app.services import contents
 from app.storage import content_key
 from workers.runner import crash
-from workers.sandbox import ProtocolBreach, engine, supervise
+from workers.sandbox import ProtocolBreach, supervise
 from workers.workplace import Workplace, write_task
 
 _TRIES = 2
@@ -105,7 +105,9 @@ def _look_once(workplace: Workplace, row: ModelRow | DatasetRow, folder: Path) -
     else:
         write_task(folder, InspectDataset(path=path, format=cast("DatasetFormat", row.format)))
     watcher = InspectionWatcher(workplace)
-    exit_ = supervise(engine(folder), folder, watcher, workplace.sandbox, threads=len(os.sched_getaffinity(0)))
+    exit_ = supervise(
+        workplace.engine(folder), folder, watcher, workplace.sandbox, threads=len(os.sched_getaffinity(0))
+    )
     if isinstance(watcher.last_word, FailureMessage):
         return watcher.last_word.failure
     if isinstance(watcher.last_word, DoneMessage):

@@ -40,7 +40,7 @@ from app.storage import content_key
 from workers import deliveries
 from workers.isolation.usage import Excess
 from workers.journal import Journal
-from workers.sandbox import Exit, ProtocolBreach, engine, supervise
+from workers.sandbox import Exit, ProtocolBreach, supervise
 from workers.workplace import Workplace, write_task
 
 _LOG_FILE = "job.log"
@@ -143,7 +143,7 @@ def _attempt(workplace: Workplace, job: JobRow, folder: Path, watcher: JobWatche
     try:
         write_task(folder, _fetch(workplace, job, folder, threads))
         gpu = job.queue == "gpu"
-        exit_ = supervise(engine(folder), folder, watcher, workplace.sandbox, threads=threads, gpu=gpu)
+        exit_ = supervise(workplace.engine(folder), folder, watcher, workplace.sandbox, threads=threads, gpu=gpu)
     except ProtocolBreach as breach:
         return ChildCrashed(f"The process broke the protocol: {breach}.").failure()
     except WinnowError as error:

@@ -2,7 +2,7 @@
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ from pathlib import Path
 from app.db.engine import Sessions
 from app.domain.task import OUTPUT_FOLDER, TASK, TASK_FILE, Task
 from app.storage import Storage
-from workers.sandbox import Sandbox
+from workers.sandbox import Sandbox, engine
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """``stopping`` is set once the worker has been asked to end."""
+    """``stopping`` is set once the worker has to end; ``engine`` gives the command that works on a folder."""
 
     name: str
     scratch: Path
@@ -23,6 +23,7 @@ class Workplace:
     storage: Storage
     sandbox: Sandbox
     stopping: threading.Event
+    engine: Callable[[Path], list[str]] = engine
 
     @contextmanager
     def folder(self, name: str) -> Iterator[Path]:

@@ -1,0 +1,115 @@
+"""A database, a storage and a model with its data, as an API would have left them for a worker."""
+
+import json
+import sys
+import textwrap
+import threading
+from datetime import UTC, datetime
+
+from app.db import datasets, events, jobs, migrations, models, outbox, projects
+from app.db.engine import make_engine, make_sessions
+from app.db.tables import JobRow, ModelRow, ProjectRow
+from app.domain.ids import Prefix, new_id
+from app.domain.job import JobSpec
+from app.domain.model import ObjectState
+from app.storage import Storage
+from tests.workers.walls import SPEAK, all_gone
+from workers.isolation.backends import probe
+from workers.isolation.policy import Limits
+from workers.sandbox import Sandbox
+from workers.workplace import Workplace
+
+RECIPE = [{"method": "prune", "granularity": "channel", "criterion": "l2", "amount": 0.5, "scope": "global"}]
+LIMITS = Limits(memory_bytes=8 << 30, disk_bytes=1 << 30)
+
+
+class Site:
+    """One data folder with a project in it."""
+
+    def __init__(self, data):
+        self.data = data
+        self.database_url = f"sqlite:///{data / 'winnow.db'}"
+        self.db = make_engine(self.database_url)
+        migrations.upgrade(self.db)
+        self.sessions = make_sessions(self.db)
+        self.storage = Storage((data / "objects").as_uri())
+        self.project = new_id(Prefix.PROJECT)
+        with self.sessions.begin() as session:
+            projects.add(session, ProjectRow(id=self.project, name="default", created_at=datetime.now(UTC)))
+
+    def workplace(self, body: str) -> Workplace:
+        """Give a workplace whose engine is a toy that runs ``body`` with ``say`` and ``out`` at hand."""
+
+        def engine(folder):
+            script = folder / "toy.py"
+            script.write_text(f"{SPEAK}\nout = {str(folder / 'out')!r}\n{textwrap.dedent(body)}")
+            return [sys.executable, str(script), str(folder)]
+
+        sandbox = Sandbox(probe(), LIMITS)
+        return Workplace(
+            "toy@here", self.data / "scratch", self.sessions, self.storage, sandbox, threading.Event(), engine
+        )
+
+    def add_upload(self, row_class, path, state=ObjectState.READY):
+        sha256, size_bytes = self.storage.store_file(path, self.project)
+        prefix = Prefix.MODEL if row_class is ModelRow else Prefix.DATASET
+        row = row_class(
+            id=new_id(prefix),
+            project_id=self.project,
+            name=path.name,
+            format=path.suffix[1:],
+            state=state,
+            size_bytes=size_bytes,
+            sha256=sha256,
+            created_at=datetime.now(UTC),
+        )
+        table = models if row_class is ModelRow else datasets
+        with self.sessions.begin() as session:
+            table.add(session, row)
+        return row
+
+    def upload(self, row_class, row_id):
+        with self.sessions() as session:
+            return session.get(row_class, row_id)
+
+    def submit(self, model, dataset, recipe=RECIPE, **fields) -> str:
+        """Queue a job with its message in the outbox."""
+        spec = JobSpec.model_validate_json(
+            json.dumps({"model_id": model.id, "dataset_id": dataset.id, "recipe": recipe, **fields})
+        )
+        row = JobRow(
+            id=new_id(Prefix.JOB),
+            project_id=self.project,
+            name=spec.name,
+            model_id=model.id,
+            dataset_id=dataset.id,
+            spec=spec.model_dump(mode="json"),
+            target=spec.target,
+            queue="cpu",
+            priority=spec.priority,
+            labels={},
+            attempt=1,
+            created_at=datetime.now(UTC),
+        )
+        with self.sessions.begin() as session:
+            jobs.add(session, row, row.created_at)
+            outbox.add(session, "winnow.run_job", "cpu", row.priority, {"job_id": row.id, "attempt": 1})
+        return row.id
+
+    def job(self, job_id):
+        with self.sessions() as session:
+            return session.get(JobRow, job_id)
+
+    def cancel(self, job_id):
+        with self.sessions.begin() as session:
+            return jobs.cancel(session, job_id, datetime.now(UTC))
+
+    def events(self, job_id):
+        with self.sessions() as session:
+            return list(events.after(session, job_id, 0, limit=100_000))
+
+    def nothing_runs(self) -> bool:
+        return all_gone(self.data)
+
+    def close(self):
+        self.db.dispose()

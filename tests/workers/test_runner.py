@@ -1,0 +1,145 @@
+import threading
+import time
+
+import pytest
+from sqlalchemy import select
+
+from app.db import artifacts, outbox
+from app.db.tables import DatasetRow, ModelRow, OutboxRow
+from app.storage import content_key
+from tests.workers.site import Site
+from workers.runner import run_job
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def job_id(site, tmp_path):
+    model, data = tmp_path / "m.pt2", tmp_path / "d.npz"
+    model.write_bytes(b"model")
+    data.write_bytes(b"data")
+    return site.submit(site.add_upload(ModelRow, model), site.add_upload(DatasetRow, data), time_limit_seconds=60)
+
+
+def names(site, job_id):
+    with site.sessions() as session:
+        return {row.name: row for row in artifacts.of_job(session, job_id)}
+
+
+def test_a_job_reads_its_inputs_and_leaves_events_and_artifacts(site, job_id):
+    body = """
+    assert open("model.pt2").read() + open("data.npz").read() == "modeldata"
+    say(type="stage", data={"stage": "baseline"})
+    print("a line")
+    say(type="progress", data={"fraction": 0.5, "message": "half"})
+    open(out + "/model.onnx", "w").write("small")
+    say(type="artifact", name="model.onnx", kind="model", format="onnx")
+    say(type="done")
+    """
+    run_job(site.workplace(body), job_id, 1)
+    job, events = site.job(job_id), site.events(job_id)
+    assert (job.state, job.progress, job.worker, job.failure) == ("succeeded", 1.0, "toy@here", None)
+    assert [event.id for event in events] == list(range(1, len(events) + 1))
+    assert [event.data["state"] for event in events if event.type == "state"] == ["queued", "running", "succeeded"]
+    assert {"stage", "progress", "log"} < {event.type for event in events}
+    assert set(names(site, job_id)) == {"model.onnx", "job.log"}
+    assert site.storage.read_bytes(content_key(site.project, names(site, job_id)["model.onnx"].sha256)) == b"small"
+    assert b"a line" in site.storage.read_bytes(content_key(site.project, names(site, job_id)["job.log"].sha256))
+    assert not any((site.data / "scratch").iterdir())
+
+
+def test_a_message_delivered_twice_does_nothing(site, job_id):
+    workplace = site.workplace('say(type="done")')
+    run_job(workplace, job_id, 1)
+    before = len(site.events(job_id))
+    run_job(workplace, job_id, 1)
+    assert len(site.events(job_id)) == before
+
+
+def test_the_engines_own_failure_is_kept_and_so_are_its_artifacts(site, job_id):
+    body = """
+    open(out + "/candidate.onnx", "w").write("x")
+    say(type="artifact", name="candidate.onnx", kind="checkpoint", format="onnx")
+    failure = {"code": "objective_missed", "class": "user", "title": "t", "detail": "d", "hint": None}
+    say(type="failure", failure=failure)
+    """
+    run_job(site.workplace(body), job_id, 1)
+    assert (site.job(job_id).state, site.job(job_id).failure["code"]) == ("failed", "objective_missed")
+    assert "candidate.onnx" in names(site, job_id)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'print("last words"); sys.exit(3)',
+        "os.abort()",
+        'os.write(int(sys.argv[-1]), b"nonsense\\n")',
+        'say(type="progress", data={"fraction": 7, "message": ""})',
+        'say(type="artifact", name="../../winnow.db", kind="model", format="onnx")',
+        'os.symlink("/etc/passwd", out + "/m"); say(type="artifact", name="m", kind="model", format="onnx")',
+    ],
+)
+def test_a_child_that_dies_or_lies_is_a_crash(site, job_id, body):
+    run_job(site.workplace(body), job_id, 1)
+    job = site.job(job_id)
+    assert (job.state, job.failure["code"], job.failure["class"]) == ("failed", "child_crashed", "transient")
+    assert set(names(site, job_id)) == {"job.log"}
+
+
+def in_thread(workplace, job_id):
+    thread = threading.Thread(target=run_job, args=(workplace, job_id, 1))
+    thread.start()
+    return thread
+
+
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+SLEEPER = 'import time\nsay(type="stage", data={"stage": "distilling"})\ntime.sleep(600)'
+
+
+def test_a_running_job_is_cancelled_within_five_seconds(site, job_id):
+    thread = in_thread(site.workplace(SLEEPER), job_id)
+    until(lambda: site.job(job_id).stage == "distilling")
+    began = time.monotonic()
+    site.cancel(job_id)
+    thread.join()
+    assert time.monotonic() - began < 5
+    assert site.job(job_id).state == "cancelled"
+    assert site.nothing_runs()
+
+
+def test_a_job_over_its_time_is_ended(site, tmp_path, job_id):
+    row = site.job(job_id)
+    with site.sessions.begin() as session:
+        session.merge(row).spec = {**row.spec, "time_limit_seconds": 1}
+    run_job(site.workplace(SLEEPER), job_id, 1)
+    job = site.job(job_id)
+    assert (job.state, job.failure["code"]) == ("timed_out", "time_limit_exceeded")
+    assert site.nothing_runs()
+
+
+def test_a_worker_that_has_to_end_puts_its_job_back(site, job_id):
+    with site.sessions.begin() as session:
+        outbox.take(session, 10)
+    workplace = site.workplace(SLEEPER)
+    thread = in_thread(workplace, job_id)
+    until(lambda: site.job(job_id).stage == "distilling")
+    workplace.stopping.set()
+    thread.join()
+    job = site.job(job_id)
+    assert (job.state, job.attempt, job.stage) == ("queued", 1, None)
+    with site.sessions() as session:
+        assert session.scalars(select(OutboxRow.payload)).all() == [{"job_id": job_id, "attempt": 1}]
+    assert site.nothing_runs()
+    run_job(site.workplace('say(type="done")'), job_id, 1)
+    assert site.job(job_id).state == "succeeded"
