@@ -1,0 +1,142 @@
+import json
+import zipfile
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from app.domain.errors import ObjectiveMissed, RecipeOrder
+from app.domain.job import EventType, LatencySpec, Objective
+from app.domain.recipe import Recipe
+from app.domain.report import Report
+from workers.compression.formats import pt2
+from workers.compression.inference import compute_logits
+from workers.compression.pipeline import Output, compress, require_objective
+
+RECIPE = [
+    {"method": "prune", "amount": 0.3},
+    {"method": "distill", "epochs": 4, "learning_rate": 0.05},
+    {"method": "quantize"},
+]
+
+
+def run(network, data, folder, recipe):
+    folder.mkdir(parents=True)
+    events, artifacts = [], []
+    report = compress(
+        network,
+        TypeAdapter(Recipe).validate_python(recipe),
+        data,
+        objective=Objective(max_drop=1.0),
+        latency=LatencySpec(batch_sizes=(1, 4)),
+        seed=0,
+        device=torch.device("cpu"),
+        output=Output(folder, events.append, artifacts.append),
+        service_version="test",
+    )
+    return report, events, artifacts
+
+
+@pytest.fixture(scope="module")
+def finished(digits_network, digits_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("job") / "out"
+    before = {name: value.clone() for name, value in digits_network.module.state_dict().items()}
+    result = run(digits_network, digits_data, folder, RECIPE)
+    assert all(torch.equal(value, before[name]) for name, value in digits_network.module.state_dict().items())
+    return (folder, *result)
+
+
+def test_the_result_is_smaller_and_still_knows_the_digits(finished, digits_data):
+    folder, report, _, _ = finished
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    (x,), labels = digits_data.gather("validation", np.arange(360))
+    found = session.run(None, {"x": x.numpy()})[0].argmax(axis=1)
+    assert (found == labels.numpy()).mean() == pytest.approx(report.compressed.metrics["accuracy"].value)
+    assert report.compressed.metrics["accuracy"].value > 0.85
+    assert report.compressed.size_bytes == (folder / "model.onnx").stat().st_size < report.baseline.size_bytes
+    assert report.compressed.parameters < report.baseline.parameters
+    assert report.compressed.macs < report.baseline.macs
+
+
+def test_the_pt2_is_the_same_network(finished, digits_data):
+    folder, report, _, _ = finished
+    network = pt2.load(folder / "model.pt2")
+    assert network.quantized
+    logits = compute_logits(network, digits_data, "validation", np.arange(360), torch.device("cpu"))
+    accuracy = (logits.argmax(1).numpy() == digits_data.labels("validation")).mean()
+    assert accuracy == pytest.approx(report.compressed.metrics["accuracy"].value, abs=0.02)
+
+
+def test_the_report_tells_every_step_layer_and_row(finished):
+    folder, report, _, _ = finished
+    assert Report.model_validate_json((folder / "report.json").read_text()) == report
+    assert [step.method for step in report.steps] == ["prune", "distill", "quantize"]
+    pruned = report.steps[0]
+    assert pruned.after["parameters"] < pruned.before["parameters"]
+    assert report.recipe[1].temperature == 4.0
+    assert (report.data.train, report.data.calibration, report.data.validation) == (1437, 256, 360)
+    assert {layer.name: layer.bits for layer in report.layers}["conv2"] == 8
+    assert [side.batch_size for side in report.compressed.latency] == [1, 4]
+    assert len(report.classes) == 10
+    assert report.environment.service == "test"
+
+
+def test_files_are_announced_once_complete_and_a_candidate_after_each_step(finished):
+    folder, _, _, artifacts = finished
+    assert [(artifact.name, artifact.kind) for artifact in artifacts] == [
+        ("candidate.onnx", "checkpoint"),
+        ("candidate.onnx", "checkpoint"),
+        ("model.onnx", "model"),
+        ("model.pt2", "model"),
+        ("report.json", "report"),
+        ("benchmark.zip", "benchmark"),
+    ]
+    assert {path.name for path in folder.iterdir()} == {artifact.name for artifact in artifacts}
+    with zipfile.ZipFile(folder / "benchmark.zip") as bundle:
+        assert bundle.read("model.onnx") == (folder / "model.onnx").read_bytes()
+        assert json.loads(bundle.read("environment.json"))["service"] == "test"
+
+
+def test_stages_come_in_order_and_progress_never_falls(finished):
+    _, _, events, _ = finished
+    stages = [event.data["stage"] for event in events if event.type == EventType.STAGE]
+    assert stages == [
+        "baseline",
+        "pruning",
+        "distilling",
+        "quantizing",
+        "exporting",
+        "evaluating",
+        "profiling",
+        "packaging",
+    ]
+    fractions = [event.data["fraction"] for event in events if event.type == EventType.PROGRESS]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0, 1)
+
+
+def test_a_missed_objective_is_told_with_its_figures(finished):
+    report = finished[1]
+    require_objective(report)
+    missed = report.model_copy(
+        update={"objective": report.objective.model_copy(update={"met": False, "max_drop": 0.0})}
+    )
+    with pytest.raises(ObjectiveMissed, match=f"{report.delta.metric_drop.value:.4f}"):
+        require_objective(missed)
+
+
+def test_the_seed_gives_the_same_bytes(digits_network, digits_data, tmp_path):
+    recipe = [{"method": "finetune", "epochs": 1}]
+    for name in ("one", "two"):
+        run(digits_network, digits_data, tmp_path / name, recipe)
+    for file in ("model.onnx", "model.pt2"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+
+
+def test_training_after_quantizing_is_refused(digits_network, digits_data, tmp_path):
+    recipe = [{"method": "quantize"}, {"method": "finetune", "epochs": 1}]
+    with pytest.raises(RecipeOrder):
+        run(digits_network, digits_data, tmp_path / "out", recipe)
+    assert (tmp_path / "out" / "candidate.onnx").stat().st_size > 0
