@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 from typing import Literal
 
 from workers.isolation import bubblewrap, landlock
@@ -68,6 +69,8 @@ def probe() -> Isolation:
 
 def works(isolation: Isolation) -> bool:
     """Tell whether a process starts within the walls, and finds them standing."""
+    if isolation is BUBBLEWRAP and which("bwrap") is None:
+        return False
     if isolation is LANDLOCK and landlock.abi() < landlock.LEAST_ABI:
         return False
     with tempfile.TemporaryDirectory() as outside:

@@ -28,10 +28,10 @@ def excess(pid: int, folder: Path, limits: Limits) -> Excess | None:
     """Tell what a process, all that it started and its folder have too much of, if anything."""
     members = tree(pid)
     memory_bytes, tasks = usage(members)
+    if tasks > limits.tasks:  # first: pages that forks share are counted with each
+        return Excess.TASKS
     if memory_bytes > limits.memory_bytes:
         return Excess.MEMORY
-    if tasks > limits.tasks:
-        return Excess.TASKS
     if _holds_more(folder, limits.disk_bytes - sum(map(_deleted_bytes, members))):
         return Excess.DISK
     return None
