@@ -45,6 +45,10 @@ check: lint migrations test ## All that CI runs
 migrations: setup ## Fail when the tables and the migrations differ
 	$(BIN)/winnowd migrate --check
 
+.PHONY: openapi
+openapi: setup ## Write docs/openapi.json anew
+	$(BIN)/winnowd openapi > docs/openapi.json
+
 .PHONY: format
 format: setup ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .

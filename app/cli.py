@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     migrate.add_argument("--check", action="store_true", help="only tell whether migrations and tables agree")
     migrate.set_defaults(run=_migrate)
 
+    openapi = commands.add_parser("openapi", help="print the API's OpenAPI document")
+    openapi.set_defaults(run=_openapi)
+
     keys = commands.add_parser("keys", help="make, list and revoke API keys").add_subparsers(required=True)
     create = keys.add_parser("create")
     create.add_argument("--name", required=True)
@@ -114,6 +117,16 @@ def _migrate(arguments: argparse.Namespace) -> int:
             return 1
         finally:
             engine.dispose()
+    return 0
+
+
+def _openapi(_: argparse.Namespace) -> int:
+    import json
+
+    from app.main import create_app
+    from app.settings import Settings
+
+    sys.stdout.write(f"{json.dumps(create_app(Settings()).openapi(), indent=2)}\n")
     return 0
 
 

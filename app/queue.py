@@ -38,9 +38,7 @@ class Relay:
         self._readers = make_sessions(engine, read_only=True)
         self._sessions = make_sessions(engine)
         self._celery = Celery("winnow", broker=settings.broker_url, set_as_current=False)
-        self._celery.conf.update(
-            broker_transport_options=TRANSPORT, task_serializer="json", task_ignore_result=True, broker_pool_limit=1
-        )
+        self._celery.conf.update(broker_transport_options=TRANSPORT, task_serializer="json", task_ignore_result=True)
         self._awake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
@@ -64,12 +62,20 @@ class Relay:
         with self._readers() as session:
             if not outbox.count(session):
                 return 0
-        with self._sessions.begin() as session:
-            rows = outbox.take(session, _BATCH)
-            for row in rows:
-                self._celery.send_task(
-                    row.task, kwargs=row.payload, queue=row.queue, priority=broker_priority(row.priority), retry=False
-                )
+        with self._celery.connection_for_write() as connection:
+            # A broker that is away is met here: within the transaction it would hold SQLite's one lock for seconds.
+            connection.ensure_connection(max_retries=1, interval_start=0)
+            with self._sessions.begin() as session:
+                rows = outbox.take(session, _BATCH)
+                for row in rows:
+                    self._celery.send_task(
+                        row.task,
+                        kwargs=row.payload,
+                        queue=row.queue,
+                        priority=broker_priority(row.priority),
+                        connection=connection,
+                        retry=False,
+                    )
         return len(rows)
 
     def _run(self) -> None:

@@ -86,7 +86,7 @@ def claim(session: Session, job_id: str, attempt: int, worker: str, now: datetim
     return session.get(JobRow, job_id, populate_existing=True)
 
 
-def append_event(  # noqa: PLR0917
+def append_event(
     session: Session, job_id: str, attempt: int, type_: EventType, data: dict[str, Any], now: datetime
 ) -> int | None:
     """Write down what a running attempt reports, and show its stage and progress on the job.
@@ -107,7 +107,7 @@ def append_event(  # noqa: PLR0917
     return event_id
 
 
-def finish(  # noqa: PLR0917
+def finish(
     session: Session,
     job_id: str,
     attempt: int,

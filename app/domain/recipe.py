@@ -78,7 +78,7 @@ class QuantizeSpec(StepSpec):
     samples: int = Field(256, ge=1, le=100_000, description="Calibration rows to observe.")
     reduce_range: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Keep weights within seven bits so that 16-bit sums cannot saturate; auto: on processors without VNNI.",
+        description="Keep weights in seven bits, so that 16-bit sums cannot saturate; auto: where there is no VNNI.",
     )
 
 

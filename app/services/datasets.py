@@ -18,7 +18,7 @@ from app.storage import Incoming, Storage
 FORMATS = ("npz", "safetensors")
 
 
-def register(  # noqa: PLR0917
+def register(
     sessions: Sessions, storage: Storage, project_id: str, name: str, incoming: Incoming, expected: Expectation
 ) -> DatasetRow:
     """Keep an upload as a data set that waits for its inspection."""

@@ -19,7 +19,7 @@ from app.storage import Incoming, Storage
 FORMATS = ("pt2",)
 
 
-def register(  # noqa: PLR0917
+def register(
     sessions: Sessions, storage: Storage, project_id: str, name: str, incoming: Incoming, expected: Expectation
 ) -> ModelRow:
     """Keep an upload as a model that waits for its inspection."""

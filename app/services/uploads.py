@@ -68,7 +68,7 @@ def admitted(storage: Storage, incoming: Incoming, expected: Expectation, accept
         storage.delete(incoming.key)
 
 
-def keep(  # noqa: PLR0917
+def keep(
     sessions: Sessions,
     storage: Storage,
     incoming: Incoming,

@@ -1,0 +1,33 @@
+"""``/artifacts``: the files that jobs left."""
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from app.api.contents import content
+from app.api.deps import PartsDep, Reader, Reading
+from app.api.schemas import ArtifactOut
+from app.api.uploads import OCTETS
+from app.db.tables import ArtifactRow
+from app.services import artifacts
+
+router = APIRouter(prefix="/artifacts", tags=["artifacts"])
+
+
+@router.get("/{artifact_id}")
+def get_artifact(session: Reading, caller: Reader, artifact_id: str) -> ArtifactOut:
+    """Show an artifact."""
+    return ArtifactOut.of(artifacts.get(session, caller.project_id, artifact_id))
+
+
+@router.get("/{artifact_id}/content", response_class=Response)
+async def get_artifact_content(request: Request, parts: PartsDep, caller: Reader, artifact_id: str) -> Response:
+    """Download an artifact, or one range of it."""
+
+    def read() -> ArtifactRow:
+        with parts.readers() as session:
+            return artifacts.get(session, caller.project_id, artifact_id)
+
+    row = await run_in_threadpool(read)
+    return await content(
+        request, parts.storage, row.project_id, row.sha256, row.size_bytes, name=row.name, media_type=OCTETS
+    )

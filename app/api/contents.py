@@ -1,0 +1,82 @@
+"""Contents over HTTP: streamed, ranged (RFC 9110), with entity tag and digest (RFC 9530)."""
+
+import base64
+import re
+from email.utils import quote
+from urllib.parse import quote as percent_encode
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from app.domain.errors import NotAcceptable, RangeNotSatisfiable
+from app.storage import Storage, content_key
+
+_ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+async def content(
+    request: Request, storage: Storage, project_id: str, sha256: str, size_bytes: int, *, name: str, media_type: str
+) -> Response:
+    """Stream a content, or the one range of it that is asked for; several ranges answer the whole."""
+    tag = f'"{sha256}"'
+    headers = {
+        "ETag": tag,
+        "Accept-Ranges": "bytes",
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
+        "Content-Disposition": _disposition(name),
+        "Cache-Control": "private, no-cache",
+    }
+    if tag in (known.strip().removeprefix("W/") for known in request.headers.get("if-none-match", "").split(",")):
+        return Response(status_code=304, headers=headers)
+    wanted = None
+    if request.headers.get("if-range", tag) == tag:
+        wanted = _range(request.headers.get("range", ""), size_bytes)
+    start, stop = wanted or (0, size_bytes)
+    headers["Content-Length"] = str(stop - start)
+    if wanted:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size_bytes}"
+    body = await storage.read(content_key(project_id, sha256), start, stop)
+    return StreamingResponse(body, 206 if wanted else 200, headers, media_type)
+
+
+def accepts(request: Request, *media_types: str) -> bool:
+    """Tell whether the Accept header, where there is one, names any of these."""
+    header = request.headers.get("accept", "*/*")
+    named = {entry.partition(";")[0].strip().lower() for entry in header.split(",")}
+    families = {f"{media_type.partition('/')[0]}/*" for media_type in media_types}
+    return bool(named & ({"*/*"} | families | set(media_types)))
+
+
+def require_acceptable(request: Request, *media_types: str) -> None:
+    if not accepts(request, *media_types):
+        raise NotAcceptable(f"This can be given as {' or '.join(media_types)} alone.")
+
+
+class _OutOfRange(RangeNotSatisfiable):
+    """Carries the header that tells the size."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(f"The content has {size_bytes} bytes.")
+        self.headers = {"Content-Range": f"bytes */{size_bytes}"}
+
+
+def _range(header: str, size_bytes: int) -> tuple[int, int] | None:
+    """Read the range as start and stop; null where the header has none that is understood."""
+    match = _ONE_RANGE.fullmatch(header.strip())
+    if match is None or not any(match.groups()):
+        return None
+    first, last = match.groups()
+    if not first:
+        start, stop = max(0, size_bytes - int(last)), size_bytes
+    else:
+        start, stop = int(first), min(size_bytes, int(last) + 1 if last else size_bytes)
+        if last and int(last) < start:
+            return None
+    if start >= stop:
+        raise _OutOfRange(size_bytes)
+    return start, stop
+
+
+def _disposition(name: str) -> str:
+    plain = quote(name.encode("ascii", "replace").decode().replace("\r", "").replace("\n", ""))
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{percent_encode(name, safe='')}"

@@ -1,0 +1,88 @@
+"""What endpoints ask for: the parts of the service, a session, the caller, a page."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from app.db.engine import Sessions
+from app.domain.errors import FieldError, ValidationFailed
+from app.domain.ids import Prefix, is_id
+from app.queue import Relay
+from app.services import keys
+from app.services.keys import Caller, Scope
+from app.settings import Settings
+from app.storage import Storage
+
+MAX_INTEGER = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one application is made of. ``readers`` makes sessions that take no write lock."""
+
+    settings: Settings
+    engine: Engine
+    sessions: Sessions
+    readers: Sessions
+    storage: Storage
+    relay: Relay
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+PartsDep = Annotated[Parts, Depends(_parts)]
+
+
+def _reading(parts: PartsDep) -> Iterator[Session]:
+    with parts.readers() as session:
+        yield session
+
+
+def _writing(parts: PartsDep) -> Iterator[Session]:
+    with parts.sessions.begin() as session:
+        yield session
+    parts.relay.wake()
+
+
+# The scope makes the session end, and so commit, before the response is sent.
+Reading = Annotated[Session, Depends(_reading, scope="function")]
+Writing = Annotated[Session, Depends(_writing, scope="function")]
+
+_bearer = HTTPBearer(auto_error=False, description="`<key id>.<secret>`")
+
+
+def _caller_with(scope: Scope) -> Callable[[Parts, HTTPAuthorizationCredentials | None], Caller]:
+    def caller(
+        parts: PartsDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    ) -> Caller:
+        with parts.readers() as session:
+            found = keys.authenticate(session, credentials.credentials if credentials else None)
+        found.require(scope)
+        return found
+
+    return caller
+
+
+Reader = Annotated[Caller, Depends(_caller_with("read"))]
+Writer = Annotated[Caller, Depends(_caller_with("write"))]
+
+Limit = Annotated[int, Query(ge=1, le=200, description="Items a page.")]
+DEFAULT_LIMIT = 50
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
+Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for the state to change.")]
+Name = Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+def checked_cursor(prefix: Prefix, cursor: str | None) -> str | None:
+    if cursor is not None and not is_id(prefix, cursor):
+        message = "This is no cursor of this list."
+        raise ValidationFailed(message, errors=[FieldError(pointer="/query/cursor", message=message)])
+    return cursor

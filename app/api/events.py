@@ -1,0 +1,97 @@
+"""``/jobs/{id}/events`` and ``/logs``: what happened, listed or as it happens."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, StreamingResponse
+
+from app.api.contents import require_acceptable
+from app.api.deps import DEFAULT_LIMIT, MAX_INTEGER, Limit, Parts, PartsDep, Reader
+from app.api.schemas import EventOut, Page
+from app.db.tables import EventRow
+from app.domain.errors import Malformed
+from app.domain.job import EventType, JobState
+from app.services import jobs
+from app.services.keys import Caller
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_STREAM = "text/event-stream"
+_POLL_SECONDS = 0.25
+_PING_SECONDS = 15
+_BATCH = 500
+
+After = Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Events that follow this id.")]
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": Page[EventOut], "content": {_STREAM: {"schema": {"type": "string"}}}}
+}
+
+
+@router.get("/{job_id}/events", response_model=Page[EventOut], responses=_RESPONSES)
+async def list_job_events(
+    request: Request,
+    parts: PartsDep,
+    caller: Reader,
+    job_id: str,
+    after: After = 0,
+    limit: Limit = DEFAULT_LIMIT,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """List events, oldest first; as ``text/event-stream``, follow them until the job ends."""
+    if _STREAM in request.headers.get("accept", ""):
+        start = _event_id(last_event_id) if last_event_id else after
+        await run_in_threadpool(_read, parts, caller, job_id, start, 1)
+        return EventSourceResponse(_follow(parts, caller, job_id, start), ping=_PING_SECONDS)
+    _, rows = await run_in_threadpool(_read, parts, caller, job_id, after, limit + 1)
+    items = [EventOut.of(row) for row in rows[:limit]]
+    page = Page(items=items, next_cursor=str(items[-1].id) if len(rows) > limit else None)
+    return JSONResponse(page.model_dump(mode="json"))
+
+
+@router.get("/{job_id}/logs", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def get_job_logs(request: Request, parts: PartsDep, caller: Reader, job_id: str) -> Response:
+    """Give the job's log lines as plain text."""
+    require_acceptable(request, "text/plain")
+    _, first = await run_in_threadpool(_read, parts, caller, job_id, 0, _BATCH, EventType.LOG)
+    return StreamingResponse(_lines(parts, caller, job_id, first), media_type="text/plain; charset=utf-8")
+
+
+async def _follow(parts: Parts, caller: Caller, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
+    while True:
+        # The state is read before the events: once it has ended, no event is still to come.
+        state, rows = await run_in_threadpool(_read, parts, caller, job_id, after, _BATCH)
+        for row in rows:
+            event = EventOut.of(row)
+            yield ServerSentEvent(event.model_dump_json(), id=str(event.id), event=event.type, sep="\n")
+            after = row.id
+        if state.ended and not rows:
+            return
+        if not rows:
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _lines(parts: Parts, caller: Caller, job_id: str, rows: Sequence[EventRow]) -> AsyncIterator[str]:
+    while rows:
+        yield "".join(
+            f"{row.at:%Y-%m-%dT%H:%M:%S.%fZ} {row.data.get('level', 'info')} {row.data.get('message', '')}\n"
+            for row in rows
+        )
+        _, rows = await run_in_threadpool(_read, parts, caller, job_id, rows[-1].id, _BATCH, EventType.LOG)
+
+
+def _read(
+    parts: Parts, caller: Caller, job_id: str, after: int, limit: int, type_: EventType | None = None
+) -> tuple[JobState, Sequence[EventRow]]:
+    with parts.readers() as session:
+        state = JobState(jobs.find(session, caller.project_id, job_id).state)
+        return state, jobs.events_after(session, job_id, after, limit=limit, type_=type_)
+
+
+def _event_id(header: str) -> int:
+    if not (header.isascii() and header.isdecimal()) or int(header[:11]) > MAX_INTEGER:
+        raise Malformed("Last-Event-ID is no id of an event.")
+    return int(header)

@@ -1,0 +1,119 @@
+"""``/jobs``: compression, asked for and followed."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from app.api.contents import content, require_acceptable
+from app.api.deps import DEFAULT_LIMIT, Cursor, Limit, PartsDep, Reader, Reading, Wait, Writer, Writing, checked_cursor
+from app.api.schemas import ArtifactOut, Items, JobOut, Page
+from app.api.waiting import read_until
+from app.db.tables import ArtifactRow
+from app.domain.errors import FieldError, ValidationFailed
+from app.domain.ids import Prefix
+from app.domain.job import JobSpec, JobState
+from app.domain.report import Report
+from app.services import artifacts, jobs
+from app.services.jobs import JobView
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_RETRY_AFTER_SECONDS = "2"
+_JSON = "application/json"
+
+
+@router.post("", status_code=202)
+def create_job(request: Request, response: Response, session: Writing, caller: Writer, spec: JobSpec) -> JobOut:
+    """Queue a compression; one that could only fail is refused."""
+    view = jobs.submit(session, caller.project_id, spec)
+    response.headers["Location"] = f"{request.url.path}/{view.row.id}"
+    response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
+    return JobOut.of(view)
+
+
+@router.get("")
+def list_jobs(
+    session: Reading,
+    caller: Reader,
+    state: JobState | None = None,
+    model_id: str | None = None,
+    label: Annotated[str | None, Query(description="`key:value`", pattern=r"^[^\x00:]+:[^\x00]+$")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Page[JobOut]:
+    """List jobs, newest first."""
+    views = jobs.list_page(
+        session,
+        caller.project_id,
+        state=state,
+        model_id=_checked_model(model_id),
+        label=_pair(label),
+        before=checked_cursor(Prefix.JOB, cursor),
+        limit=limit + 1,
+    )
+    items = [JobOut.of(view) for view in views[:limit]]
+    return Page(items=items, next_cursor=items[-1].id if len(views) > limit else None)
+
+
+@router.get("/{job_id}")
+async def get_job(parts: PartsDep, caller: Reader, job_id: str, wait: Wait = 0) -> JobOut:
+    """Show a job; with ``wait``, once its state has changed."""
+
+    def read() -> JobView:
+        with parts.readers() as session:
+            return jobs.get(session, caller.project_id, job_id)
+
+    first = await run_in_threadpool(read)
+    if JobState(first.row.state).ended:
+        return JobOut.of(first)
+    return JobOut.of(await read_until(read, lambda view: view.row.state != first.row.state, wait))
+
+
+@router.delete("/{job_id}", status_code=204)
+def delete_job(parts: PartsDep, caller: Writer, job_id: str) -> None:
+    """Delete an ended job with its events and artifacts."""
+    jobs.remove(parts.sessions, parts.storage, caller.project_id, job_id)
+
+
+@router.post("/{job_id}:cancel", status_code=202)
+def cancel_job(response: Response, session: Writing, caller: Writer, job_id: str) -> JobOut:
+    """End a queued job at once; ask a running one to end."""
+    response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
+    response.headers["Location"] = f"/api/v1/jobs/{job_id}"
+    return JobOut.of(jobs.cancel(session, caller.project_id, job_id))
+
+
+@router.get("/{job_id}/artifacts")
+def list_job_artifacts(session: Reading, caller: Reader, job_id: str) -> Items[ArtifactOut]:
+    """List what the job left, by name."""
+    return Items(items=[ArtifactOut.of(row) for row in artifacts.of_job(session, caller.project_id, job_id)])
+
+
+@router.get("/{job_id}/report", response_model=Report)
+async def get_job_report(request: Request, parts: PartsDep, caller: Reader, job_id: str) -> Response:
+    """Give what the job measured, as JSON."""
+    require_acceptable(request, _JSON)
+
+    def read() -> ArtifactRow:
+        with parts.readers() as session:
+            return artifacts.report_of(session, caller.project_id, job_id)
+
+    row = await run_in_threadpool(read)
+    return await content(
+        request, parts.storage, row.project_id, row.sha256, row.size_bytes, name=row.name, media_type=_JSON
+    )
+
+
+def _checked_model(model_id: str | None) -> str | None:
+    if model_id is not None and "\x00" in model_id:
+        message = "This is no id."
+        raise ValidationFailed(message, errors=[FieldError(pointer="/query/model_id", message=message)])
+    return model_id
+
+
+def _pair(label: str | None) -> tuple[str, str] | None:
+    if label is None:
+        return None
+    key, _, value = label.partition(":")
+    return key, value

@@ -1,0 +1,92 @@
+"""``/models``: uploaded models."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from app.api.contents import content
+from app.api.deps import DEFAULT_LIMIT, Cursor, Limit, Name, PartsDep, Reader, Reading, Wait, Writer, checked_cursor
+from app.api.schemas import LayersOut, ModelOut, Page
+from app.api.uploads import OCTETS, RAW_BODY, ReprDigest, expectation, received
+from app.api.waiting import read_until
+from app.db.tables import ModelRow
+from app.domain.ids import Prefix
+from app.domain.model import ModelFormat, ObjectState
+from app.services import models
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+
+@router.post("", status_code=201, openapi_extra=RAW_BODY)
+async def create_model(
+    request: Request,
+    response: Response,
+    parts: PartsDep,
+    caller: Writer,
+    name: Name,
+    repr_digest: ReprDigest = None,
+    asserted: Annotated[ModelFormat | None, Query(alias="format", description="What the file must be.")] = None,
+) -> ModelOut:
+    """Upload a model as the raw body. Its format is told from the content."""
+    expected = expectation(request, repr_digest, asserted)
+    incoming = await received(request, parts, expected)
+    row = await run_in_threadpool(
+        models.register, parts.sessions, parts.storage, caller.project_id, name, incoming, expected
+    )
+    parts.relay.wake()
+    response.headers["Location"] = f"{request.url.path}/{row.id}"
+    return ModelOut.of(row)
+
+
+@router.get("")
+def list_models(
+    session: Reading,
+    caller: Reader,
+    state: ObjectState | None = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Page[ModelOut]:
+    """List models, newest first."""
+    before = checked_cursor(Prefix.MODEL, cursor)
+    rows = models.list_page(session, caller.project_id, state=state, before=before, limit=limit + 1)
+    items = [ModelOut.of(row) for row in rows[:limit]]
+    return Page(items=items, next_cursor=items[-1].id if len(rows) > limit else None)
+
+
+@router.get("/{model_id}")
+async def get_model(parts: PartsDep, caller: Reader, model_id: str, wait: Wait = 0) -> ModelOut:
+    """Show a model; with ``wait``, once its inspection has ended."""
+
+    def read() -> ModelRow:
+        with parts.readers() as session:
+            return models.get(session, caller.project_id, model_id)
+
+    return ModelOut.of(await read_until(read, lambda row: row.state != ObjectState.VALIDATING, wait))
+
+
+@router.delete("/{model_id}", status_code=204)
+def delete_model(parts: PartsDep, caller: Writer, model_id: str) -> None:
+    """Delete a model that no job refers to."""
+    models.remove(parts.sessions, parts.storage, caller.project_id, model_id)
+
+
+@router.get("/{model_id}/content", response_class=Response)
+async def get_model_content(request: Request, parts: PartsDep, caller: Reader, model_id: str) -> Response:
+    """Download the file as it was uploaded, or one range of it."""
+
+    def read() -> ModelRow:
+        with parts.readers() as session:
+            return models.get(session, caller.project_id, model_id)
+
+    row = await run_in_threadpool(read)
+    name = f"{row.name}.{row.format}"
+    return await content(
+        request, parts.storage, row.project_id, row.sha256, row.size_bytes, name=name, media_type=OCTETS
+    )
+
+
+@router.get("/{model_id}/layers")
+def get_model_layers(session: Reading, caller: Reader, model_id: str) -> LayersOut:
+    """List the layers with weights, and what can be done to each."""
+    return LayersOut.model_validate({"items": models.layers_of(session, caller.project_id, model_id)})

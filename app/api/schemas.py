@@ -1,0 +1,183 @@
+"""The bodies of responses; what is asked stands in ``app.domain``."""
+
+from datetime import datetime
+from typing import Any, Generic, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.db.tables import ArtifactRow, DatasetRow, EventRow, JobRow, ModelRow
+from app.domain.dataset import DatasetFacts, SplitFacts
+from app.domain.errors import Failure
+from app.domain.job import EventType, JobSpec, JobState, Stage
+from app.domain.model import Layer, ObjectState, Signature, TensorSpec
+from app.domain.recipe import StepSpec
+from app.domain.target import Target
+from app.domain.task import ArtifactKind
+from app.services.jobs import JobView
+
+Item = TypeVar("Item")
+
+
+class Page(BaseModel, Generic[Item]):
+    """One page of a list; ``next_cursor`` is null on the last."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+class Items(BaseModel, Generic[Item]):
+    """A list that is short by its nature."""
+
+    items: list[Item]
+
+
+class _UploadOut(BaseModel):
+    id: str
+    name: str
+    format: str
+    state: ObjectState
+    problem: Failure | None
+    size_bytes: int
+    sha256: str
+    created_at: datetime
+
+
+class Origin(BaseModel):
+    """The job that made a model, and the model it was made from."""
+
+    job_id: str
+    model_id: str
+
+
+class ModelOut(_UploadOut):
+    """``trainable``, ``signature``, ``parameters`` and ``macs`` are null until the inspection found them."""
+
+    trainable: bool | None
+    signature: Signature | None
+    parameters: int | None
+    macs: int | None
+    origin: Origin | None
+
+    @classmethod
+    def of(cls, row: ModelRow) -> Self:
+        facts = row.facts or {}
+        found = {name: facts.get(name) for name in ("trainable", "signature", "parameters", "macs")}
+        return cls.model_validate({**_columns(row, _UploadOut), **found, "origin": row.origin})
+
+
+class LayersOut(Items[Layer]):
+    """Every layer with weights, in the order of execution."""
+
+
+class DatasetOut(_UploadOut):
+    """``splits``, ``fields`` and ``classes`` are empty until the inspection found them."""
+
+    splits: dict[str, SplitFacts]
+    fields_: tuple[TensorSpec, ...] = Field(serialization_alias="fields")
+    classes: int | None
+
+    @classmethod
+    def of(cls, row: DatasetRow) -> Self:
+        facts = DatasetFacts.model_validate(row.facts) if row.facts else None
+        return cls.model_validate(
+            {
+                **_columns(row, _UploadOut),
+                "splits": facts.splits if facts else {},
+                "fields_": facts.fields if facts else (),
+                "classes": facts.classes if facts else None,
+            }
+        )
+
+
+class MethodOut(BaseModel):
+    """A method and all that a client needs to draw its form."""
+
+    name: str
+    help: str
+    trains: bool
+    defaults: dict[str, Any]
+    schema_: dict[str, Any] = Field(serialization_alias="schema", description="JSON Schema of the step.")
+
+    @classmethod
+    def of(cls, name: str, spec: type[StepSpec]) -> Self:
+        defaults = {
+            field: info.default
+            for field, info in spec.model_fields.items()
+            if field != "method" and not info.is_required()
+        }
+        text = (spec.__doc__ or "").strip().partition("\n")[0]
+        return cls(name=name, help=text, trains=spec.trains, defaults=defaults, schema_=spec.model_json_schema())
+
+
+class TargetOut(Target):
+    """``available`` says whether a live worker serves it."""
+
+    available: bool
+
+
+class JobOut(JobSpec):
+    """What was asked, with every default, and how it stands."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+    state: JobState
+    stage: Stage | None
+    progress: float
+    eta_seconds: float | None
+    attempt: int
+    queue_position: int | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    worker: str | None
+    summary: dict[str, Any] | None
+    failure: Failure | None
+
+    @classmethod
+    def of(cls, view: JobView) -> Self:
+        row = view.row
+        shown = {name: getattr(row, name) for name in cls.model_fields if name in JobRow.__mapper__.columns}
+        return cls.model_validate({**shown, **row.spec, "queue": row.queue, "queue_position": view.queue_position})
+
+
+class EventOut(BaseModel):
+    """One thing that happened in a job."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    type: EventType
+    at: datetime
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: EventRow) -> Self:
+        return cls.model_validate(row)
+
+
+class ArtifactOut(BaseModel):
+    """A file that a job left."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    job_id: str
+    name: str
+    kind: ArtifactKind
+    format: str
+    size_bytes: int
+    sha256: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: ArtifactRow) -> Self:
+        return cls.model_validate(row)
+
+
+class Health(BaseModel):
+    status: Literal["alive", "ready"]
+
+
+def _columns(row: ModelRow | DatasetRow, schema: type[BaseModel]) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in schema.model_fields}

@@ -1,0 +1,16 @@
+"""``/targets``: where results can run."""
+
+from fastapi import APIRouter
+
+from app.api.deps import PartsDep, Reader, Reading
+from app.api.schemas import Items, TargetOut
+from app.services import workers
+
+router = APIRouter(prefix="/targets", tags=["targets"])
+
+
+@router.get("")
+def list_targets(session: Reading, parts: PartsDep, _: Reader) -> Items[TargetOut]:
+    """List the targets, and whether a live worker serves each."""
+    found = workers.targets(session, parts.settings.worker_timeout_seconds)
+    return Items(items=[TargetOut(**target.model_dump(), available=available) for target, available in found])

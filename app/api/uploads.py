@@ -1,0 +1,51 @@
+"""The raw body of an upload."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import Header, Request
+from starlette.requests import ClientDisconnect
+
+from app.api.deps import Parts
+from app.domain.errors import Malformed, TruncatedUpload, Unsupported
+from app.services import uploads
+from app.services.uploads import Expectation
+from app.storage import Incoming
+
+OCTETS = "application/octet-stream"
+RAW_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}
+}
+ReprDigest = Annotated[str | None, Header(description="`sha-256=:<base64>:` (RFC 9530)")]
+
+
+def expectation(request: Request, repr_digest: str | None, format_: str | None) -> Expectation:
+    """Read what the client says of the body before any of it is read."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != OCTETS:
+        raise Unsupported(f"An upload is sent as {OCTETS}, not as {media_type or 'nothing'}.")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Unsupported("An upload is sent as it is, without a content coding.")
+    announced = request.headers.get("content-length")
+    if announced is not None and not announced.isdecimal():
+        raise Malformed("Content-Length is no number.")
+    return Expectation(int(announced) if announced else None, uploads.parse_digest(repr_digest), format_)
+
+
+async def received(request: Request, parts: Parts, expected: Expectation) -> Incoming:
+    """Stream the body into the storage. Nothing is kept where it ends early."""
+    return await uploads.receive(
+        parts.storage, _body(request, expected), expected, limit=parts.settings.max_upload_bytes
+    )
+
+
+async def _body(request: Request, expected: Expectation) -> AsyncIterator[bytes]:
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            yield chunk
+    except ClientDisconnect as error:
+        raise TruncatedUpload(f"The connection was cut after {size} bytes.") from error
+    if expected.size_bytes not in {None, size}:
+        raise TruncatedUpload(f"{size} bytes came of the {expected.size_bytes} that were announced.")

@@ -1,0 +1,65 @@
+"""The application: wiring alone."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+
+from fastapi import APIRouter, FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+
+from app.api import artifacts, datasets, errors, events, jobs, methods, models, operations, targets
+from app.api.deps import Parts
+from app.api.middleware import BodyLimit, RequestId
+from app.db.engine import make_engine, make_sessions
+from app.queue import Relay
+from app.settings import Settings
+from app.storage import Storage
+
+API = "/api/v1"
+_NOUNS = (models, datasets, methods, targets, jobs, events, artifacts)
+_UPLOADS = frozenset({f"{API}/models", f"{API}/datasets"})
+_STALE_UPLOAD = timedelta(days=1)
+_PROBLEM = {"4XX": {"model": errors.Problem, "description": "A problem (RFC 9457)."}}
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the service. The database must have been migrated."""
+    engine = make_engine(settings.database_url)
+    parts = Parts(
+        settings=settings,
+        engine=engine,
+        sessions=make_sessions(engine),
+        readers=make_sessions(engine, read_only=True),
+        storage=Storage(settings.storage_url),
+        relay=Relay(settings, engine),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(parts.storage.sweep, datetime.now(UTC) - _STALE_UPLOAD)
+        parts.relay.start()
+        yield
+        await run_in_threadpool(parts.relay.stop)
+        engine.dispose()
+
+    app = FastAPI(
+        title="Winnow",
+        summary="Compress a trained network, and measure what it cost.",
+        version=version("winnow"),
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+        middleware=[
+            Middleware(RequestId),
+            Middleware(BodyLimit, limit=settings.max_body_bytes, uploads=_UPLOADS),
+        ],
+    )
+    app.state.parts = parts
+    errors.install(app)
+    api = APIRouter(prefix=API, responses={**_PROBLEM})
+    for noun in _NOUNS:
+        api.include_router(noun.router)
+    app.include_router(api)
+    app.include_router(operations.router)
+    return app
