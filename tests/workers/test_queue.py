@@ -1,0 +1,188 @@
+"""The way from the outbox to a real worker process and the real engine."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import redis
+from sqlalchemy import select
+
+from app.db import outbox
+from app.db.tables import DatasetRow, ModelRow, OutboxRow, WorkerRow
+from app.domain.model import ObjectState
+from app.embedded import broker_command, broker_socket, clear_stale_broker, wait_for_broker
+from app.queue import Relay
+from app.settings import Settings
+from tests.compression.digits import write_digits, write_network
+from tests.workers.site import Site
+from tests.workers.test_runner import until
+
+ENGINE_SECONDS = 120
+
+
+class Queue:
+    def __init__(self, data):
+        self.site = Site(data)
+        path = broker_socket(data)
+        self.broker_command = broker_command(data, path)
+        self.path = path
+        self.url = f"redis+socket://{path}"
+        self.start_broker()
+        settings = Settings(data=data, broker_url=self.url)
+        self.relay = Relay(settings, self.site.db)
+        self.relay.start()
+        self.workers = []
+
+    def start_broker(self):
+        self.broker = subprocess.Popen(self.broker_command)
+        wait_for_broker(self.path, self.broker)
+
+    def start_worker(self, queue):
+        environment = {**os.environ, "WINNOW_DATA": str(self.site.data), "WINNOW_BROKER_URL": self.url}
+        command = [sys.executable, "-m", "app.cli", "worker", "--queue", queue]
+        process = subprocess.Popen(command, env=environment)
+        self.workers.append(process)
+        until(lambda: any(row.queue == queue for row in self.live()))
+        return process
+
+    def live(self):
+        with self.site.sessions() as session:
+            return session.scalars(select(WorkerRow)).all()
+
+    def close(self):
+        for process in self.workers:
+            process.terminate()
+        for process in self.workers:
+            process.wait(20)
+        self.relay.stop()
+        self.broker.terminate()
+        self.broker.wait(10)
+        self.site.close()
+
+
+@pytest.fixture
+def queue(tmp_path):
+    queue = Queue(tmp_path)
+    yield queue
+    queue.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    write_digits(folder / "digits.npz")
+    write_network(folder / "digits.pt2", epochs=3)
+    (folder / "broken.pt2").write_bytes((folder / "digits.pt2").read_bytes()[:1000])
+    return folder
+
+
+def inspect(queue, kind, row):
+    with queue.site.sessions.begin() as session:
+        outbox.add(session, "winnow.inspect", "inspect", 5, {"kind": kind, "id": row.id})
+    queue.relay.wake()
+
+
+def inspected(queue, *rows):
+    def all_done():
+        return all(queue.site.upload(type(row), row.id).state != "validating" for row in rows)
+
+    until(all_done, ENGINE_SECONDS)
+    return [queue.site.upload(type(row), row.id) for row in rows]
+
+
+def test_uploads_are_inspected_and_two_jobs_at_once_both_finish(queue, files):
+    site = queue.site
+    model = site.add_upload(ModelRow, files / "digits.pt2", ObjectState.VALIDATING)
+    data = site.add_upload(DatasetRow, files / "digits.npz", ObjectState.VALIDATING)
+    broken = site.add_upload(ModelRow, files / "broken.pt2", ObjectState.VALIDATING)
+    queue.start_worker("inspect")
+    queue.start_worker("cpu")
+    for kind, row in (("model", model), ("dataset", data), ("model", broken)):
+        inspect(queue, kind, row)
+    model, data, broken = inspected(queue, model, data, broken)
+    assert (model.state, data.state, broken.state) == ("ready", "ready", "rejected"), (model.problem, data.problem)
+    assert broken.problem["class"] == "user"
+    until(lambda: not site.storage.exists(f"projects/{site.project}/{broken.sha256}"))
+
+    jobs = [site.submit(model, data, seed=seed) for seed in (0, 1)]
+    queue.relay.wake()
+    until(lambda: all(site.job(job).ended_at for job in jobs), ENGINE_SECONDS)
+    for job in map(site.job, jobs):
+        assert job.state == "succeeded", job.failure
+        assert job.summary["size_ratio"] > 1
+        assert 0 <= job.summary["accuracy"] <= 1
+
+
+def test_a_worker_asked_to_end_mid_job_leaves_no_process_and_the_job_goes_on_elsewhere(queue, files):
+    site = queue.site
+    model, data = site.add_upload(ModelRow, files / "digits.pt2"), site.add_upload(DatasetRow, files / "digits.npz")
+    job = site.submit(model, data)
+    first = queue.start_worker("cpu")
+    until(lambda: site.job(job).stage, ENGINE_SECONDS)
+    began = time.monotonic()
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(15) == 0
+    assert time.monotonic() - began < 10
+    assert site.nothing_runs()
+    assert site.job(job).state == "queued"
+    assert queue.live() == []
+    queue.start_worker("cpu")
+    until(lambda: site.job(job).ended_at, ENGINE_SECONDS)
+    assert site.job(job).state == "succeeded", site.job(job).failure
+
+
+def test_messages_wait_in_the_outbox_while_the_broker_is_away(queue):
+    queue.broker.terminate()
+    queue.broker.wait(10)
+    with queue.site.sessions.begin() as session:
+        outbox.add(session, "winnow.inspect", "inspect", 5, {"kind": "model", "id": "mdl_none"})
+    queue.relay.wake()
+    time.sleep(1.5)
+
+    def waiting():
+        with queue.site.sessions() as session:
+            return len(session.scalars(select(OutboxRow)).all())
+
+    assert waiting() == 1
+    began = time.monotonic()
+    with queue.site.sessions.begin() as session:
+        outbox.count(session)
+    assert time.monotonic() - began < 1  # the database is not held meanwhile
+    clear_stale_broker(queue.path)
+    queue.start_broker()
+    until(lambda: not waiting())
+
+
+def test_what_is_urgent_is_served_first_and_what_is_inspected_never_waits_for_a_job(queue):
+    with queue.site.sessions.begin() as session:
+        for priority in (0, 9, 5):
+            outbox.add(session, "winnow.run_job", "cpu", priority, {"job_id": f"job_{priority}", "attempt": 1})
+        outbox.add(session, "winnow.inspect", "inspect", 5, {"kind": "model", "id": "mdl_none"})
+    queue.relay.wake()
+
+    def waiting(name):
+        with redis.Redis(unix_socket_path=str(queue.path)) as client:
+            return sum(client.llen(key) for key in client.keys(f"{name}*"))
+
+    until(lambda: (waiting("cpu"), waiting("inspect")) == (3, 1))
+    environment = {**os.environ, "WINNOW_DATA": str(queue.site.data), "WINNOW_BROKER_URL": queue.url}
+    log = queue.site.data / "worker.log"
+    with log.open("wb") as output:
+        command = [sys.executable, "-m", "app.cli", "worker", "--queue", "cpu"]
+        queue.workers.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
+    until(lambda: log.read_text().count("nothing_to_claim") == 3)
+    served = re.findall(r"job_id=(job_\d)", log.read_text())
+    assert served == ["job_9", "job_5", "job_0"]
+    assert waiting("inspect") == 1
+
+
+@pytest.mark.parametrize("module", ["workers.tasks", "app.cli", "app.queue", "app.embedded"])
+def test_no_parent_loads_numerics(module):
+    code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert not {"torch", "numpy", "onnx", "onnxruntime"} & set(json.loads(answer.stdout))
