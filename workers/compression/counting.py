@@ -1,0 +1,128 @@
+"""Parameters and multiply-accumulates, read off a real run of one row."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from app.domain.model import Layer
+from workers.compression.layers import arguments
+from workers.compression.lifting import op_name
+from workers.compression.network import Network
+
+OPS: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.ConvTranspose1d, "conv_transpose1d"),
+    (nn.ConvTranspose2d, "conv_transpose2d"),
+    (nn.ConvTranspose3d, "conv_transpose3d"),
+    (nn.Conv1d, "conv1d"),
+    (nn.Conv2d, "conv2d"),
+    (nn.Conv3d, "conv3d"),
+    (nn.Linear, "linear"),
+    (nn.Embedding, "embedding"),
+    (nn.LayerNorm, "layer_norm"),
+    (nn.GroupNorm, "group_norm"),
+    (_BatchNorm, "batch_norm"),
+)
+QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+
+def count_parameters(network: Network) -> int:
+    return sum(parameter.numel() for parameter in network.module.parameters())
+
+
+def count_nonzero_parameters(network: Network) -> int:
+    return sum(int(parameter.count_nonzero()) for parameter in network.module.parameters())
+
+
+def count_macs(network: Network) -> int:
+    """Count for one row; the work of convolutions, linear layers, matrix products and attention."""
+    return sum(_trace(network).values())
+
+
+def describe_layers(network: Network) -> tuple[Layer, ...]:
+    """List the layers that own a weight, in the order in which they run, as if none were prunable."""
+    macs = _trace(network)
+    layers = {}
+    for node in network.module.graph.find_nodes(op="call_module"):
+        name = str(node.target)
+        part = network.module.get_submodule(name)
+        op = next((op for kind, op in OPS if isinstance(part, kind)), None)
+        if op is None or not isinstance(getattr(part, "weight", None), torch.Tensor):
+            continue
+        layers[name] = Layer(
+            name=name,
+            op=op,
+            weight_shape=tuple(part.weight.shape),  # type: ignore[arg-type]
+            parameters=sum(parameter.numel() for parameter in part.parameters()),
+            macs=macs[name],
+            prunable=False,
+            quantizable=isinstance(part, QUANTIZABLE),
+        )
+    return tuple(layers.values())
+
+
+def _trace(network: Network) -> defaultdict[str, int]:
+    """Count multiply-accumulates of one row by module; a node that calls none counts under its own name."""
+    counter = _Counter(network.module)
+    with torch.no_grad():
+        counter.run(*network.example_inputs(batch=1))
+    return defaultdict(int, {name: macs // network.rows for name, macs in counter.macs.items()})
+
+
+class _Counter(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.macs: defaultdict[str, int] = defaultdict(int)
+
+    def run_node(self, n: fx.Node) -> Any:
+        arguments_, _ = self.fetch_args_kwargs_from_env(n)
+        output = super().run_node(n)
+        if n.op == "call_module":
+            part = self.fetch_attr(str(n.target))
+            if isinstance(part, _ConvNd | nn.Linear):
+                self.macs[str(n.target)] += _weighted(
+                    part.weight, arguments_[0], output, transposed=_is_transposed(part)
+                )
+        elif n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload):  # noqa: SLF001
+            self.macs[n.name] += _functional(op_name(n), self._values(n), output)
+        return output
+
+    def _values(self, node: fx.Node) -> dict[str, Any]:
+        return {
+            key: self.env[value] if isinstance(value, fx.Node) and value in self.env else value
+            for key, value in arguments(node).items()
+        }
+
+
+def _is_transposed(part: nn.Module) -> bool:
+    return isinstance(part, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
+
+
+def _weighted(weight: torch.Tensor, source: torch.Tensor, output: torch.Tensor, *, transposed: bool = False) -> int:
+    """Each output element (of a transposed convolution: each input element) meets one row of the weight."""
+    return (source if transposed else output).numel() * math.prod(weight.shape[1:])
+
+
+def _functional(name: str, values: dict[str, Any], output: Any) -> int:
+    if name in {"conv1d", "conv2d", "conv3d", "linear"}:
+        return _weighted(values["weight"], values["input"], output)
+    if name.startswith("conv_transpose") or name == "convolution":
+        transposed = bool(values.get("transposed", True))
+        return _weighted(values["weight"], values["input"], output, transposed=transposed)
+    if name in {"matmul", "mm", "bmm"}:
+        left = values["self"]
+        return int(output.numel()) * int(left.shape[-1])
+    if name in {"addmm", "baddbmm"}:
+        left = values["mat1"] if name == "addmm" else values["batch1"]
+        return int(output.numel()) * int(left.shape[-1])
+    if name == "scaled_dot_product_attention":
+        query, key, value = values["query"], values["key"], values["value"]
+        scores = math.prod(query.shape[:-1]) * int(key.shape[-2])
+        return scores * (int(query.shape[-1]) + int(value.shape[-1]))
+    return 0

@@ -1,0 +1,49 @@
+"""What can be said of a network before any job: its signature, size and layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.domain.model import Layer, ModelFacts, ModelFormat
+from workers.compression.counting import count_macs, count_parameters, describe_layers
+from workers.compression.formats import pt2
+from workers.compression.network import Network
+from workers.compression.pruning.groups import Groups, find_groups
+
+READERS = {"pt2": pt2.load}
+NO_CHANNELS = "it makes no channels"
+
+
+def inspect_model(path: Path, format: ModelFormat) -> ModelFacts:  # noqa: A002 - the contract's own word
+    """Read a model file and describe it."""
+    network = READERS[format](path)
+    trainable = not network.quantized and any(p.is_floating_point() for p in network.module.parameters())
+    return ModelFacts(
+        format=format,
+        trainable=trainable,
+        signature=network.signature,
+        parameters=count_parameters(network),
+        macs=count_macs(network),
+        layers=group_layers(network),
+    )
+
+
+def group_layers(network: Network) -> tuple[Layer, ...]:
+    """Describe the layers with their groups, and say of each that cannot be pruned why."""
+    groups = find_groups(network)
+    names = groups.names()
+    layers = []
+    for layer in describe_layers(network):
+        group = names.get(layer.name) or _followed(layer.name, groups, names)
+        reason = None if group else groups.reasons.get(layer.name, NO_CHANNELS)
+        layers.append(layer.model_copy(update={"group": group, "prunable": group is not None, "reason": reason}))
+    return tuple(layers)
+
+
+def _followed(name: str, groups: Groups, names: dict[str, str]) -> str | None:
+    """Name the group whose channels a norm follows."""
+    ids = groups.walk.dimensions.get((f"{name}.weight", 0))
+    if ids is None or f"{name}.weight" in groups.walk.producers:
+        return None
+    mine = set(groups.labels[ids.numpy()].tolist()) & set(groups.units.tolist())
+    return next((names[p.layer] for p in groups.producers if p.layer in names and mine & set(p.labels.tolist())), None)

@@ -1,0 +1,136 @@
+"""The step that removes whole channels, with all that is coupled to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app.domain.errors import CheckFailed, NoChange, NothingToPrune
+from app.domain.recipe import PruneSpec
+from workers.compression.network import Network
+from workers.compression.pruning.groups import Groups, find_groups
+from workers.compression.pruning.importance import Scores, score_filters, score_units
+from workers.compression.pruning.selection import choose, partition
+from workers.compression.pruning.surgery import remove
+from workers.compression.step import Context, StepResult
+
+Part = tuple[str, ...]
+
+
+def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
+    """Remove ``spec.amount`` of the prunable channels in ``spec.rounds`` rounds.
+
+    Raises:
+        NothingToPrune: no channel can be removed; the reasons are in the message.
+        NoChange: the amount rounds to no channel at all.
+    """
+    groups = find_groups(network)
+    if not groups.units.size:
+        raise NothingToPrune(_explain(groups), hint="Distil or quantize this network instead.")
+    totals = {part: len(units) for part, units in _parts(groups, spec.scope).items()}
+    smaller, removed = network, dict.fromkeys(totals, 0)
+    for done in range(1, spec.rounds + 1):
+        if done > 1:
+            groups = find_groups(smaller)
+        targets = {part: round(total * spec.amount * done / spec.rounds) for part, total in totals.items()}
+        units = _select(smaller, groups, spec, {part: targets[part] - removed[part] for part in totals}, removed)
+        if units.size:
+            smaller = remove(smaller, groups, units)
+        context.fraction(done / spec.rounds, f"round {done} of {spec.rounds}: {len(units)} channels removed")
+    taken = sum(removed.values())
+    if not taken:
+        raise NoChange(
+            f"{spec.amount:g} of {sum(totals.values())} prunable channels rounds to none that can go.",
+            hint="Ask for a larger amount.",
+        )
+    _check(network, smaller)
+    return StepResult(smaller, _details(network, smaller, sum(totals.values()), taken))
+
+
+def _members(groups: Groups) -> list[tuple[str, NDArray[np.int64]]]:
+    return [(producer.weight, producer.labels) for producer in groups.producers]
+
+
+def _parts(groups: Groups, scope: str) -> dict[Part, NDArray[np.int64]]:
+    """Part the units into those that compete with each other."""
+    return {(): groups.units} if scope == "global" else partition(groups.units, _members(groups))
+
+
+def _scores(network: Network, groups: Groups, criterion: str) -> Scores:
+    return score_units(
+        groups.units,
+        (
+            (producer.labels, score_filters(_tensor(network, producer.weight), producer.axis, criterion))
+            for producer in groups.producers
+        ),
+    )
+
+
+def _tensor(network: Network, name: str) -> torch.Tensor:
+    owner, _, leaf = name.rpartition(".")
+    tensor: torch.Tensor = getattr(network.module.get_submodule(owner), leaf)
+    return tensor
+
+
+def _select(
+    network: Network, groups: Groups, spec: PruneSpec, counts: dict[Part, int], removed: dict[Part, int]
+) -> NDArray[np.int64]:
+    """Choose this round's units and add their number to ``removed``."""
+    scores = _scores(network, groups, spec.criterion)
+    lines = list(groups.lines)
+    chosen = [np.zeros(0, np.int64)]
+    for part, units in _parts(groups, spec.scope).items():
+        mine = choose(units, scores[np.searchsorted(groups.units, units)], lines, counts.get(part, 0))
+        # What has gone already leaves its lines shorter for the parts that follow.
+        lines = [line[~np.isin(line, mine)] for line in lines]
+        removed[part] = removed.get(part, 0) + len(mine)
+        chosen.append(mine)
+    return np.concatenate(chosen)
+
+
+def _check(before: Network, after: Network) -> None:
+    inputs = before.example_inputs()
+    with torch.no_grad():
+        expected, outputs = (_listed(network.module(*inputs)) for network in (before, after))
+    for want, got in zip(expected, outputs, strict=True):
+        if want.shape != got.shape:
+            raise CheckFailed(f"Pruning changed an output's shape from {list(want.shape)} to {list(got.shape)}.")
+        if bool(torch.isfinite(want).all()) and not bool(torch.isfinite(got).all()):
+            raise CheckFailed("Pruning made outputs that are not finite.")
+
+
+def _listed(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> Iterable[torch.Tensor]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _explain(groups: Groups) -> str:
+    found = "; ".join(f"{layer}: {reason}" for layer, reason in groups.reasons.items())
+    return f"No channel can be removed. {found or 'The network has no layer that makes channels.'}"
+
+
+def _details(before: Network, after: Network, prunable: int, removed: int) -> dict[str, object]:
+    """Tell what was cut, what was not and why: of the network as it came in."""
+    groups = find_groups(before)
+    names = groups.names()
+    layers = [
+        {
+            "name": producer.layer,
+            "group": names[producer.layer],
+            "channels_before": _tensor(before, producer.weight).shape[producer.axis],
+            "channels_after": _tensor(after, producer.weight).shape[producer.axis],
+        }
+        for producer in groups.producers
+        if producer.layer in names
+    ]
+    touched = {str(row["group"]) for row in layers if row["channels_before"] != row["channels_after"]}
+    return {
+        "prunable_channels": prunable,
+        "removed_channels": removed,
+        "groups_touched": len(touched),
+        "layers": layers,
+        "unprunable": [{"name": name, "reason": reason} for name, reason in groups.reasons.items()],
+        "unknown_operators": [{"node": node, "op": op} for node, op in groups.walk.unknown.items()],
+    }
