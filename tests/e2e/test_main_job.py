@@ -1,0 +1,89 @@
+import hashlib
+import signal
+import time
+
+import httpx
+import pytest
+
+from tests.compression.digits import write_digits, write_network
+from tests.e2e.service import RECIPE, Service, gone
+
+LONG = [{"method": "distill", "teacher": "baseline", "epochs": 500, "learning_rate": 0.001}]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    service = Service(tmp_path_factory.mktemp("service"))
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def uploads(service, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    write_digits(folder / "digits.npz")
+    write_network(folder / "digits.pt2", epochs=5)
+    return service.upload("models", folder / "digits.pt2"), service.upload("datasets", folder / "digits.npz")
+
+
+def test_two_jobs_at_once_both_finish_with_reports_and_artifacts(service, uploads):
+    jobs = [service.submit(*uploads, seed=seed) for seed in (0, 1)]
+    for job in jobs:
+        ended = service.wait(job)
+        assert ended["state"] == "succeeded", ended["failure"]
+        report = service.get(f"jobs/{job}/report")
+        assert [step["method"] for step in report["steps"]] == [step["method"] for step in RECIPE]
+        assert ended["summary"]["size_ratio"] == report["delta"]["size_ratio"] > 1
+        artifacts = {item["name"]: item for item in service.get(f"jobs/{job}/artifacts")["items"]}
+        assert {"model.onnx", "model.pt2", "report.json", "benchmark.zip", "job.log"} <= set(artifacts)
+        content = service.client.get(f"artifacts/{artifacts['model.onnx']['id']}/content").content
+        assert hashlib.sha256(content).hexdigest() == artifacts["model.onnx"]["sha256"]
+    ids = [event["id"] for event in service.get(f"jobs/{jobs[0]}/events", params={"limit": 200})["items"]]
+    assert ids == list(range(1, len(ids) + 1))
+
+
+def engines(service):
+    return [process for process in service.family() if "workers.compression" in process.cmdline()]
+
+
+def training(service, job):
+    return service.wait(job, lambda item: item["stage"] == "distilling" and item["state"] == "running")
+
+
+def test_a_job_cancelled_while_training_ends_within_five_seconds(service, uploads):
+    job = service.submit(*uploads, recipe=LONG)
+    training(service, job)
+    processes = engines(service)
+    assert processes
+    began = time.monotonic()
+    service.post(f"jobs/{job}:cancel")
+    service.wait(job)
+    assert time.monotonic() - began < 5
+    assert service.get(f"jobs/{job}")["state"] == "cancelled"
+    assert gone(processes)
+
+
+def test_a_stop_mid_job_leaves_no_orphan_and_the_next_start_goes_on(service, uploads):
+    job = service.submit(*uploads, recipe=LONG)
+    training(service, job)
+    with service.client.stream("GET", f"jobs/{job}/events", headers={"Accept": "text/event-stream"}) as stream:
+        next(stream.iter_raw())
+        family = service.family()
+        assert engines(service)
+        status, seconds = service.stop()
+    assert status == 0
+    assert seconds < 10  # an open stream does not hold it up
+    assert gone(family)
+    service.start()
+    training(service, job)
+    service.post(f"jobs/{job}:cancel")
+    assert service.wait(job)["state"] == "cancelled"
+
+
+def test_a_killed_service_leaves_no_orphan(service, uploads):
+    training(service, service.submit(*uploads, recipe=LONG))
+    family = service.family()
+    service.stop(signal.SIGKILL)
+    assert gone(family)
+    service.start()
+    assert httpx.get(f"http://127.0.0.1:{service.port}/readyz").status_code == 200
