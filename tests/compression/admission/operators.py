@@ -10,30 +10,64 @@ import workers.compression.admission
 LIST = Path(workers.compression.admission.__file__).with_name("operators.txt")
 
 PRIVATE = frozenset(
-    "_adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar _assert_tensor_metadata "
-    "_batch_norm_no_update _batch_norm_with_update _cdist_forward _conj _convolution _embedding_bag "
-    "_fake_quantize_learnable_per_channel_affine "
-    "_fake_quantize_learnable_per_tensor_affine _fused_rms_norm _log_softmax _native_batch_norm_legit "
-    "_native_batch_norm_legit_functional _native_batch_norm_legit_no_training _native_multi_head_attention _pdist_forward "
-    "_reshape_alias _safe_softmax _scaled_dot_product_attention_math _scaled_dot_product_flash_attention_for_cpu "
-    "_softmax _stack _to_copy _transformer_encoder_layer_fwd _trilinear _unsafe_index _unsafe_view _upsample_bicubic2d_aa "
-    "_upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d _weight_norm "
-    "_weight_norm_interface".split()
+    {
+        "_adaptive_avg_pool2d",
+        "_adaptive_avg_pool3d",
+        "_assert_async",
+        "_assert_scalar",
+        "_assert_tensor_metadata",
+        "_batch_norm_no_update",
+        "_batch_norm_with_update",
+        "_cdist_forward",
+        "_conj",
+        "_convolution",
+        "_embedding_bag",
+        "_fake_quantize_learnable_per_channel_affine",
+        "_fake_quantize_learnable_per_tensor_affine",
+        "_fused_rms_norm",
+        "_log_softmax",
+        "_native_batch_norm_legit",
+        "_native_batch_norm_legit_functional",
+        "_native_batch_norm_legit_no_training",
+        "_native_multi_head_attention",
+        "_pdist_forward",
+        "_reshape_alias",
+        "_safe_softmax",
+        "_scaled_dot_product_attention_math",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_softmax",
+        "_stack",
+        "_to_copy",
+        "_transformer_encoder_layer_fwd",
+        "_trilinear",
+        "_unsafe_index",
+        "_unsafe_view",
+        "_upsample_bicubic2d_aa",
+        "_upsample_bilinear2d_aa",
+        "_upsample_nearest_exact1d",
+        "_upsample_nearest_exact2d",
+        "_upsample_nearest_exact3d",
+        "_weight_norm",
+        "_weight_norm_interface",
+    }
 )
 """Operators with a leading underscore that exports and their decompositions do hold."""
 
 REFUSED = re.compile(
-    r"from_file|set_?|set_data|resize.*|record_stream|data|requires_grad_|retain_grad|retains_grad|output_nr|is_leaf|"
-    r"pin_memory|is_pinned|cudnn_.*|miopen_.*|mkldnn_.*|mps_.*|xnnpack_.*|.*sparse.*|.*(?:csr|csc|bsr|bsc).*|coalesce.*|.*_backward.*|.*_jvp|"
-    r"rename.*|align_.*|refine_names|quantize_per_.*|q_.*|qscheme|int_repr|dequantize|quantized_.*|empty_quantized|"
-    r"fbgemm_.*|choose_qparams.*|.*nested.*|backward|swap|sym_storage_offset|storage_offset|equal|promote_types|"
-    r"result_type|can_cast|is_.*|ccol_indices.*|crow_indices.*|row_indices.*|col_indices.*|values.*|indices.*|dense_dim|"
-    r".*_cuda.*|.*rand.*|normal.*|bernoulli.*|multinomial|poisson|binomial|uniform.*|exponential.*|geometric.*|cauchy.*|"
-    r"log_normal.*|rrelu.*|special_.*polynomial.*|thread_.*|unsafe_chunk|unsafe_split.*|lu_unpack|linalg_.*|"
-    r"symeig|svd|qr|geqrf|ormqr|orgqr|lstsq|cholesky.*|triangular_solve|Storage.*|fft_.*|istft|copy_sparse.*|to_padded.*|"
-    r"[A-Z]\w+|__interpolate|__upsample.*|batch_norm_(?:elemt|gather.*|stats|update_stats)|to_mkldnn|hspmm|smm|sspaddmm|"
-    r"convolution_overrideable|cuda|cpu|get_device|element_size|len|dim|tensor|as_tensor|hash_tensor|slow_conv.*|"
-    r"nonzero_numpy|numpy_T|unflatten_dense_tensors|flatten_dense_tensors|conv_tbc|grad|lift.*|\w+_window"
+    r"from_file|set_?|set_data|resize.*|record_stream|data|requires_grad_|retain_grad|retains_grad|"
+    r"output_nr|is_leaf|pin_memory|is_pinned|cudnn_.*|miopen_.*|mkldnn_.*|mps_.*|xnnpack_.*|.*sparse.*|"
+    r".*(?:csr|csc|bsr|bsc).*|coalesce.*|.*_backward.*|.*_jvp|rename.*|align_.*|refine_names|"
+    r"quantize_per_.*|q_.*|qscheme|int_repr|dequantize|quantized_.*|empty_quantized|fbgemm_.*|"
+    r"choose_qparams.*|.*nested.*|backward|swap|sym_storage_offset|storage_offset|equal|promote_types|"
+    r"result_type|can_cast|is_.*|ccol_indices.*|crow_indices.*|row_indices.*|col_indices.*|values.*|"
+    r"indices.*|dense_dim|.*_cuda.*|.*rand.*|normal.*|bernoulli.*|multinomial|poisson|binomial|uniform.*|"
+    r"exponential.*|geometric.*|cauchy.*|log_normal.*|rrelu.*|special_.*polynomial.*|thread_.*|"
+    r"unsafe_chunk|unsafe_split.*|lu_unpack|linalg_.*|symeig|svd|qr|geqrf|ormqr|orgqr|lstsq|cholesky.*|"
+    r"triangular_solve|Storage.*|fft_.*|istft|copy_sparse.*|to_padded.*|[A-Z]\w+|__interpolate|"
+    r"__upsample.*|batch_norm_(?:elemt|gather.*|stats|update_stats)|to_mkldnn|hspmm|smm|sspaddmm|"
+    r"convolution_overrideable|cuda|cpu|get_device|element_size|len|dim|tensor|as_tensor|hash_tensor|"
+    r"slow_conv.*|nonzero_numpy|numpy_T|unflatten_dense_tensors|flatten_dense_tensors|conv_tbc|grad|lift.*|"
+    r"\w+_window"
 )
 """Storage and file access, random numbers, gradients, other devices and layouts, and what no network here computes."""
 
@@ -55,10 +89,11 @@ QUANTIZED = [
 SYMBOLIC = [
     *(
         f"_operator.{name}"
-        for name in "add sub mul floordiv truediv mod pow neg pos eq ne lt le gt ge and_ or_ not_".split()
+        for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "pos", "eq", "ne", "lt", "le")
     ),
-    *(f"torch.sym_{name}" for name in "float int ite max min not sum sqrt".split()),
-    *(f"math.{name}" for name in "ceil floor trunc".split()),
+    *(f"_operator.{name}" for name in ("gt", "ge", "and_", "or_", "not_")),
+    *(f"torch.sym_{name}" for name in ("float", "int", "ite", "max", "min", "not", "sum", "sqrt")),
+    *(f"math.{name}" for name in ("ceil", "floor", "trunc")),
 ]
 """Arithmetic on sizes."""
 
@@ -85,7 +120,7 @@ def _is_plain(schema: torch.FunctionSchema) -> bool:
     odd = re.compile(
         r"Storage|Generator|Stream|Any|Dict|__torch__|QScheme|Future|\bt\b|\bt\[\]|Dimname|NoneType|str\[\]"
     )
-    if any(odd.search(kind) for kind in kinds) or not schema.returns and not schema.name.startswith("aten::_assert"):
+    if any(odd.search(kind) for kind in kinds) or (not schema.returns and not schema.name.startswith("aten::_assert")):
         return False
     if re.search(r"(?:^|_)out$", schema.overload_name) or any(argument.is_out for argument in schema.arguments):
         return False

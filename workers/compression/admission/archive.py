@@ -55,6 +55,8 @@ class Archive:
             self._zip = zipfile.ZipFile(stream)
         except _BROKEN as error:
             raise CorruptFile(f"The archive's directory cannot be read: {error}") from error
+        if count != len(self._zip.infolist()):
+            raise CorruptFile("The archive's directory has another number of entries than its last bytes say.")
         self.members = {member.filename: member for member in self._zip.infolist() if not _is_folder(member, folders)}
         self._check_names(folders=folders)
         self._check_sizes()

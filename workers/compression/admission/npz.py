@@ -59,7 +59,7 @@ def _read_header(text: bytes, what: str) -> tuple[tuple[int, ...], int]:
     try:
         header = ast.literal_eval(text.decode("latin1").strip())
     except (SyntaxError, ValueError, RecursionError, MemoryError, TypeError) as error:
-        raise CorruptFile(f"The header of {what} cannot be read.", hint=_HOW) from error
+        raise CorruptFile(f"{what} has a header that cannot be read.", hint=_HOW) from error
     match header:
         case {"descr": str(dtype), "fortran_order": bool(), "shape": tuple(shape), **rest} if not rest:
             pass

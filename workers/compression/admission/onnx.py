@@ -1,6 +1,6 @@
 """Admit ONNX files before the checker or a runtime sees them: read by the wire format, without the library.
 
-The field numbers are those of onnx.proto3 (IR versions 3 to 13).
+The field numbers are those of onnx.proto3 (IR versions 3 to 14).
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ class _Walk:
         for field in fields(self.data, 0, len(self.data)):
             match field.number:
                 case 1:
-                    if not 3 <= field.value <= 13 or field.wire != VARINT:
+                    if not 3 <= field.value <= 14 or field.wire != VARINT:
                         raise CorruptFile(f"The file is of IR version {field.value}.", hint=_HOW)
                 case 7:
                     graphs += 1
@@ -96,7 +96,7 @@ class _Walk:
             if each.number == 1 and self.text(each) not in DOMAINS:
                 raise UnsafeFile(f"The model uses the operators of {self.text(each)!r}.", hint=_HOW)
 
-    def check_graph(self, field: Field, outer: frozenset[str], depth: int) -> None:
+    def check_graph(self, field: Field, outer: frozenset[str], depth: int) -> None:  # noqa: C901 - one case a field
         """Admit a graph whose nodes use what stands before them, so that it has no cycles."""
         if depth > MAX_DEPTH:
             raise UnsafeFile(f"The model nests graphs deeper than {MAX_DEPTH} levels.", hint=_HOW)
@@ -110,10 +110,14 @@ class _Walk:
                 case 5:
                     self.add(known, self.check_tensor(each), "initializer")
                 case 11:
-                    self.add(inputs, self.value_name(each), "input")
+                    self.add(inputs, self.check_value(each), "input")
                 case 15:
                     raise UnsafeFile("The model holds sparse weights.", hint=_HOW)
-                case 2 | 10 | 12 | 13 | 14 | 16:
+                case 12 | 13:
+                    self.check_value(each)
+                case 2:
+                    self.text(each)
+                case 10 | 14 | 16:
                     pass
                 case _:
                     raise CorruptFile(f"The graph holds the unknown field {each.number}.", hint=_HOW)
@@ -127,8 +131,30 @@ class _Walk:
             raise UnsafeFile(f"The {what} {name!r} has no name, or one that stands twice.", hint=_HOW)
         names.add(name)
 
-    def value_name(self, field: Field) -> str:
-        return next((self.text(each) for each in self.inner(field) if each.number == 1), "")
+    def check_value(self, field: Field) -> str:
+        """Admit the description of a tensor and give its name."""
+        name = ""
+        for each in self.inner(field):
+            if each.number == 1:
+                name = self.text(each)
+            elif each.number == 2:
+                self.check_type(each)
+        return name
+
+    def check_type(self, field: Field) -> None:
+        for kind in self.inner(field):
+            if kind.number == 6:  # the denotation
+                self.text(kind)
+                continue
+            if kind.number != 1:
+                raise UnsafeFile("The model has an input or output that is no tensor.", hint=_HOW)
+            shapes = [each for each in self.inner(kind) if each.number == 2]
+            for dimension in (each for shape in shapes for each in self.inner(shape)):
+                for each in self.inner(dimension):
+                    if each.number in {2, 3}:
+                        self.text(each)
+                    elif not 0 <= _signed(each.value) < 1 << 40:
+                        raise UnsafeFile(f"The model has a dimension of {_signed(each.value)}.", hint=_HOW)
 
     def check_node(self, field: Field, known: set[str], outer: frozenset[str], names: set[str], depth: int) -> None:
         self.nodes += 1
@@ -171,6 +197,8 @@ class _Walk:
     def check_attribute(self, field: Field, outer: frozenset[str], depth: int) -> None:
         for each in self.inner(field):
             match each.number:
+                case 1:
+                    self.text(each)
                 case 5 | 10:
                     self.check_tensor(each)
                 case 6 | 11:

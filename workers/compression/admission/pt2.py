@@ -53,7 +53,7 @@ _KINDS = {
     "data/constants/custom_obj_": "a pickled custom object",
     "data/constants/opaque_obj_": "a pickled object",
     "code/": "TorchScript code",
-    "extra/": "extra files",
+    "extra/": "an extra file",
     "executorch/": "an ExecuTorch program",
 }
 _FLOATS = {6: "float16", 7: "float32", 8: "float64", 13: "bfloat16"}
@@ -101,7 +101,7 @@ def _check_members(archive: Archive) -> str:
         if name in {"data.pkl", "constants.pkl"}:
             raise UnsafeFile("The archive is a pickle or TorchScript, which runs code when it is loaded.", hint=_HOW)
         kind = next(
-            (kind for start, kind in _KINDS.items() if name.startswith(start)), "what no exported program needs"
+            (kind for start, kind in _KINDS.items() if name.startswith(start)), "nothing that an exported program needs"
         )
         raise UnsafeFile(f"The archive's member {name!r} is {kind}.", hint=_HOW)
     for name in sorted({_GRAPH, _WEIGHTS, _CONSTANTS, _SAMPLE, *_MARKS} - names):

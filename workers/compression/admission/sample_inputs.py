@@ -87,21 +87,10 @@ def check_sample_inputs(content: bytes, where: str) -> None:
     """Admit tensors in tuples, lists and dictionaries whose storages have the sizes they claim."""
     if not content:
         return
-    limits = Limits(members=10_000, member_bytes=MAX_BYTES, total_bytes=MAX_BYTES, ratio=1)
-    with Archive(io.BytesIO(content), limits) as archive:
-        sizes = {}
-        for name, member in archive.members.items():
-            key = name.removeprefix(_ROOT + "data/")
-            if name not in _MEMBERS and not (key != name and key.isascii() and key.isdigit()):
-                raise UnsafeFile(f"{where} holds the member {name!r}.")
-            sizes[key] = member.file_size
-            for _ in archive.blocks(name):
-                pass
-        if _ROOT + "data.pkl" not in archive.members:
-            raise CorruptFile(f"{where} holds no data.pkl.")
-        if _ROOT + "byteorder" in archive.members and archive.read(_ROOT + "byteorder", 16) != b"little":
-            raise UnsafeFile(f"{where} is not little-endian.")
-        stream = archive.read(_ROOT + "data.pkl", _MAX_PICKLE_BYTES)
+    try:
+        stream, sizes = _read_archive(content)
+    except (CorruptFile, UnsafeFile) as error:
+        raise type(error)(f"{where}: {error.detail}", hint=error.hint) from error
     _check_opcodes(stream, where)
     try:
         value = _Recorder(stream, sizes, where).load()
@@ -110,6 +99,25 @@ def check_sample_inputs(content: bytes, where: str) -> None:
     if not isinstance(value, tuple):
         raise UnsafeFile(f"{where} holds no pair of arguments and keyword arguments.")
     _check_tree(value, where)
+
+
+def _read_archive(content: bytes) -> tuple[bytes, dict[str, int]]:
+    """Give the pickle, and the size in bytes of each storage by its key."""
+    limits = Limits(members=10_000, member_bytes=MAX_BYTES, total_bytes=MAX_BYTES, ratio=1)
+    with Archive(io.BytesIO(content), limits) as archive:
+        sizes = {}
+        for name, member in archive.members.items():
+            key = name.removeprefix(_ROOT + "data/")
+            if name not in _MEMBERS and not (key != name and key.isascii() and key.isdigit()):
+                raise UnsafeFile(f"It holds the member {name!r}.")
+            sizes[key] = member.file_size
+            for _ in archive.blocks(name):
+                pass
+        if _ROOT + "data.pkl" not in archive.members:
+            raise CorruptFile("It holds no data.pkl.")
+        if _ROOT + "byteorder" in archive.members and archive.read(_ROOT + "byteorder", 16) != b"little":
+            raise UnsafeFile("It is not little-endian.")
+        return archive.read(_ROOT + "data.pkl", _MAX_PICKLE_BYTES), sizes
 
 
 def _check_opcodes(stream: bytes, where: str) -> None:

@@ -1,0 +1,138 @@
+"""Runs hostile files through admission and, where one is let pass, through its loader; and counts how each ended."""
+
+import os
+import resource
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper
+from safetensors.numpy import save_file
+
+from app.domain.errors import WinnowError
+from tests.hostile.crafted import make_all
+from tests.hostile.labels import make_labels
+from tests.hostile.mutations import mutate
+from tests.hostile.networks import NETWORKS
+from workers.compression.admission import admit
+from workers.compression.dataset_inspection import inspect_dataset
+from workers.compression.formats import pt2
+
+
+def _check_onnx(path: Path) -> None:
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+
+
+LOADERS: dict[str, Callable[[Path], object]] = {
+    "pt2": pt2.load,
+    "onnx": _check_onnx,
+    "npz": lambda path: inspect_dataset(path, "npz"),
+    "safetensors": lambda path: inspect_dataset(path, "safetensors"),
+}
+_CLEAN = (WinnowError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError)
+
+
+@dataclass
+class Tally:
+    """``ends`` counts by group and code, ``passed`` names what loaded, ``reasons`` why files were not admitted."""
+
+    ends: dict[str, Counter[str]] = field(default_factory=dict)
+    passed: list[Path] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def add(self, group: str, end: str) -> None:
+        self.ends.setdefault(group, Counter())[end] += 1
+
+    @property
+    def files(self) -> int:
+        return sum(sum(counts.values()) for counts in self.ends.values())
+
+    def lines(self) -> Iterator[str]:
+        for group, counts in self.ends.items():
+            ends = ", ".join(f"{end} {count}" for end, count in counts.most_common())
+            yield f"{group:24} {sum(counts.values()):5}  {ends}"
+        yield f"{'all':24} {self.files:5}  peak memory {peak_bytes() >> 20} MiB"
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def run(tally: Tally, group: str, kind: str, path: Path) -> None:
+    """Send one file the way a job would; anything but a clean refusal or a whole load is raised."""
+    try:
+        admit(path, kind)
+    except WinnowError as error:
+        tally.add(group, error.code)
+        tally.reasons[path.name] = f"{error.code}: {error.detail.replace(str(path.parent), '')}"
+        return
+    try:
+        LOADERS[kind](path)
+    except _CLEAN as error:
+        tally.add(group, f"loader:{getattr(error, 'code', type(error).__name__)}")
+        return
+    tally.add(group, "loaded")
+    tally.passed.append(path)
+
+
+def write_real(folder: Path) -> dict[str, Path]:
+    """Write one real file a format."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    files = {kind: folder / f"real.{kind}" for kind in LOADERS}
+    torch.export.save(NETWORKS["residual_batch"](), files["pt2"])
+    arrays = {
+        "train.x": rng.normal(size=(40, 8)).astype("float32"),
+        "train.y": rng.integers(0, 4, 40),
+        "validation.x": rng.normal(size=(10, 8)).astype("float32"),
+        "validation.y": rng.integers(0, 4, 10),
+    }
+    np.savez_compressed(files["npz"], **arrays)
+    save_file(arrays, files["safetensors"])
+    files["onnx"].write_bytes(_real_onnx(rng).SerializeToString())
+    return files
+
+
+def _real_onnx(rng: np.random.Generator) -> onnx.ModelProto:
+    shapes = {"a": (8, 3, 3, 3), "b": (8,), "c": (8, 10), "d": (10,)}
+    weights = [
+        helper.make_tensor(name, TensorProto.FLOAT, shape, rng.normal(size=shape).astype("<f4").tobytes(), raw=True)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "b"], ["conv"], name="conv", pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        helper.make_node("Relu", ["conv"], ["relu"], name="relu"),
+        helper.make_node("GlobalAveragePool", ["relu"], ["pool"], name="pool"),
+        helper.make_node("Flatten", ["pool"], ["flat"], name="flat"),
+        helper.make_node("Gemm", ["flat", "c", "d"], ["y"], name="head"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 16, 16])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 10])
+    opset = [helper.make_opsetid("", 18)]
+    return helper.make_model(helper.make_graph(nodes, "real", [x], [y], weights), opset_imports=opset, ir_version=9)
+
+
+def run_crafted(tally: Tally, folder: Path, real: Path, marker: Path) -> None:
+    os.environ["MARKER"] = str(marker)
+    for kind, path in make_all(folder, real):
+        run(tally, f"crafted .{kind}", kind, path)
+
+
+def run_labels(tally: Tally, folder: Path) -> None:
+    for kind, path in make_labels(folder):
+        run(tally, "labels", kind, path)
+
+
+def run_mutations(tally: Tally, folder: Path, files: dict[str, Path], each: int) -> None:
+    """Damage each real file ``each`` times."""
+    for kind, real in files.items():
+        content = real.read_bytes()
+        for seed in range(each):
+            path = folder / f"mutated.{kind}"
+            path.write_bytes(mutate(content, seed))
+            run(tally, f"mutated .{kind}", kind, path)
