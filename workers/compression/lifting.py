@@ -171,11 +171,16 @@ def _build_modules(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code()
 
 
+def _source(node: fx.Node) -> str:
+    """Name the argument that a module is called with."""
+    return "indices" if op_name(node) == "embedding" else "input"
+
+
 def _owner(module: fx.GraphModule, node: fx.Node) -> str | None:
     """Name the module whose own tensors, and no others, the operator reads."""
     own: set[str] = set()
     for name, argument in arguments(node).items():
-        if name == "input" or not isinstance(argument, fx.Node):
+        if name == _source(node) or not isinstance(argument, fx.Node):
             continue
         if argument.op != "get_attr" or not _attribute(argument, name):
             return None
@@ -190,7 +195,7 @@ def _filled(module: fx.GraphModule, owner: str, build: Callable[..., nn.Module],
     """Build the layer around the tensors that stand under its name."""
     found = module.get_submodule(owner)
     tensors = dict(found.named_parameters(recurse=False)) | dict(found.named_buffers(recurse=False))
-    given = {key: tensors.get(key) if isinstance(value, fx.Node) and key != "input" else value
+    given = {key: tensors.get(key) if isinstance(value, fx.Node) and key != _source(node) else value
              for key, value in arguments(node).items()}  # fmt: skip
     rank = node.args[0].meta["val"].dim() if isinstance(node.args[0], fx.Node) else 0
     layer = build(given, rank)
@@ -217,7 +222,7 @@ def _free_name(module: fx.GraphModule, node: fx.Node) -> str:
 def _call(module: fx.GraphModule, node: fx.Node, name: str, layer: nn.Module) -> None:
     _place(module, name, layer)
     with module.graph.inserting_before(node):
-        call = module.graph.call_module(name, (node.args[0],))
+        call = module.graph.call_module(name, (arguments(node)[_source(node)],))
     call.meta = dict(node.meta)
     node.replace_all_uses_with(call)
     module.graph.erase_node(node)

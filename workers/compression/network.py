@@ -58,6 +58,10 @@ class Network:
                 inputs.append(torch.zeros(shape, dtype=dtype))
         return tuple(inputs)
 
+    def _exportable_rows(self) -> int:
+        # Export takes a size of 0 or 1 for a constant.
+        return max([2, *(dims[0].min for dims in self.dynamic if 0 in dims)])  # type: ignore[attr-defined]
+
     def export(self) -> ExportedProgram:
         """Export in eval mode with the dynamic dimensions kept.
 
@@ -69,6 +73,6 @@ class Network:
             module = copy.deepcopy(module).eval()
         shapes = tuple(dict(dims) for dims in self.dynamic)
         try:
-            return torch.export.export(module, self.example_inputs(), dynamic_shapes=shapes)
+            return torch.export.export(module, self.example_inputs(self._exportable_rows()), dynamic_shapes=shapes)
         except (torch._dynamo.exc.UserError, ValueError) as error:  # noqa: SLF001 - the only class export raises here
             raise UnsupportedNetwork(f"The network cannot be exported again: {error}") from error

@@ -29,7 +29,11 @@ def follow(call: Call) -> Ids:
 
 def elementwise(call: Call) -> Ids:
     ids = call.tensors()
-    return call.each_output(lambda value: meet(call.space, ids, value.shape)) if ids else constant(call)
+    if not ids:
+        return constant(call)
+    if torch.broadcast_shapes(*(part.shape for part in ids)) != call.output.shape:
+        return call.unknown()
+    return meet(call.space, ids, call.output.shape)
 
 
 def constant(call: Call) -> Ids:

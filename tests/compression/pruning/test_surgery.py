@@ -1,0 +1,82 @@
+"""A pruned network computes what the whole one does when nobody listens to the channels that went."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.compression.networks import ZOO, make
+from workers.compression.lifting import lift
+from workers.compression.pruning.groups import find_groups
+from workers.compression.pruning.selection import choose
+from workers.compression.pruning.surgery import remove
+
+
+def masked(network, groups, units):
+    """Zero what every weight reads from the channels of these units."""
+    deaf = network.clone()
+    dead = torch.from_numpy(np.isin(groups.labels, units))
+    for (name, axis), ids in groups.walk.dimensions.items():
+        owner, _, leaf = name.rpartition(".")
+        tensor = getattr(deaf.module.get_submodule(owner), leaf)
+        if tensor.dim() > 1 and groups.walk.producers.get(name) != axis:
+            tensor.data.index_fill_(axis, dead[ids].nonzero().flatten(), 0)
+    return deaf
+
+
+def some(groups, amount, seed=0):
+    scores = np.random.default_rng(seed).random(len(groups.units))
+    return choose(groups.units, scores, groups.lines, round(amount * len(groups.units)))
+
+
+@pytest.mark.parametrize("amount", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("name", ZOO)
+def test_pruning_equals_masking(name, amount):
+    network = make(name)
+    groups = find_groups(network)
+    units = some(groups, amount)
+    assert len(units) > 0
+    small, deaf = remove(network, groups, units), masked(network, groups, units)
+    x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, expected, got = network.module(x), deaf.module(x), small.module(x)
+    assert (got - expected).abs().max() <= 1e-5
+    assert (whole - expected).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_pruned_network_exports_reloads_and_can_be_pruned_again(name):
+    network = make(name)
+    groups = find_groups(network)
+    small = remove(network, groups, some(groups, 0.4))
+    again = lift(small.export())
+    x = torch.randn(5, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(small.module(x), again.module(x))
+    assert repr(again.module.get_submodule("")) == repr(small.module)
+    others = find_groups(again)
+    smaller = remove(again, others, some(others, 0.5, seed=1))
+    assert sum(p.numel() for p in smaller.module.parameters()) < sum(p.numel() for p in again.module.parameters())
+    assert smaller.module(x).shape == network.module(x).shape
+
+
+def test_a_fixed_batch_is_pruned_too():
+    network = make("resnet_option_a", dynamic=False, batch=3)
+    groups = find_groups(network)
+    units = some(groups, 0.5)
+    x = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        difference = remove(network, groups, units).module(x) - masked(network, groups, units).module(x)
+    assert difference.abs().max() <= 1e-5
+
+
+def test_modules_know_their_new_sizes():
+    network = make("mobilenet")
+    groups = find_groups(network)
+    small = remove(network, groups, some(groups, 0.5)).module
+    for name, part in small.named_modules():
+        if isinstance(part, torch.nn.Conv2d):
+            assert part.weight.shape[:2] == (part.out_channels, part.in_channels // part.groups), name
+        if isinstance(part, torch.nn.BatchNorm2d):
+            assert part.num_features == len(part.weight) == len(part.running_var), name
+    depthwise = small.get_submodule("blocks.0.depthwise.0")
+    assert depthwise.groups == depthwise.in_channels < 32
