@@ -60,7 +60,7 @@ class Network:
 
     def _exportable_rows(self) -> int:
         # Export takes a size of 0 or 1 for a constant.
-        return max([2, *(dims[0].min for dims in self.dynamic if 0 in dims)])  # type: ignore[attr-defined]
+        return max([2, *(dims[0].min for dims in self.dynamic if 0 in dims)])
 
     def export(self) -> ExportedProgram:
         """Export in eval mode with the dynamic dimensions kept.
