@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -21,7 +22,7 @@ API = "/api/v1"
 _NOUNS = (models, datasets, methods, targets, jobs, events, artifacts)
 _UPLOADS = frozenset({f"{API}/models", f"{API}/datasets"})
 _STALE_UPLOAD = timedelta(days=1)
-_PROBLEM = {"4XX": {"model": errors.Problem, "description": "A problem (RFC 9457)."}}
+_PROBLEM: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.Problem, "description": "A problem (RFC 9457)."}}
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -57,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.parts = parts
     errors.install(app)
-    api = APIRouter(prefix=API, responses={**_PROBLEM})
+    api = APIRouter(prefix=API, responses=_PROBLEM)
     for noun in _NOUNS:
         api.include_router(noun.router)
     app.include_router(api)
