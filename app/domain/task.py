@@ -21,6 +21,8 @@ OUTPUT_FOLDER = "out"
 FACTS_FILE = "facts.json"
 """Written by the two inspections into the output folder: ModelFacts or DatasetFacts."""
 REPORT_FILE = "report.json"
+CHECKPOINTS_FOLDER = "checkpoints"
+"""What the child needs to go on where it was killed; the supervisor carries all of it to the next attempt's folder."""
 
 
 class _Part(BaseModel):
