@@ -10,7 +10,8 @@ from app.domain.errors import CorruptFile, TruncatedUpload, UnknownFormat, Unsaf
 
 _HEADER_LIMIT_BYTES = 2 * 1024**2
 _LOCAL_FILE = b"PK\x03\x04"
-_NO_MEMBERS = b"PK\x05\x06"
+_END = b"PK\x05\x06"
+_END_BYTES = 22
 _PICKLE_PROTOCOL = 0x80
 _EXPORT = "Export the network with torch.export.export and save it with torch.export.save(program, 'model.pt2')."
 
@@ -44,8 +45,8 @@ def tell(file: IO[bytes], size_bytes: int) -> str:
     head = file.read(16)
     if not head:
         raise TruncatedUpload("The body is empty.")
-    if head[:4] in {_LOCAL_FILE, _NO_MEMBERS}:
-        return _tell_archive(file)
+    if head[:4] in {_LOCAL_FILE, _END}:
+        return _tell_archive(file, size_bytes)
     if head[0] == _PICKLE_PROTOCOL:
         raise UnknownFormat("The file is a pickle, which can run code when it is read.", hint=_EXPORT)
     if len(head) > 8 and head[8:9] == b"{":
@@ -53,16 +54,28 @@ def tell(file: IO[bytes], size_bytes: int) -> str:
     raise UnknownFormat("The file is neither a .pt2 archive, an .npz archive nor a .safetensors file.")
 
 
-def _tell_archive(file: IO[bytes]) -> str:
+def _tell_archive(file: IO[bytes], size_bytes: int) -> str:
     try:
         with zipfile.ZipFile(_Bounded(file)) as archive:
             names = archive.namelist()
+            first = min((member.header_offset for member in archive.infolist()), default=0)
+            end = size_bytes - _END_BYTES - len(archive.comment)
     except zipfile.BadZipFile as error:
         # An archive's directory stands at its end: one that starts like a zip and has none was cut.
         raise TruncatedUpload(f"The archive has no readable directory at its end: {error}.") from error
     except (ValueError, NotImplementedError, UnicodeError, EOFError) as error:
         raise CorruptFile(f"The archive's directory cannot be read: {error}.") from error
+    if first != 0 or not _ends_at(file, end, size_bytes):
+        # A member may be an archive itself: cut behind it, the file shows that one's directory.
+        raise TruncatedUpload("The archive's directory is not at its end, or tells of only a part of the file.")
     return _tell_members(names)
+
+
+def _ends_at(file: IO[bytes], end: int, size_bytes: int) -> bool:
+    """Tell whether the record that ends a directory stands there, its comment reaching to the file's end."""
+    file.seek(max(0, end))
+    record = file.read(_END_BYTES)
+    return record.startswith(_END) and end + _END_BYTES + int.from_bytes(record[-2:], "little") == size_bytes
 
 
 def _tell_members(names: Sequence[str]) -> str:
