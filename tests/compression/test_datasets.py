@@ -160,6 +160,12 @@ FAULTS = {
         "train.y",
     ),
     "negative label": (arrays() | {"train.y": np.full(ROWS, -1)}, InvalidLabels, "train.y"),
+    "label of an id, not of a class": (arrays() | {"train.y": np.full(ROWS, 2**62)}, InvalidLabels, "train.y"),
+    "label above all integers": (
+        arrays() | {"train.y": np.full(ROWS, 2**63 + 5, np.uint64), "validation.y": np.zeros(10, np.uint64)},
+        InvalidLabels,
+        "train.y",
+    ),
     "one-hot labels": (
         arrays() | {"train.y": np.zeros((ROWS, 4), int), "validation.y": np.zeros((10, 4), int)},
         InvalidLabels,

@@ -41,7 +41,7 @@ def test_each_crafted_file_is_refused_for_what_is_wrong_with_it(files, tmp_path)
 def test_wrong_labels_end_in_a_refusal(tmp_path):
     tally = Tally()
     run_labels(tally, tmp_path)
-    assert {path.stem for path in tally.passed} <= {"labels_huge", "labels_unsigned_huge"}
+    assert tally.passed == []
 
 
 def test_damaged_files_are_refused_or_load(files, tmp_path):

@@ -14,6 +14,7 @@ from workers.compression.datasets import LABEL, Reader, Tables, open_tables
 from workers.compression.formats.npz import check_npz
 
 _CHUNK_ROWS = 4096
+_MOST_CLASSES = 1_000_000
 _INPUT_DTYPES = frozenset(
     {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"},
 )
@@ -102,4 +103,7 @@ def _count_classes(name: str, labels: NDArray[Any]) -> int:
     lowest = int(labels.min())
     if lowest < 0:
         raise InvalidLabels(f"{name} holds the negative label {lowest}")
-    return int(labels.max()) + 1
+    highest = int(labels.max())
+    if highest >= _MOST_CLASSES:
+        raise InvalidLabels(f"{name} holds the label {highest}; class indices stay below {_MOST_CLASSES}")
+    return highest + 1
