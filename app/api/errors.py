@@ -121,7 +121,11 @@ async def _on_validation(request: Request, error: Exception) -> JSONResponse:
     faults: Sequence[Mapping[str, Any]] = error.errors()
     if any(fault["type"] == "json_invalid" for fault in faults):
         return problem(Malformed("The body is not valid JSON."), request.scope)
-    found = [FieldError(pointer=_pointer(fault, error.body), message=_message(fault)) for fault in faults]
+    found = [
+        FieldError(pointer=_pointer(fault, error.body), message=_message(fault))
+        for fault in faults
+        if not _follows(fault, faults)
+    ]
     detail = "; ".join(f"{item.pointer or '/'}: {item.message}" for item in found)
     return problem(_leaf(faults)(detail, errors=found), request.scope)
 
@@ -138,6 +142,14 @@ def _leaf(faults: Sequence[Mapping[str, Any]]) -> type[WinnowError]:
         if fault["type"] == "literal_error" and fault["loc"] == ("body", "target"):
             return UnknownTarget
     return ValidationFailed
+
+
+def _follows(fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether a list seems too short only because items of it failed, which have faults of their own."""
+    depth = len(fault["loc"])
+    return fault["type"] == "too_short" and any(
+        len(other["loc"]) > depth and other["loc"][:depth] == fault["loc"] for other in faults
+    )
 
 
 def _message(fault: Mapping[str, Any]) -> str:
