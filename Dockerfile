@@ -20,6 +20,7 @@ FROM runtime AS worker
 ARG TORCH_OPTIONS=""
 RUN apt-get update && apt-get install --yes --no-install-recommends bubblewrap && rm -rf /var/lib/apt/lists/*
 RUN pip install ${TORCH_OPTIONS} torch==2.13.0 \
-    && pip install --constraint constraints.txt --editable '.[worker]'
+    && pip install --constraint constraints.txt --editable '.[worker]' \
+    && python -m compileall -q app workers
 USER winnow
 CMD ["winnowd", "worker", "--queue", "cpu"]

@@ -14,6 +14,7 @@ from app.domain.recipe import StepSpec
 from app.domain.target import Target
 from app.domain.task import ArtifactKind
 from app.services.jobs import JobView
+from app.services.workers import ServedTarget
 
 Item = TypeVar("Item")
 
@@ -110,9 +111,14 @@ class MethodOut(BaseModel):
 
 
 class TargetOut(Target):
-    """``available`` says whether a live worker serves it."""
+    """``available`` says whether a live worker serves it, ``isolation`` in which kinds of sandbox."""
 
     available: bool
+    isolation: list[str]
+
+    @classmethod
+    def of(cls, served: ServedTarget) -> Self:
+        return cls(**served.target.model_dump(), available=served.available, isolation=list(served.isolation))
 
 
 class JobOut(JobSpec):

@@ -12,5 +12,5 @@ router = APIRouter(prefix="/targets", tags=["targets"])
 @router.get("")
 def list_targets(session: Reading, parts: PartsDep, _: Reader) -> Items[TargetOut]:
     """List the targets, and whether a live worker serves each."""
-    found = workers.targets(session, parts.settings.worker_timeout_seconds)
-    return Items(items=[TargetOut(**target.model_dump(), available=available) for target, available in found])
+    served = workers.targets(session, parts.settings.worker_timeout_seconds)
+    return Items(items=[TargetOut.of(target) for target in served])
