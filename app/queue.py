@@ -60,7 +60,7 @@ class Relay:
     def publish(self) -> int:
         """Publish the oldest messages and return their number; on an error they all stay."""
         with self._readers() as session:
-            if not outbox.count(session):
+            if not outbox.any_due(session):
                 return 0
         with self._celery.connection_for_write() as connection:
             # A broker that is away is met here: within the transaction it would hold SQLite's one lock for seconds.

@@ -58,4 +58,20 @@ class Settings(BaseSettings):
     trust_models: bool = Field(
         default=False, description="Let a worker run that can put no walls around what users upload."
     )
+    lease_seconds: float = Field(
+        60, gt=0, description="A worker unheard of for so long has lost its job to another attempt."
+    )
+    requeue_after_seconds: float = Field(
+        60, gt=0, description="A job or an inspection queued for so long, and not in the broker, is sent there again."
+    )
+    retry_delay_seconds: float = Field(
+        10, ge=0, description="Wait before the second try after a transient failure; it doubles with each."
+    )
+    checkpoint_seconds: float = Field(15, gt=0, description="Checkpoints of a running job are stored so often.")
+    checkpoint_days: float = Field(7, ge=0, description="Checkpoints of ended jobs are kept for so long.")
+    log_days: float = Field(90, ge=0, description="Logs of ended jobs are kept for so long.")
+    input_days: float | None = Field(
+        None, ge=0, description="Models and data sets are kept for so long after the last job on them; else for ever."
+    )
+    collect_seconds: float = Field(3600, gt=0, description="The API clears away what has expired so often.")
     worker_timeout_seconds: int = Field(60, ge=1, description="A worker unseen for longer counts as gone.")

@@ -4,11 +4,12 @@ Uploads arrive under ``incoming/`` and are promoted to ``projects/<project>/<sha
 so that a reader never meets half an object.
 """
 
+import errno
 import hashlib
 import io
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,13 +21,14 @@ import anyio
 import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from app.domain.errors import InternalError, NotFound, TooLarge, Unavailable
+from app.domain.errors import InternalError, NotFound, StorageFull, TooLarge, Unavailable
 
 _CHUNK_BYTES = 1024**2
 # Two parts in flight bound what one upload or download holds in memory.
 _PART_BYTES = 8 * 1024**2
 _PARTS_IN_FLIGHT = 2
 _INCOMING = "incoming"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,26 @@ class _Writer(Protocol):
 def content_key(project_id: str, sha256: str) -> str:
     """Give the key under which a project's content is kept."""
     return f"projects/{project_id}/{sha256}"
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether it says that a disk or a quota is full."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    # The store's own errors carry the system's only in their text.
+    text = str(error) if isinstance(error, obstore.exceptions.BaseError) else ""
+    return any(f"(os error {number})" in text for number in _FULL)
+
+
+@contextmanager
+def _storing() -> Iterator[None]:
+    """Say in our own words why something could not be stored."""
+    try:
+        yield
+    except (OSError, obstore.exceptions.BaseError) as error:
+        if is_full(error):
+            raise StorageFull("There is no room left in the storage.") from error
+        raise Unavailable("The storage cannot be written.") from error
 
 
 def check_size(size_bytes: int, limit: int) -> None:
@@ -75,8 +97,10 @@ class Storage:
                 size += len(chunk)
                 check_size(size, limit)
                 digest.update(chunk)
-                await writer.write(chunk)
-            await writer.close()
+                with _storing():
+                    await writer.write(chunk)
+            with _storing():
+                await writer.close()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self._abandon(writer, key)
@@ -132,6 +156,10 @@ class Storage:
                     file.write(chunk)
         except FileNotFoundError as error:
             raise _missing(key) from error
+        except (OSError, obstore.exceptions.BaseError) as error:
+            if is_full(error):
+                raise StorageFull("The worker has no room left for its inputs.") from error
+            raise Unavailable("The storage cannot be read.") from error
         if digest.hexdigest() != key.rpartition("/")[2]:
             path.unlink()
             raise InternalError(f"The stored content {key} is damaged.")
@@ -142,7 +170,8 @@ class Storage:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         key = content_key(project_id, sha256)
         if not self.exists(key):
-            obstore.put(self._store, key, path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT)
+            with _storing():
+                obstore.put(self._store, key, path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT)
         return sha256, path.stat().st_size
 
     def exists(self, key: str) -> bool:

@@ -9,12 +9,13 @@ from pathlib import Path
 from app.db import artifacts, jobs, projects
 from app.db.tables import ArtifactRow, JobRow
 from app.domain.ids import Prefix, new_id
-from app.domain.task import ArtifactMessage
+from app.domain.task import CHECKPOINT_FILE, LOG_FILE, ArtifactMessage
 from app.services import contents
 from app.storage import content_key
 from workers.sandbox import ProtocolBreach
 from workers.workplace import Workplace
 
+_OWN_NAMES = (LOG_FILE, CHECKPOINT_FILE)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -25,7 +26,7 @@ def announced_file(output: Path, name: str) -> Path:
         ProtocolBreach: the name leads out of the folder, or to no regular file.
     """
     path = output / name
-    if not _NAME.fullmatch(name) or output.is_symlink():
+    if not _NAME.fullmatch(name) or name in _OWN_NAMES or output.is_symlink():
         raise ProtocolBreach(f"no name of an artifact: {name!r:.200}")
     try:
         mode = os.lstat(path).st_mode

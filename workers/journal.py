@@ -58,12 +58,14 @@ class Journal:
 
     def flush(self) -> JobState | None:
         """Write down what was collected; return the job's state, null where the attempt no longer holds it."""
-        pending, self._pending = self._pending, []
         self._log.flush()
         with self._sessions.begin() as session:
-            for type_, data, at in pending:
+            for type_, data, at in self._pending:
                 jobs.append_event(session, self._job_id, self._attempt, type_, data, at)
-            return jobs.state_of(session, self._job_id, self._attempt)
+            state = jobs.state_of(session, self._job_id, self._attempt)
+        # Not before the commit: should the database be away, they are written later.
+        self._pending = []
+        return state
 
     def close(self) -> None:
         self._log.close()

@@ -2,7 +2,7 @@
 
 import os
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, cast
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db import datasets, jobs, models, outbox
+from app.db import artifacts, datasets, jobs, models, outbox
 from app.db.tables import JobRow
 from app.domain.dataset import DatasetFormat
 from app.domain.errors import (
@@ -20,6 +20,7 @@ from app.domain.errors import (
     InternalError,
     OutOfMemory,
     ResourceLimitExceeded,
+    StorageFull,
     TimeLimitExceeded,
     WinnowError,
 )
@@ -27,6 +28,8 @@ from app.domain.job import JobSpec, JobState
 from app.domain.model import ModelFormat
 from app.domain.report import Report
 from app.domain.task import (
+    CHECKPOINT_FILE,
+    LOG_FILE,
     OUTPUT_FOLDER,
     REPORT_FILE,
     ArtifactMessage,
@@ -36,14 +39,16 @@ from app.domain.task import (
     FailureMessage,
     Message,
 )
-from app.storage import content_key
+from app.services import contents
+from app.storage import content_key, is_full
 from workers import deliveries
+from workers.checkpoints import Checkpoints
 from workers.isolation.usage import Excess
 from workers.journal import Journal
+from workers.lease import DATABASE_AWAY, Lease, until
 from workers.sandbox import Exit, ProtocolBreach, supervise
 from workers.workplace import Workplace, write_task
 
-_LOG_FILE = "job.log"
 _TAIL_LINES = 5
 _EXCESS = {
     Excess.TASKS: "The process started more processes and threads than it may.",
@@ -65,13 +70,14 @@ class Stop(Enum):
 class JobWatcher:
     """Hears one child: events into the journal, artifacts into the storage, the last word kept."""
 
-    def __init__(self, workplace: Workplace, job: JobRow, folder: Path) -> None:
-        self.journal = Journal(workplace.sessions, job.id, job.attempt, folder / _LOG_FILE)
+    def __init__(self, workplace: Workplace, job: JobRow, folder: Path, lease: Lease) -> None:
+        self.journal = Journal(workplace.sessions, job.id, job.attempt, folder / LOG_FILE)
         self.last_word: DoneMessage | FailureMessage | None = None
         self.stop: Stop | None = None
         self.tail: list[str] = []
         self._workplace = workplace
         self._job = job
+        self._lease = lease
         self._output = folder / OUTPUT_FOLDER
         self._deadline = time.monotonic() + float(job.spec["time_limit_seconds"])
 
@@ -81,7 +87,7 @@ class JobWatcher:
                 self.journal.hear(message)
             case ArtifactMessage():
                 path = deliveries.announced_file(self._output, message.name)
-                deliveries.deliver(self._workplace, self._job, path, message)
+                self._lease.insist(lambda: deliveries.deliver(self._workplace, self._job, path, message))
             case DoneMessage() | FailureMessage():
                 self.last_word = message
 
@@ -90,10 +96,10 @@ class JobWatcher:
         self.tail = [*self.tail, text][-_TAIL_LINES:]
 
     def must_stop(self) -> bool:
-        state = self.journal.flush()
+        state = self._state()
         if state is JobState.CANCELLING:
             self.stop = Stop.CANCELLED
-        elif state is not JobState.RUNNING:
+        elif state is not JobState.RUNNING or self._lease.over:
             self.stop = Stop.LOST
         elif self._workplace.stopping.is_set():
             self.stop = Stop.INTERRUPTED
@@ -101,30 +107,39 @@ class JobWatcher:
             self.stop = Stop.TIMED_OUT
         return self.stop is not None
 
+    def _state(self) -> JobState | None:
+        """Write down what was heard; where the database is away, the job counts as running while its lease lasts."""
+        try:
+            return self.journal.flush()
+        except DATABASE_AWAY as error:
+            log.warning("journal_not_written", job_id=self._job.id, error=str(error))
+            return JobState.RUNNING
+
 
 def run_job(workplace: Workplace, job_id: str, attempt: int) -> None:
     """Run an attempt to its end; nothing happens where it is not there to be claimed."""
     with workplace.sessions.begin() as session:
-        job = jobs.claim(session, job_id, attempt, workplace.name, datetime.now(UTC))
+        job = jobs.claim(session, job_id, attempt, workplace.name, datetime.now(UTC), until(workplace))
     if job is None:
         log.info("nothing_to_claim", job_id=job_id, attempt=attempt)
         return
     log.info("job_started", job_id=job_id, attempt=attempt)
-    try:
-        with workplace.folder(f"{job_id}-{attempt}") as folder:
-            _run(workplace, job, folder)
-    except SQLAlchemyError:
-        raise  # the row cannot be written: what the job came to is for its lease to settle
-    except Exception as error:
-        log.exception("job_broken", job_id=job_id, attempt=attempt)
-        failure = InternalError(f"The worker could not run the job: {error}").failure()
-        _finish(workplace, job, None, failure, None)
+    with Lease(workplace, job) as lease:
+        try:
+            with workplace.folder(f"{job_id}-{attempt}") as folder:
+                _run(workplace, job, folder, lease)
+        except SQLAlchemyError:
+            raise  # the row cannot be written: what the job came to is for its lease to settle
+        except Exception as error:
+            log.exception("job_broken", job_id=job_id, attempt=attempt)
+            failure = _unforeseen(error)
+            lease.insist(lambda: _finish(workplace, job, None, failure, None))
 
 
-def _run(workplace: Workplace, job: JobRow, folder: Path) -> None:
-    watcher = JobWatcher(workplace, job, folder)
+def _run(workplace: Workplace, job: JobRow, folder: Path, lease: Lease) -> None:
+    watcher = JobWatcher(workplace, job, folder, lease)
     failure = _attempt(workplace, job, folder, watcher)
-    watcher.journal.flush()
+    lease.insist(watcher.journal.flush)
     watcher.journal.close()
     if watcher.stop is Stop.LOST:
         log.warning("job_lost", job_id=job.id, attempt=job.attempt)
@@ -132,9 +147,13 @@ def _run(workplace: Workplace, job: JobRow, folder: Path) -> None:
     if watcher.stop is Stop.INTERRUPTED and _put_back(workplace, job):
         log.info("job_put_back", job_id=job.id, attempt=job.attempt)
         return
-    log_file = ArtifactMessage(name=_LOG_FILE, kind="log", format="text")
-    deliveries.deliver(workplace, job, folder / _LOG_FILE, log_file)
-    _finish(workplace, job, watcher.stop, failure, _summary(folder))
+    log_file = ArtifactMessage(name=LOG_FILE, kind="log", format="text")
+    try:
+        lease.insist(lambda: deliveries.deliver(workplace, job, folder / LOG_FILE, log_file))
+    except WinnowError as error:
+        failure = failure or error.failure()
+    summary = _summary(folder)
+    lease.insist(lambda: _finish(workplace, job, watcher.stop, failure, summary))
 
 
 def _attempt(workplace: Workplace, job: JobRow, folder: Path, watcher: JobWatcher) -> Failure | None:
@@ -143,7 +162,10 @@ def _attempt(workplace: Workplace, job: JobRow, folder: Path, watcher: JobWatche
     try:
         write_task(folder, _fetch(workplace, job, folder, threads))
         gpu = job.queue == "gpu"
-        exit_ = supervise(workplace.engine(folder), folder, watcher, workplace.sandbox, threads=threads, gpu=gpu)
+        with Checkpoints(workplace, job, folder) as checkpoints:
+            exit_ = supervise(workplace.engine(folder), folder, watcher, workplace.sandbox, threads=threads, gpu=gpu)
+        if not isinstance(watcher.last_word, DoneMessage):
+            checkpoints.keep()
     except ProtocolBreach as breach:
         return ChildCrashed(f"The process broke the protocol: {breach}.").failure()
     except WinnowError as error:
@@ -188,12 +210,19 @@ def crash(exit_: Exit, tail: list[str]) -> Failure:
     return ChildCrashed(f"The process ended before its work: {exit_.reason}.{last}").failure()
 
 
+def _unforeseen(error: Exception) -> Failure:
+    if isinstance(error, WinnowError):
+        return error.failure()
+    if is_full(error):
+        return StorageFull(f"The worker has no room left: {error}").failure()
+    return InternalError(f"The worker could not run the job: {error}").failure()
+
+
 def _put_back(workplace: Workplace, job: JobRow) -> bool:
     with workplace.sessions.begin() as session:
-        put_back = jobs.put_back(session, job.id, job.attempt, datetime.now(UTC))
+        put_back = jobs.put_back(session, job, datetime.now(UTC))
         if put_back:
-            payload = {"job_id": job.id, "attempt": job.attempt}
-            outbox.add(session, "winnow.run_job", job.queue, job.priority, payload)
+            outbox.add_job(session, job)
     return put_back
 
 
@@ -208,13 +237,32 @@ def _finish(
             state, failure = JobState.CANCELLED, None
         case _:
             state = JobState.SUCCEEDED if failure is None else JobState.FAILED
+    if failure is not None and failure.class_ == "transient" and _try_again(workplace, job, failure):
+        log.info("job_tried_again", job_id=job.id, attempt=job.attempt, code=failure.code)
+        return
     with workplace.sessions.begin() as session:
         now = datetime.now(UTC)
         # A job whose time ran out while its user was cancelling it may only end cancelled.
         ended = jobs.finish(session, job.id, job.attempt, state, failure, summary, now) or jobs.finish(
             session, job.id, job.attempt, JobState.CANCELLED, None, summary, now
         )
+        spare = artifacts.by_name(session, job.id, CHECKPOINT_FILE) if ended and state is JobState.SUCCEEDED else None
+        if spare is not None:
+            artifacts.delete(session, spare)
+    if spare is not None:
+        contents.release(workplace.sessions, workplace.storage, job.project_id, spare.sha256)
     log.info("job_ended", job_id=job.id, attempt=job.attempt, state=state if ended else "lost")
+
+
+def _try_again(workplace: Workplace, job: JobRow, failure: Failure) -> bool:
+    """Queue the job again, later each time, where it may be; what is at fault is given time to mend."""
+    with workplace.sessions.begin() as session:
+        if not jobs.try_again(session, job.id, job.attempt, failure, datetime.now(UTC)):
+            return False
+        again = session.get_one(JobRow, job.id, populate_existing=True)
+        delay = workplace.timing.retry_delay_seconds * 2 ** (again.retries - 1)
+        outbox.add_job(session, again, after=timedelta(seconds=delay))
+    return True
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:

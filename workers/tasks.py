@@ -16,7 +16,7 @@ from workers.heartbeat import Heartbeat
 from workers.isolation.backends import probe
 from workers.isolation.policy import Limits, compile_code
 from workers.sandbox import Sandbox
-from workers.workplace import Workplace
+from workers.workplace import Timing, Workplace, own_scratch
 
 _stopping = threading.Event()
 
@@ -27,7 +27,9 @@ log = structlog.get_logger()
 def workplace(name: str) -> Workplace:
     sessions = make_sessions(make_engine(settings.database_url))
     storage = Storage(settings.storage_url)
-    return Workplace(name, settings.data.absolute() / "scratch", sessions, storage, sandbox(), _stopping)
+    scratch = own_scratch(settings.data.absolute() / "scratch", name)
+    timing = Timing(settings.lease_seconds, settings.checkpoint_seconds, settings.retry_delay_seconds)
+    return Workplace(name, scratch, sessions, storage, sandbox(), _stopping, timing=timing)
 
 
 @cache

@@ -12,9 +12,13 @@ def add(session: Session, row: ArtifactRow) -> None:
     """Write down a file; one of the same name that an earlier attempt left is replaced."""
     earlier = by_name(session, row.job_id, row.name)
     if earlier is not None:
-        session.delete(earlier)
-        session.flush()
+        delete(session, earlier)
     session.add(row)
+    session.flush()
+
+
+def delete(session: Session, row: ArtifactRow) -> None:
+    session.delete(row)
     session.flush()
 
 

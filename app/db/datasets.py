@@ -14,6 +14,7 @@ from app.domain.model import ObjectState
 
 
 def add(session: Session, row: DatasetRow) -> None:
+    row.asked_at = row.created_at
     session.add(row)
     session.flush()
 

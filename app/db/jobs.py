@@ -10,14 +10,15 @@ from sqlalchemy.orm import Session
 from app.db.paging import page
 from app.db.tables import ArtifactRow, EventRow, JobLabelRow, JobRow
 from app.domain.errors import Failure
-from app.domain.job import TRANSITIONS, EventType, JobState
+from app.domain.job import MOST_RETRIES, TRANSITIONS, EventType, JobState
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
+_RUNNING = (JobState.RUNNING, JobState.CANCELLING)
 
 
 def add(session: Session, row: JobRow, now: datetime) -> None:
     """Write down a new job, its labels and its first event."""
-    row.state, row.last_event_id = JobState.QUEUED, 1
+    row.state, row.last_event_id, row.queued_at = JobState.QUEUED, 1, now
     session.add(row)
     session.flush()
     session.add_all(
@@ -69,21 +70,26 @@ def count_by_state(session: Session) -> dict[tuple[str, str], int]:
     return {(queue, state): count for queue, state, count in rows}
 
 
-def claim(session: Session, job_id: str, attempt: int, worker: str, now: datetime) -> JobRow | None:
-    """Take a queued job; null where another worker has it, or it was cancelled.
-
-    A lease would be granted here, and ``requeue`` (RUNNING to QUEUED, attempt plus one) would stand below.
-    """
+def claim(
+    session: Session, job_id: str, attempt: int, worker: str, now: datetime, lease_until: datetime
+) -> JobRow | None:
+    """Take a queued job until the lease runs out; null where another worker has it, or it was cancelled."""
     claimed = _change(
         session,
         and_(JobRow.id == job_id, JobRow.attempt == attempt, JobRow.state == JobState.QUEUED),
-        {"state": JobState.RUNNING, "worker": worker, "started_at": now},
+        {"state": JobState.RUNNING, "worker": worker, "started_at": now, "lease_expires_at": lease_until},
     )
     if claimed is None:
         return None
     session.add(_state_event(job_id, claimed, JobState.RUNNING, now))
     session.flush()
     return session.get(JobRow, job_id, populate_existing=True)
+
+
+def renew(session: Session, job_id: str, attempt: int, lease_until: datetime) -> bool:
+    """Keep a running job for longer; false where the attempt no longer holds it."""
+    statement = update(JobRow).where(_held(job_id, attempt)).values(lease_expires_at=lease_until).returning(JobRow.id)
+    return session.scalar(statement.execution_options(**_UNSYNCHRONIZED)) is not None
 
 
 def append_event(
@@ -117,9 +123,7 @@ def finish(
     now: datetime,
 ) -> bool:
     """End a running or cancelling attempt; false where it no longer holds the job or may not end so."""
-    allowed = [
-        origin for origin in (JobState.RUNNING, JobState.CANCELLING) if state.ended and state in TRANSITIONS[origin]
-    ]
+    allowed = [origin for origin in _RUNNING if state.ended and state in TRANSITIONS[origin]]
     values: dict[str, Any] = {
         "state": state,
         "stage": None,
@@ -127,6 +131,7 @@ def finish(
         "ended_at": now,
         "failure": failure.model_dump(mode="json") if failure else None,
         "summary": summary,
+        "lease_expires_at": None,
     }
     if state is JobState.SUCCEEDED:
         values["progress"] = 1.0
@@ -138,15 +143,58 @@ def finish(
     return True
 
 
-def put_back(session: Session, job_id: str, attempt: int, now: datetime) -> bool:
-    """Queue a running attempt again, whose worker has to end; false where it may not or no longer holds the job."""
-    values = {"state": JobState.QUEUED, "stage": None, "progress": 0.0, "eta_seconds": None, "worker": None}
-    event_id = _change(session, and_(_held(job_id, attempt), JobRow.state == JobState.RUNNING), values)
-    if event_id is None:
-        return False
-    session.add(_state_event(job_id, event_id, JobState.QUEUED, now))
-    session.flush()
-    return True
+def put_back(session: Session, job: JobRow, now: datetime) -> bool:
+    """Queue a running attempt again, whose worker has to end; false where it may not or no longer holds the job.
+
+    The attempt keeps its number, so the time at which it was claimed tells it from one that took it up since.
+    """
+    mine = and_(_held(job.id, job.attempt), JobRow.state == JobState.RUNNING, JobRow.started_at == job.started_at)
+    return _queue_again(session, mine, job.id, now, {}, "interrupted")
+
+
+def try_again(session: Session, job_id: str, attempt: int, failure: Failure, now: datetime) -> bool:
+    """Queue a job again whose attempt met a transient failure.
+
+    False where the attempt no longer holds it, it is being cancelled, or has been tried often enough.
+    """
+    condition = and_(_held(job_id, attempt), JobRow.state == JobState.RUNNING, JobRow.retries < MOST_RETRIES)
+    values = {"attempt": attempt + 1, "retries": JobRow.retries + 1}
+    return _queue_again(session, condition, job_id, now, values, failure.code)
+
+
+def retry(session: Session, job: JobRow, now: datetime) -> bool:
+    """Queue a job again that did not succeed, as its user wishes; false where it is in another state."""
+    condition = and_(
+        JobRow.id == job.id,
+        JobRow.attempt == job.attempt,
+        JobRow.state.in_([state for state in JobState if state.ended and JobState.QUEUED in TRANSITIONS[state]]),
+    )
+    values = {"attempt": job.attempt + 1, "retries": 0, "ended_at": None, "failure": None, "summary": None}
+    return _queue_again(session, condition, job.id, now, values, "retry")
+
+
+def expired(session: Session, now: datetime, limit: int) -> Sequence[JobRow]:
+    """Read running and cancelling jobs whose lease has run out."""
+    query = select(JobRow).where(JobRow.state.in_(_RUNNING), JobRow.lease_expires_at < now)
+    return session.scalars(query.order_by(JobRow.lease_expires_at).limit(limit)).all()
+
+
+def waiting_since(session: Session, queue: str, before: datetime, limit: int) -> Sequence[JobRow]:
+    """Read queued jobs whose message was asked for before a time and is not still to be published."""
+    query = select(JobRow).where(JobRow.queue == queue, JobRow.state == JobState.QUEUED, JobRow.queued_at < before)
+    return session.scalars(query.order_by(JobRow.queued_at).limit(limit)).all()
+
+
+def ask_again(session: Session, job: JobRow, now: datetime) -> bool:
+    """Note that a queued job's message is asked for once more; false where another has done so, or it was claimed."""
+    condition = and_(
+        JobRow.id == job.id,
+        JobRow.attempt == job.attempt,
+        JobRow.state == JobState.QUEUED,
+        JobRow.queued_at == job.queued_at,
+    )
+    statement = update(JobRow).where(condition).values(queued_at=now).returning(JobRow.id)
+    return session.scalar(statement.execution_options(**_UNSYNCHRONIZED)) is not None
 
 
 def cancel(session: Session, job_id: str, now: datetime) -> JobState | None:
@@ -191,7 +239,7 @@ def _held(job_id: str, attempt: int) -> Any:
     return and_(
         JobRow.id == job_id,
         JobRow.attempt == attempt,
-        JobRow.state.in_((JobState.RUNNING, JobState.CANCELLING)),
+        JobRow.state.in_(_RUNNING),
     )
 
 
@@ -207,5 +255,25 @@ def _change(session: Session, condition: Any, values: dict[str, Any]) -> int | N
     return session.scalar(statement)
 
 
-def _state_event(job_id: str, event_id: int, state: JobState, now: datetime) -> EventRow:
-    return EventRow(job_id=job_id, id=event_id, type=EventType.STATE, at=now, data={"state": state})
+def _queue_again(
+    session: Session, condition: Any, job_id: str, now: datetime, values: dict[str, Any], reason: str
+) -> bool:
+    again = {
+        "state": JobState.QUEUED,
+        "stage": None,
+        "progress": 0.0,
+        "eta_seconds": None,
+        "worker": None,
+        "lease_expires_at": None,
+        "queued_at": now,
+    }
+    event_id = _change(session, condition, again | values)
+    if event_id is None:
+        return False
+    session.add(_state_event(job_id, event_id, JobState.QUEUED, now, reason=reason))
+    session.flush()
+    return True
+
+
+def _state_event(job_id: str, event_id: int, state: JobState, now: datetime, **why: str) -> EventRow:
+    return EventRow(job_id=job_id, id=event_id, type=EventType.STATE, at=now, data={"state": state, **why})

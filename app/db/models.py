@@ -13,6 +13,7 @@ from app.domain.model import ModelFacts, ObjectState
 
 
 def add(session: Session, row: ModelRow) -> None:
+    row.asked_at = row.created_at
     session.add(row)
     session.flush()
 

@@ -77,7 +77,7 @@ class KeyRow(Base):
 
 
 class _Upload:
-    """What uploaded models and data sets have in common."""
+    """What uploaded models and data sets have in common; ``asked_at`` is when the inspection was last asked for."""
 
     id: Mapped[str] = mapped_column(type_id, primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
@@ -88,6 +88,7 @@ class _Upload:
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(type_hex)
     created_at: Mapped[datetime]
+    asked_at: Mapped[datetime]
     facts: Mapped[dict[str, Any] | None]
 
 
@@ -115,7 +116,11 @@ class DatasetRow(_Upload, Base):
 
 
 class JobRow(Base):
-    """``spec`` is the JobSpec with every default; ``last_event_id`` numbers the job's events."""
+    """``spec`` is the JobSpec with every default; ``last_event_id`` numbers the job's events.
+
+    A job that runs is its worker's until ``lease_expires_at``. ``queued_at`` is when its message was
+    last asked for, ``retries`` how often it was tried again by itself.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -125,6 +130,8 @@ class JobRow(Base):
         Index(None, "model_id"),
         Index(None, "dataset_id"),
         Index(None, "queue", "state", "priority", "id"),
+        Index(None, "state", "lease_expires_at"),
+        Index(None, "state", "queued_at"),
     )
 
     id: Mapped[str] = mapped_column(type_id, primary_key=True)
@@ -139,11 +146,14 @@ class JobRow(Base):
     progress: Mapped[float] = mapped_column(default=0.0)
     eta_seconds: Mapped[float | None]
     attempt: Mapped[int] = mapped_column(default=1)
+    retries: Mapped[int] = mapped_column(default=0)
     queue: Mapped[str] = mapped_column(type_word)
     priority: Mapped[int]
     labels: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+    queued_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
+    lease_expires_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     worker: Mapped[str | None] = mapped_column(String(200))
     summary: Mapped[dict[str, Any] | None]
@@ -189,7 +199,7 @@ class ArtifactRow(Base):
 
 
 class OutboxRow(Base):
-    """A message to publish once its transaction is committed. ``priority``: 9 is served first."""
+    """A message to publish once its transaction is committed, and it is due. ``priority``: 9 is served first."""
 
     __tablename__ = "outbox"
 
@@ -199,6 +209,7 @@ class OutboxRow(Base):
     priority: Mapped[int]
     payload: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+    due_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class WorkerRow(Base):

@@ -14,7 +14,7 @@
     │   ├── Invalid                     well formed and impossible
     │   └── Limited                     later, perhaps
     └── ServiceError                    the service's own
-        └── Unavailable                 transient: trying again may help
+        └── Unavailable, StorageFull    transient: trying again may help
 
 A leaf has a stable ``code``. The kind decides the HTTP status (``app.api.errors``)
 and the ``class`` of a job's failure; ``retryable`` says whether a job tries again by itself.
@@ -271,6 +271,15 @@ class ChildCrashed(ServiceError):
     retryable = True
 
 
+class WorkerLost(ServiceError):
+    code, title = "worker_lost", "The worker that ran the job was lost"
+    retryable = True
+
+
 class Unavailable(ServiceError):
     code, kind, title = "unavailable", Kind.UNAVAILABLE, "A part of the service cannot be reached"
     retryable = True
+
+
+class StorageFull(Unavailable):
+    code, title = "storage_full", "The service has no room left to store this"

@@ -20,7 +20,10 @@ class JobState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        return not TRANSITIONS[self]
+        return self in _ENDED
+
+
+_ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.TIMED_OUT})
 
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
@@ -36,10 +39,14 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     ),
     JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED}),
     JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELLED: frozenset(),
-    JobState.TIMED_OUT: frozenset(),
+    # Only when its user asks for another try.
+    JobState.FAILED: frozenset({JobState.QUEUED}),
+    JobState.CANCELLED: frozenset({JobState.QUEUED}),
+    JobState.TIMED_OUT: frozenset({JobState.QUEUED}),
 }
+
+MOST_RETRIES = 3
+"""How often a job is tried again by itself after a transient failure or a lost worker."""
 
 
 class Stage(StrEnum):

@@ -23,6 +23,9 @@ FACTS_FILE = "facts.json"
 REPORT_FILE = "report.json"
 CHECKPOINTS_FOLDER = "checkpoints"
 """What the child needs to go on where it was killed; the supervisor carries all of it to the next attempt's folder."""
+LOG_FILE = "job.log"
+CHECKPOINT_FILE = "checkpoint.tar"
+"""Artifacts of the supervisor's own: no child may announce one of these names."""
 
 
 class _Part(BaseModel):

@@ -84,11 +84,23 @@ def test_the_engines_own_failure_is_kept_and_so_are_its_artifacts(site, job_id):
         'os.symlink("/etc/passwd", out + "/m"); say(type="artifact", name="m", kind="model", format="onnx")',
     ],
 )
-def test_a_child_that_dies_or_lies_is_a_crash(site, job_id, body):
-    run_job(site.workplace(body), job_id, 1)
+def test_a_child_that_dies_or_lies_is_tried_again_three_times_and_no_more(site, job_id, body):
+    workplace = site.workplace(body)
+    for attempt in (1, 2, 3):
+        run_job(workplace, job_id, attempt)
+        job = site.job(job_id)
+        assert (job.state, job.attempt, job.retries, job.failure) == ("queued", attempt + 1, attempt, None)
+    run_job(workplace, job_id, 4)
     job = site.job(job_id)
     assert (job.state, job.failure["code"], job.failure["class"]) == ("failed", "child_crashed", "transient")
     assert set(names(site, job_id)) == {"job.log"}
+    with site.sessions() as session:
+        rows = session.scalars(select(OutboxRow).order_by(OutboxRow.id)).all()
+    assert [row.payload["attempt"] for row in rows] == [1, 2, 3, 4]
+    delays = [round((row.due_at - row.created_at).total_seconds()) for row in rows]
+    assert delays == [0, 10, 20, 40]  # so that what is at fault may mend
+    events = site.events(job_id)
+    assert [event.id for event in events] == list(range(1, len(events) + 1))
 
 
 def in_thread(workplace, job_id):
