@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     migrate.add_argument("--check", action="store_true", help="only tell whether migrations and tables agree")
     migrate.set_defaults(run=_migrate)
 
+    collect = commands.add_parser("collect", help="clear away what has expired, and tell how much that was")
+    collect.set_defaults(run=_collect)
+
     openapi = commands.add_parser("openapi", help="print the API's OpenAPI document")
     openapi.set_defaults(run=_openapi)
 
@@ -117,6 +120,20 @@ def _migrate(arguments: argparse.Namespace) -> int:
             return 1
         finally:
             engine.dispose()
+    return 0
+
+
+def _collect(_: argparse.Namespace) -> int:
+    import json
+    from datetime import UTC, datetime
+
+    from app.services.retention import Collector
+    from app.settings import Settings
+    from app.storage import Storage
+
+    settings = Settings()
+    freed = Collector(_sessions(), Storage(settings.storage_url), settings, datetime.now(UTC)).collect()
+    sys.stdout.write(f"{json.dumps(freed.as_json())}\n")
     return 0
 
 

@@ -14,6 +14,7 @@ from app.api import artifacts, datasets, errors, events, jobs, methods, models, 
 from app.api.deps import Parts
 from app.api.middleware import BodyLimit, RequestId
 from app.db.engine import make_engine, make_sessions
+from app.housekeeping import Housekeeper
 from app.queue import Relay
 from app.settings import Settings
 from app.storage import Storage
@@ -36,12 +37,15 @@ def create_app(settings: Settings) -> FastAPI:
         storage=Storage(settings.storage_url),
         relay=Relay(settings, engine),
     )
+    housekeeper = Housekeeper(settings, engine, parts.storage, parts.relay)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(parts.storage.sweep, datetime.now(UTC) - _STALE_UPLOAD)
         parts.relay.start()
+        housekeeper.start()
         yield
+        await run_in_threadpool(housekeeper.stop)
         await run_in_threadpool(parts.relay.stop)
         engine.dispose()
 

@@ -78,6 +78,13 @@ class Relay:
                     )
         return len(rows)
 
+    def waiting(self, queue: str) -> int:
+        """Count the messages that the broker holds for a queue."""
+        with self._celery.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0)
+            # Priorities are lists of their own, which the transport adds up.
+            return connection.default_channel.queue_declare(queue=queue).message_count
+
     def _run(self) -> None:
         failing = False
         while not self._stopping:

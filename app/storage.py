@@ -28,6 +28,7 @@ _CHUNK_BYTES = 1024**2
 _PART_BYTES = 8 * 1024**2
 _PARTS_IN_FLIGHT = 2
 _INCOMING = "incoming"
+_CONTENTS = "projects"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -47,7 +48,13 @@ class _Writer(Protocol):
 
 def content_key(project_id: str, sha256: str) -> str:
     """Give the key under which a project's content is kept."""
-    return f"projects/{project_id}/{sha256}"
+    return f"{_CONTENTS}/{project_id}/{sha256}"
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Give the project and the SHA-256 of a content's key."""
+    _, project_id, sha256 = key.split("/")
+    return project_id, sha256
 
 
 def is_full(error: BaseException) -> bool:
@@ -197,6 +204,11 @@ class Storage:
         for key in stale:
             self.delete(key)
         return len(stale)
+
+    def contents_before(self, before: datetime) -> Iterator[tuple[str, int]]:
+        """Give the key and the size in bytes of every content that was stored before a time."""
+        for page in obstore.list(self._store, _CONTENTS):
+            yield from ((entry["path"], entry["size"]) for entry in page if entry["last_modified"] < before)
 
     def check(self) -> None:
         """Write, read and delete a small object. Raises Unavailable where any of it fails."""

@@ -3,16 +3,17 @@
 import json
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, cast
 
 import structlog
 from pydantic import ValidationError
 
-from app.db import datasets, models, outbox
+from app.db import datasets, inspections, models, outbox
 from app.db.tables import DatasetRow, ModelRow
 from app.domain.dataset import DatasetFacts, DatasetFormat
-from app.domain.errors import ChildCrashed, Failure, TimeLimitExceeded, WinnowError
+from app.domain.errors import ChildCrashed, Failure, TimeLimitExceeded, Unavailable, WinnowError
 from app.domain.model import ModelFacts, ModelFormat
 from app.domain.task import (
     FACTS_FILE,
@@ -25,6 +26,7 @@ from app.domain.task import (
 )
 from app.services import contents
 from app.storage import content_key
+from workers.lease import DATABASE_AWAY
 from workers.runner import crash
 from workers.sandbox import ProtocolBreach, supervise
 from workers.workplace import Workplace, write_task
@@ -40,11 +42,13 @@ Facts = ModelFacts | DatasetFacts
 class InspectionWatcher:
     """Keeps the child's last word and its last lines."""
 
-    def __init__(self, workplace: Workplace) -> None:
+    def __init__(self, workplace: Workplace, row: ModelRow | DatasetRow) -> None:
         self.last_word: DoneMessage | FailureMessage | None = None
         self.tail: list[str] = []
         self._workplace = workplace
+        self._row = row
         self._deadline = time.monotonic() + _LIMIT_SECONDS
+        self._next_sign = time.monotonic()
 
     def message(self, message: Message) -> None:
         if isinstance(message, DoneMessage | FailureMessage):
@@ -54,7 +58,18 @@ class InspectionWatcher:
         self.tail = [*self.tail, text][-5:]
 
     def must_stop(self) -> bool:
+        if time.monotonic() > self._next_sign:
+            self._give_sign()
         return self._workplace.stopping.is_set() or time.monotonic() > self._deadline
+
+    def _give_sign(self) -> None:
+        """Say that the inspection is at work, lest it is asked for again."""
+        self._next_sign = time.monotonic() + self._workplace.timing.lease_seconds / 4
+        try:
+            with self._workplace.sessions.begin() as session:
+                inspections.touch(session, self._row, datetime.now(UTC))
+        except DATABASE_AWAY as error:
+            log.warning("no_sign_of_inspection", id=self._row.id, error=str(error))
 
 
 def inspect(workplace: Workplace, kind: Literal["model", "dataset"], upload_id: str) -> None:
@@ -68,7 +83,8 @@ def inspect(workplace: Workplace, kind: Literal["model", "dataset"], upload_id: 
     outcome = _look(workplace, row)
     if outcome is None:
         with workplace.sessions.begin() as session:
-            outbox.add(session, "winnow.inspect", "inspect", _PRIORITY, {"kind": kind, "id": upload_id})
+            after = timedelta(seconds=0 if workplace.stopping.is_set() else workplace.timing.retry_delay_seconds)
+            outbox.add(session, outbox.INSPECT, "inspect", _PRIORITY, {"kind": kind, "id": upload_id}, after=after)
         return
     with workplace.sessions.begin() as session:
         finished = (
@@ -82,7 +98,7 @@ def inspect(workplace: Workplace, kind: Literal["model", "dataset"], upload_id: 
 
 
 def _look(workplace: Workplace, row: ModelRow | DatasetRow) -> Facts | Failure | None:
-    """Run the inspection, once more after a crash; null where this worker has to end first."""
+    """Run the inspection, once more after a crash; null where this worker has to end, or has no storage now."""
     outcome: Facts | Failure | None = None
     for _ in range(_TRIES):
         with workplace.folder(row.id) as folder:
@@ -90,6 +106,9 @@ def _look(workplace: Workplace, row: ModelRow | DatasetRow) -> Facts | Failure |
                 outcome = _look_once(workplace, row, folder)
             except ProtocolBreach as breach:
                 outcome = ChildCrashed(f"The process broke the protocol: {breach}.").failure()
+            except Unavailable as error:
+                log.warning("inspection_put_off", id=row.id, error=error.detail)
+                return None
             except WinnowError as error:
                 return error.failure()
         if not isinstance(outcome, Failure) or outcome.class_ != "transient":
@@ -104,7 +123,7 @@ def _look_once(workplace: Workplace, row: ModelRow | DatasetRow, folder: Path) -
         write_task(folder, InspectModel(path=path, format=cast("ModelFormat", row.format)))
     else:
         write_task(folder, InspectDataset(path=path, format=cast("DatasetFormat", row.format)))
-    watcher = InspectionWatcher(workplace)
+    watcher = InspectionWatcher(workplace, row)
     exit_ = supervise(
         workplace.engine(folder), folder, watcher, workplace.sandbox, threads=len(os.sched_getaffinity(0))
     )

@@ -257,11 +257,10 @@ def _finish(
 def _try_again(workplace: Workplace, job: JobRow, failure: Failure) -> bool:
     """Queue the job again, later each time, where it may be; what is at fault is given time to mend."""
     with workplace.sessions.begin() as session:
-        if not jobs.try_again(session, job.id, job.attempt, failure, datetime.now(UTC)):
+        after = timedelta(seconds=workplace.timing.retry_delay_seconds * 2**job.retries)
+        if not jobs.try_again(session, job.id, job.attempt, failure, datetime.now(UTC), after=after):
             return False
-        again = session.get_one(JobRow, job.id, populate_existing=True)
-        delay = workplace.timing.retry_delay_seconds * 2 ** (again.retries - 1)
-        outbox.add_job(session, again, after=timedelta(seconds=delay))
+        outbox.add_job(session, session.get_one(JobRow, job.id, populate_existing=True), after=after)
     return True
 
 

@@ -84,6 +84,16 @@ def cancel_job(response: Response, session: Writing, caller: Writer, job_id: str
     return JobOut.of(jobs.cancel(session, caller.project_id, job_id))
 
 
+@router.post("/{job_id}:retry", status_code=202)
+def retry_job(response: Response, parts: PartsDep, caller: Writer, job_id: str) -> JobOut:
+    """Queue a job again that ended without success; it goes on from its last checkpoint."""
+    view = jobs.retry(parts.sessions, parts.storage, caller.project_id, job_id)
+    parts.relay.wake()
+    response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
+    response.headers["Location"] = f"/api/v1/jobs/{job_id}"
+    return JobOut.of(view)
+
+
 @router.get("/{job_id}/artifacts")
 def list_job_artifacts(session: Reading, caller: Reader, job_id: str) -> Items[ArtifactOut]:
     """List what the job left, by name."""

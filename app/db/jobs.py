@@ -1,7 +1,7 @@
 """Jobs. Every write of a worker is fenced by the attempt it claimed, so a stale one changes nothing."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, exists, func, or_, select, update
@@ -152,13 +152,15 @@ def put_back(session: Session, job: JobRow, now: datetime) -> bool:
     return _queue_again(session, mine, job.id, now, {}, "interrupted")
 
 
-def try_again(session: Session, job_id: str, attempt: int, failure: Failure, now: datetime) -> bool:
-    """Queue a job again whose attempt met a transient failure.
+def try_again(
+    session: Session, job_id: str, attempt: int, failure: Failure, now: datetime, *, after: timedelta = timedelta()
+) -> bool:
+    """Queue a job again, after a while, whose attempt met a transient failure.
 
     False where the attempt no longer holds it, it is being cancelled, or has been tried often enough.
     """
     condition = and_(_held(job_id, attempt), JobRow.state == JobState.RUNNING, JobRow.retries < MOST_RETRIES)
-    values = {"attempt": attempt + 1, "retries": JobRow.retries + 1}
+    values = {"attempt": attempt + 1, "retries": JobRow.retries + 1, "queued_at": now + after}
     return _queue_again(session, condition, job_id, now, values, failure.code)
 
 
@@ -174,13 +176,14 @@ def retry(session: Session, job: JobRow, now: datetime) -> bool:
 
 
 def expired(session: Session, now: datetime, limit: int) -> Sequence[JobRow]:
-    """Read running and cancelling jobs whose lease has run out."""
+    """Read and hold running and cancelling jobs whose lease has run out."""
     query = select(JobRow).where(JobRow.state.in_(_RUNNING), JobRow.lease_expires_at < now)
-    return session.scalars(query.order_by(JobRow.lease_expires_at).limit(limit)).all()
+    query = query.order_by(JobRow.lease_expires_at).limit(limit).with_for_update(skip_locked=True)
+    return session.scalars(query).all()
 
 
 def waiting_since(session: Session, queue: str, before: datetime, limit: int) -> Sequence[JobRow]:
-    """Read queued jobs whose message was asked for before a time and is not still to be published."""
+    """Read queued jobs whose message was to go out before a time."""
     query = select(JobRow).where(JobRow.queue == queue, JobRow.state == JobState.QUEUED, JobRow.queued_at < before)
     return session.scalars(query.order_by(JobRow.queued_at).limit(limit)).all()
 

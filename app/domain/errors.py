@@ -147,6 +147,10 @@ class JobEnded(Conflict):
     code, title = "job_ended", "The job has already ended"
 
 
+class InputExpired(Conflict):
+    code, title = "input_expired", "The upload was kept for as long as this service keeps them"
+
+
 class InUse(Conflict):
     code, title = "in_use", "Other objects still refer to this one"
 

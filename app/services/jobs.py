@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
-from app.db import datasets, events, jobs, models, outbox, projects
+from app.db import artifacts, datasets, events, jobs, models, outbox, projects
 from app.db.engine import Sessions
 from app.db.tables import DatasetRow, EventRow, JobRow, ModelRow
 from app.domain import compatibility
@@ -60,7 +60,7 @@ def submit(session: Session, project_id: str, spec: JobSpec) -> JobView:
         created_at=now,
     )
     jobs.add(session, row, now)
-    outbox.add(session, "winnow.run_job", row.queue, row.priority, {"job_id": row.id, "attempt": row.attempt})
+    outbox.add_job(session, row)
     return _view(session, row)
 
 
@@ -98,6 +98,29 @@ def cancel(session: Session, project_id: str, job_id: str) -> JobView:
         raise JobEnded(f"The job has already ended: it is {row.state}.")
     session.refresh(row)
     return _view(session, row)
+
+
+def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str) -> JobView:
+    """Queue a job again that failed, was cancelled or ran out of time; it goes on from its last checkpoint.
+
+    What else the earlier attempts left goes. Raises Conflict or NotReady.
+    """
+    with sessions.begin() as session:
+        projects.lock(session, project_id)
+        row = find(session, project_id, job_id)
+        _ready(models.get(session, project_id, row.model_id), "/model_id", f"model {row.model_id!r}")
+        _ready(datasets.get(session, project_id, row.dataset_id), "/dataset_id", f"data set {row.dataset_id!r}")
+        if not jobs.retry(session, row, datetime.now(UTC)):
+            raise Conflict(f"The job is {row.state}.", hint="Only a job that ended without success can be tried again.")
+        session.refresh(row)
+        outbox.add_job(session, row)
+        spare = [artifact for artifact in artifacts.of_job(session, row.id) if artifact.kind != "checkpoint"]
+        for artifact in spare:
+            artifacts.delete(session, artifact)
+        view = _view(session, row)
+    for artifact in spare:
+        contents.release(sessions, storage, project_id, artifact.sha256)
+    return view
 
 
 def remove(sessions: Sessions, storage: Storage, project_id: str, job_id: str) -> None:

@@ -1,0 +1,98 @@
+"""The collector: what has expired is dropped, and contents that nothing refers to go."""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+
+from app.db import artifacts, projects, retention
+from app.db.engine import Sessions
+from app.db.inspections import TABLES
+from app.domain.errors import InputExpired
+from app.services import contents
+from app.settings import Settings
+from app.storage import Storage, split_key
+
+_BATCH = 100
+_GRACE = timedelta(hours=1)
+"""A content younger than this may belong to an upload or a delivery whose row is still to be written."""
+
+
+@dataclass
+class Freed:
+    """What one collection dropped. ``contents`` counts files removed, ``bytes`` their size."""
+
+    checkpoints: int = 0
+    logs: int = 0
+    inputs: int = 0
+    contents: int = 0
+    bytes: int = 0
+
+    def as_json(self) -> dict[str, int]:
+        return asdict(self)
+
+
+class Collector:
+    """One collection; collectors may run side by side, and beside everything else."""
+
+    def __init__(self, sessions: Sessions, storage: Storage, settings: Settings, now: datetime) -> None:
+        self._sessions = sessions
+        self._storage = storage
+        self._settings = settings
+        self._now = now
+        self._freed = Freed()
+
+    def collect(self) -> Freed:
+        """Drop what has expired and what nothing refers to; tell how much it was."""
+        self._freed.checkpoints = self._expire_artifacts("checkpoint", self._settings.checkpoint_days)
+        self._freed.logs = self._expire_artifacts("log", self._settings.log_days)
+        if self._settings.input_days is not None:
+            self._freed.inputs = sum(self._expire_inputs(kind, self._settings.input_days) for kind in TABLES)
+        self._drop_unreferenced()
+        return self._freed
+
+    def _expire_artifacts(self, kind: str, days: float) -> int:
+        before, count = self._now - timedelta(days=days), 0
+        while True:
+            with self._sessions.begin() as session:
+                rows = retention.artifacts(session, kind, before, _BATCH)
+                for project_id in sorted({row.project_id for row in rows}):
+                    projects.lock(session, project_id)
+                for row in rows:
+                    artifacts.delete(session, row)
+                    if kind == "log":
+                        retention.blank_log(session, row.job_id)
+            for row in rows:
+                self._release(row.project_id, row.sha256, row.size_bytes)
+            count += len(rows)
+            if len(rows) < _BATCH:
+                return count
+
+    def _expire_inputs(self, kind: str, days: float) -> int:
+        before, count = self._now - timedelta(days=days), 0
+        problem = InputExpired(f"No job has used this {kind} for {days:g} days.", hint="Upload it again.").failure()
+        while True:
+            with self._sessions.begin() as session:
+                found = retention.inputs(session, TABLES[kind], before, _BATCH)
+                for project_id in sorted({row.project_id for row in found}):
+                    projects.lock(session, project_id)
+                # Read again under the lock that every submission takes: a job may have come meanwhile.
+                rows = retention.inputs(session, TABLES[kind], before, _BATCH) if found else found
+                locked = {row.project_id for row in found}
+                rows = [row for row in rows if row.project_id in locked]
+                for row in rows:
+                    retention.expire_input(session, row, problem)
+            for row in rows:
+                self._release(row.project_id, row.sha256, row.size_bytes)
+            count += len(rows)
+            if len(found) < _BATCH:
+                return count
+
+    def _drop_unreferenced(self) -> None:
+        """Remove contents that a process killed between two steps has left."""
+        for key, size_bytes in self._storage.contents_before(self._now - _GRACE):
+            self._release(*split_key(key), size_bytes)
+        self._storage.sweep(self._now - timedelta(days=1))
+
+    def _release(self, project_id: str, sha256: str, size_bytes: int) -> None:
+        if contents.release(self._sessions, self._storage, project_id, sha256):
+            self._freed.contents += 1
+            self._freed.bytes += size_bytes
