@@ -83,6 +83,9 @@ def _check_splits(spec: JobSpec, dataset: DatasetFacts) -> None:
     for position, step in enumerate(spec.recipe):
         if step.trains and "train" not in splits:
             raise _refuse(DatasetMismatch, f"/recipe/{position}", "The step trains; the data set has no train split.")
+        if isinstance(step, PruneSpec) and step.criterion == "taylor" and "train" not in splits:
+            message = "taylor needs train rows to take gradients on; the data set has no train split."
+            raise _refuse(DatasetMismatch, f"/recipe/{position}/criterion", message)
         if isinstance(step, QuantizeSpec) and not {"train", "calibration"} & splits.keys():
             message = "The step needs rows to calibrate on; the data set has neither a calibration nor a train split."
             raise _refuse(DatasetMismatch, f"/recipe/{position}", message)
@@ -102,9 +105,20 @@ def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
             raise _refuse(NotTrainable, pointer, "The step trains, and this network was exported without a way to.")
         if isinstance(step, PruneSpec) and not any(layer.prunable for layer in model.layers):
             raise _refuse(NothingToPrune, pointer, f"No layer can lose channels. {_reasons(model.layers)}")
+        if isinstance(step, PruneSpec):
+            _check_criterion(step, model, f"{pointer}/criterion")
         if isinstance(step, QuantizeSpec) and not any(layer.quantizable for layer in model.layers):
             names = ", ".join(f"{layer.name} ({layer.op})" for layer in model.layers[:_LAYERS_NAMED])
             raise _refuse(NothingToQuantize, pointer, f"No layer can be quantized; there are: {names or 'none'}.")
+
+
+def _check_criterion(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
+    if step.criterion == "taylor" and not model.trainable:
+        message = "taylor takes gradients, and this network was exported without a way to."
+        raise _refuse(NotTrainable, pointer, message)
+    if step.criterion == "bn_scale" and not any(layer.op == "batch_norm" and layer.prunable for layer in model.layers):
+        message = "bn_scale reads the scales of batch norms, and none of this network's scales channels that can go."
+        raise _refuse(NothingToPrune, pointer, message)
 
 
 def _reasons(layers: tuple[Layer, ...]) -> str:

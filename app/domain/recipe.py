@@ -26,8 +26,11 @@ class PruneSpec(StepSpec):
     granularity: Literal["channel"] = Field(
         "channel", description="What is removed: whole channels, with all that is coupled to them."
     )
-    criterion: Literal["l1", "l2"] = Field(
-        "l2", description="How a channel's importance is scored: mean |w| or root mean square of its weights."
+    criterion: Literal["l1", "l2", "taylor", "bn_scale", "random"] = Field(
+        "l2",
+        description="How a channel's importance is scored: l1: mean |w|; l2: root mean square of its weights; "
+        "taylor: |Σ w·∂L/∂w| on train rows; bn_scale: |γ| of the batch norms behind it, channels without one stay; "
+        "random: drawn by the job's seed, the control.",
     )
     amount: float = Field(0.5, gt=0, le=0.95, description="Share of the prunable channels to remove.")
     scope: Literal["global", "layer"] = Field(

@@ -30,7 +30,7 @@ def weigh(network):
     name=st.sampled_from(sorted(ZOO)),
     amount=st.floats(0.01, 0.95),
     scope=st.sampled_from(["global", "layer"]),
-    criterion=st.sampled_from(["l1", "l2"]),
+    criterion=st.sampled_from(["l1", "l2", "random"]),
     rounds=st.integers(1, 3),
 )
 def test_any_amount_leaves_a_network_that_works(tmp_path, name, amount, scope, criterion, rounds):

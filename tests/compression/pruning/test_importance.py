@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.compression.pruning.importance import l1, l2, score_filters, score_units
+from workers.compression.pruning.importance import as_filters, bn_scale, l1, l2, random, relative, score_units, taylor
 from workers.compression.pruning.selection import choose, partition
 
 
@@ -13,13 +13,28 @@ def test_criteria_are_means_over_a_filter():
     assert torch.allclose(l2(filters), torch.tensor([12.5**0.5, 2**0.5]))
 
 
+def test_taylor_is_the_sum_of_weight_times_gradient_over_a_filter():
+    weights, gradients = torch.randn(4, 6), torch.randn(4, 6)
+    slow = [abs(sum(w * g for w, g in zip(*rows, strict=True))) for rows in zip(weights, gradients, strict=True)]
+    assert torch.allclose(taylor(weights, gradients), torch.stack(slow))
+
+
+def test_bn_scale_forgets_the_sign():
+    assert bn_scale(torch.tensor([-2.0, 0.0, 1.0])).tolist() == [2, 0, 1]
+
+
+def test_random_is_drawn_by_the_seed():
+    assert random(5, 1).tolist() == random(5, 1).tolist() != random(5, 2).tolist()
+    assert len(set(random(50, 1).tolist())) == 50
+
+
 def test_scores_of_a_layer_do_not_depend_on_its_scale():
     weight = torch.randn(6, 3, 3, 3)
-    scores = score_filters(weight, 0, "l2")
+    scores = relative(l2(as_filters(weight, 0)))
     assert np.isclose(scores.mean(), 1)
-    assert np.allclose(scores, score_filters(100 * weight, 0, "l2"))
-    assert np.allclose(scores, score_filters(weight.transpose(0, 1), 1, "l2"))
-    assert score_filters(torch.zeros(2, 3), 0, "l1").tolist() == [0, 0]
+    assert np.allclose(scores, relative(l2(as_filters(100 * weight, 0))))
+    assert np.allclose(scores, relative(l2(as_filters(weight.transpose(0, 1), 1))))
+    assert relative(l1(as_filters(torch.zeros(2, 3), 0))).tolist() == [0, 0]
 
 
 def test_a_coupled_unit_scores_as_the_mean_of_its_members():

@@ -12,7 +12,7 @@ from app.domain.errors import CheckFailed, NoChange, NothingToPrune
 from app.domain.recipe import PruneSpec
 from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups, find_groups
-from workers.compression.pruning.importance import Scores, score_filters, score_units
+from workers.compression.pruning.scoring import UNSCALED, scorable, score, tensor_of
 from workers.compression.pruning.selection import choose, partition
 from workers.compression.pruning.surgery import remove
 from workers.compression.step import Context, StepResult
@@ -30,13 +30,18 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
     groups = find_groups(network)
     if not groups.units.size:
         raise NothingToPrune(_explain(groups), hint="Distil or quantize this network instead.")
-    totals = {part: len(units) for part, units in _parts(groups, spec.scope).items()}
+    candidates = scorable(network, groups, spec.criterion)
+    if not candidates.size:
+        raise NothingToPrune(f"Of the prunable layers: {UNSCALED}.", hint="Choose l2 or taylor.")
+    totals = {part: len(units) for part, units in _parts(groups, candidates, spec.scope).items()}
     smaller, removed = network, dict.fromkeys(totals, 0)
     for done in range(1, spec.rounds + 1):
         if done > 1:
             groups = find_groups(smaller)
         targets = {part: round(total * spec.amount * done / spec.rounds) for part, total in totals.items()}
-        units = _select(smaller, groups, spec, {part: targets[part] - removed[part] for part in totals}, removed)
+        units = _select(
+            smaller, groups, spec, context, {part: targets[part] - removed[part] for part in totals}, removed
+        )
         if units.size:
             smaller = remove(smaller, groups, units)
         context.fraction(done / spec.rounds, f"round {done} of {spec.rounds}: {len(units)} channels removed")
@@ -47,43 +52,34 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
             hint="Ask for a larger amount.",
         )
     _check(network, smaller)
-    return StepResult(smaller, _details(network, smaller, sum(totals.values()), taken))
+    details = _details(network, smaller, sum(totals.values()), taken)
+    return StepResult(smaller, details | _unscored(network, spec.criterion))
 
 
 def _members(groups: Groups) -> list[tuple[str, NDArray[np.int64]]]:
     return [(producer.weight, producer.labels) for producer in groups.producers]
 
 
-def _parts(groups: Groups, scope: str) -> dict[Part, NDArray[np.int64]]:
+def _parts(groups: Groups, units: NDArray[np.int64], scope: str) -> dict[Part, NDArray[np.int64]]:
     """Part the units into those that compete with each other."""
-    return {(): groups.units} if scope == "global" else partition(groups.units, _members(groups))
-
-
-def _scores(network: Network, groups: Groups, criterion: str) -> Scores:
-    return score_units(
-        groups.units,
-        (
-            (producer.labels, score_filters(_tensor(network, producer.weight), producer.axis, criterion))
-            for producer in groups.producers
-        ),
-    )
-
-
-def _tensor(network: Network, name: str) -> torch.Tensor:
-    owner, _, leaf = name.rpartition(".")
-    tensor: torch.Tensor = getattr(network.module.get_submodule(owner), leaf)
-    return tensor
+    return {(): units} if scope == "global" else partition(units, _members(groups))
 
 
 def _select(
-    network: Network, groups: Groups, spec: PruneSpec, counts: dict[Part, int], removed: dict[Part, int]
+    network: Network,
+    groups: Groups,
+    spec: PruneSpec,
+    context: Context,
+    counts: dict[Part, int],
+    removed: dict[Part, int],
 ) -> NDArray[np.int64]:
     """Choose this round's units and add their number to ``removed``."""
-    scores = _scores(network, groups, spec.criterion)
+    candidates = scorable(network, groups, spec.criterion)
+    scores = score(network, groups, candidates, spec.criterion, context)
     lines = list(groups.lines)
     chosen = [np.zeros(0, np.int64)]
-    for part, units in _parts(groups, spec.scope).items():
-        mine = choose(units, scores[np.searchsorted(groups.units, units)], lines, counts.get(part, 0))
+    for part, units in _parts(groups, candidates, spec.scope).items():
+        mine = choose(units, scores[np.searchsorted(candidates, units)], lines, counts.get(part, 0))
         # What has gone already leaves its lines shorter for the parts that follow.
         lines = [line[~np.isin(line, mine)] for line in lines]
         removed[part] = removed.get(part, 0) + len(mine)
@@ -111,6 +107,14 @@ def _explain(groups: Groups) -> str:
     return f"No channel can be removed. {found or 'The network has no layer that makes channels.'}"
 
 
+def _unscored(network: Network, criterion: str) -> dict[str, object]:
+    """List the layers that could lose channels and that the criterion cannot judge."""
+    groups = find_groups(network)
+    known = scorable(network, groups, criterion)
+    layers = [p.layer for p in groups.producers if p.layer in groups.names() and not np.isin(p.labels, known).any()]
+    return {"unscored": [{"name": layer, "reason": UNSCALED} for layer in layers]}
+
+
 def _details(before: Network, after: Network, prunable: int, removed: int) -> dict[str, object]:
     """Tell what was cut, what was not and why: of the network as it came in."""
     groups = find_groups(before)
@@ -119,8 +123,8 @@ def _details(before: Network, after: Network, prunable: int, removed: int) -> di
         {
             "name": producer.layer,
             "group": names[producer.layer],
-            "channels_before": _tensor(before, producer.weight).shape[producer.axis],
-            "channels_after": _tensor(after, producer.weight).shape[producer.axis],
+            "channels_before": tensor_of(before, producer.weight).shape[producer.axis],
+            "channels_after": tensor_of(after, producer.weight).shape[producer.axis],
         }
         for producer in groups.producers
         if producer.layer in names

@@ -1,4 +1,4 @@
-"""How much a channel matters: pure functions of weights."""
+"""How much a channel matters: pure functions of weights, gradients and scales."""
 
 from __future__ import annotations
 
@@ -21,15 +21,35 @@ def l2(filters: torch.Tensor) -> torch.Tensor:
     return filters.square().mean(dim=1).sqrt()
 
 
-CRITERIA = {"l1": l1, "l2": l2}
+def taylor(filters: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    """``|Σ w·∂L/∂w|`` of each filter; both are [filters, weights] (Molchanov et al. 2019, eq. 8 over a filter)."""
+    return (filters * gradients).sum(dim=1).abs()
 
 
-def score_filters(weight: torch.Tensor, axis: int, criterion: str) -> Scores:
-    """Score each index of ``axis``, relative to the mean of its layer, so that layers compare."""
-    filters = weight.detach().movedim(axis, 0).flatten(1) if weight.dim() > 1 else weight.detach().view(-1, 1)
-    scores = CRITERIA[criterion](filters.double()).numpy()
-    mean = scores.mean()
-    return scores / mean if mean > 0 else scores
+def bn_scale(scales: torch.Tensor) -> torch.Tensor:
+    """``|γ|`` of each channel of a batch norm (Liu et al. 2017)."""
+    return scales.abs()
+
+
+def random(count: int, seed: int) -> Scores:
+    """Draw a score from [0, 1) for each of ``count`` units: what any other criterion has to beat."""
+    return np.random.default_rng(seed).random(count)
+
+
+MAGNITUDES = {"l1": l1, "l2": l2}
+
+
+def as_filters(weight: torch.Tensor, axis: int) -> torch.Tensor:
+    """Lay a weight out as [filters, weights] in double precision; ``axis`` counts its filters."""
+    flat = weight.detach().movedim(axis, 0).flatten(1) if weight.dim() > 1 else weight.detach().view(-1, 1)
+    return flat.double()
+
+
+def relative(scores: torch.Tensor) -> Scores:
+    """Divide the scores of a layer by their mean, so that layers compare."""
+    values: Scores = scores.double().cpu().numpy()
+    mean = values.mean()
+    return values / mean if mean > 0 else values
 
 
 def score_units(units: NDArray[np.int64], members: Iterable[tuple[NDArray[np.int64], Scores]]) -> Scores:

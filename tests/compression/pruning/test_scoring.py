@@ -1,0 +1,68 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from app.domain.errors import DatasetMismatch, NothingToPrune
+from app.domain.recipe import PruneSpec
+from tests.compression.networks import make
+from workers.compression.pruning import channel
+from workers.compression.pruning.groups import find_groups
+from workers.compression.pruning.scoring import TAYLOR_BATCH, TAYLOR_ROWS, scorable, score
+
+
+def score_all(network, criterion, context):
+    groups = find_groups(network)
+    units = scorable(network, groups, criterion)
+    return groups, units, score(network, groups, units, criterion, context)
+
+
+def loss_with(network, scale, place, inputs, labels):
+    """Give the loss with one filter of ``conv1`` scaled."""
+    scaled = network.clone()
+    with torch.no_grad():
+        scaled.module.conv1.weight[place] *= scale
+        return float(F.cross_entropy(scaled.module.double()(inputs.double()), labels))
+
+
+def test_taylor_is_how_the_loss_changes_with_the_scale_of_a_filter(context, digits_network):
+    groups, units, scores = score_all(digits_network, "taylor", context)
+    rows = np.random.default_rng(0).permutation(context.data.rows("train"))[:TAYLOR_ROWS]
+    slow, step = np.zeros(16), 1e-4
+    for start in range(0, len(rows), TAYLOR_BATCH):
+        (inputs,), labels = context.data.gather("train", rows[start : start + TAYLOR_BATCH])
+        for place in range(16):
+            up, down = (loss_with(digits_network, scale, place, inputs, labels) for scale in (1 + step, 1 - step))
+            slow[place] += abs(up - down) / (2 * step)
+    mine = next(producer.labels for producer in groups.producers if producer.layer == "conv1")
+    assert np.allclose(scores[np.searchsorted(units, mine)], slow / slow.mean(), rtol=1e-2, atol=1e-3)
+
+
+def test_taylor_needs_train_rows(context, digits_network):
+    data = replace(context.data, splits={"validation": context.data.splits["validation"]})
+    with pytest.raises(DatasetMismatch, match="no train rows"):
+        score_all(digits_network, "taylor", replace(context, data=data))
+
+
+def test_bn_scale_ranks_by_the_scales_of_batch_norms(context, digits_network):
+    groups, units, scores = score_all(digits_network, "bn_scale", context)
+    gamma = digits_network.module.bn2.weight.detach().abs()
+    mine = next(producer.labels for producer in groups.producers if producer.layer == "conv2")
+    assert np.allclose(scores[np.searchsorted(units, mine)], gamma / gamma.mean(), rtol=1e-5)
+
+
+def test_bn_scale_leaves_channels_without_a_batch_norm_whole_and_names_them(context):
+    spec = PruneSpec(method="prune", criterion="bn_scale", amount=0.5)
+    with pytest.raises(NothingToPrune, match="no batch norm"):
+        channel.run(make("vit"), spec, context)
+    details = channel.run(make("mlp"), spec, context).details
+    assert (details["prunable_channels"], details["removed_channels"]) == (32, 16)
+    assert [layer["name"] for layer in details["unscored"]] == ["layers.5"]
+
+
+def test_random_is_drawn_by_the_seed_of_the_job(context):
+    network = make("mlp")
+    one, again, other = (score_all(network, "random", replace(context, seed=seed))[2] for seed in (1, 1, 2))
+    assert one.tolist() == again.tolist() != other.tolist()

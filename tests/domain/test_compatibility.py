@@ -1,0 +1,52 @@
+import pytest
+
+from app.domain.compatibility import check
+from app.domain.dataset import DatasetFacts
+from app.domain.errors import DatasetMismatch, NothingToPrune, NotTrainable
+from app.domain.job import JobSpec
+from app.domain.model import ModelFacts
+
+SPLITS = {"train": {"samples": 9}, "validation": {"samples": 9}}
+
+
+def layer(name, op="conv2d", **given):
+    known = {"name": name, "op": op, "weight_shape": [8, 8], "parameters": 64, "macs": 64, "group": "g1"}
+    return known | {"prunable": True, "quantizable": op == "conv2d"} | given
+
+
+def model(layers, *, trainable=True):
+    signature = {
+        "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 8]}],
+        "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch", 10]}],
+    }
+    known = {"format": "pt2", "parameters": 64, "macs": 64, "signature": signature}
+    return ModelFacts.model_validate(known | {"layers": layers, "trainable": trainable})
+
+
+def data(**splits):
+    fields = [{"name": "x", "dtype": "float32", "shape": [8]}, {"name": "y", "dtype": "int64", "shape": []}]
+    return DatasetFacts.model_validate({"format": "npz", "classes": 10, "fields": fields, "splits": splits or SPLITS})
+
+
+def refused(error, step, facts, rows=None):
+    spec = JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "prune"} | step])
+    with pytest.raises(error) as caught:
+        check(spec, facts, rows or data())
+    return caught.value.errors[0].pointer, caught.value.detail
+
+
+def test_taylor_needs_train_rows_and_gradients():
+    pointer, detail = refused(
+        DatasetMismatch, {"criterion": "taylor"}, model([layer("a")]), data(validation={"samples": 9})
+    )
+    assert (pointer, "no train split" in detail) == ("/recipe/0/criterion", True)
+    pointer, _ = refused(NotTrainable, {"criterion": "taylor"}, model([layer("a")], trainable=False))
+    assert pointer == "/recipe/0/criterion"
+
+
+def test_bn_scale_needs_a_batch_norm_over_channels_that_can_go():
+    fixed = layer("norm", "batch_norm", prunable=False)
+    pointer, _ = refused(NothingToPrune, {"criterion": "bn_scale"}, model([layer("a"), fixed]))
+    assert pointer == "/recipe/0/criterion"
+    spec = JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "prune", "criterion": "bn_scale"}])
+    check(spec, model([layer("a"), layer("norm", "batch_norm")]), data())
