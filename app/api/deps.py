@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.db.engine import Sessions
-from app.domain.errors import FieldError, ValidationFailed
+from app.domain.errors import FieldError, Unsupported, ValidationFailed
 from app.domain.ids import Prefix, is_id
 from app.queue import Relay
 from app.services import keys
@@ -19,6 +19,7 @@ from app.settings import Settings
 from app.storage import Storage
 
 MAX_INTEGER = 2**31 - 1
+JSON = "application/json"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,15 @@ def _caller_with(scope: Scope) -> Callable[[Parts, HTTPAuthorizationCredentials 
 
 Reader = Annotated[Caller, Depends(_caller_with("read"))]
 Writer = Annotated[Caller, Depends(_caller_with("write"))]
+
+
+def _json_alone(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != JSON:
+        raise Unsupported(f"The body is sent as {JSON}, not as {media_type or 'nothing'}.")
+
+
+JsonBody = Annotated[None, Depends(_json_alone)]
 
 Limit = Annotated[int, Query(ge=1, le=200, description="Items a page.")]
 DEFAULT_LIMIT = 50

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from app.domain.errors import (
     FieldError,
@@ -113,7 +114,18 @@ async def _on_framework(request: Request, error: Exception) -> JSONResponse:
         404: f"There is nothing at {request.url.path}.",
         405: f"{request.method} is not for {request.url.path}.",
     }
-    return problem(leaf(details.get(error.status_code, str(error.detail))), request.scope, error.headers)
+    # The router's own Allow header tells of one route alone, and a path has a route for each method.
+    headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+    return problem(leaf(details.get(error.status_code, str(error.detail))), request.scope, headers)
+
+
+def _allowed(request: Request) -> str:
+    routes = request.app.router.routes
+    return ", ".join(
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    )
 
 
 async def _on_validation(request: Request, error: Exception) -> JSONResponse:

@@ -6,7 +6,20 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.api.contents import content, require_acceptable
-from app.api.deps import DEFAULT_LIMIT, Cursor, Limit, PartsDep, Reader, Reading, Wait, Writer, Writing, checked_cursor
+from app.api.deps import (
+    DEFAULT_LIMIT,
+    JSON,
+    Cursor,
+    JsonBody,
+    Limit,
+    PartsDep,
+    Reader,
+    Reading,
+    Wait,
+    Writer,
+    Writing,
+    checked_cursor,
+)
 from app.api.schemas import ArtifactOut, Items, JobOut, Page
 from app.api.waiting import read_until
 from app.db.tables import ArtifactRow
@@ -20,11 +33,12 @@ from app.services.jobs import JobView
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 _RETRY_AFTER_SECONDS = "2"
-_JSON = "application/json"
 
 
 @router.post("", status_code=202)
-def create_job(request: Request, response: Response, session: Writing, caller: Writer, spec: JobSpec) -> JobOut:
+def create_job(
+    request: Request, response: Response, session: Writing, caller: Writer, _: JsonBody, spec: JobSpec
+) -> JobOut:
     """Queue a compression; one that could only fail is refused."""
     view = jobs.submit(session, caller.project_id, spec)
     response.headers["Location"] = f"{request.url.path}/{view.row.id}"
@@ -103,7 +117,7 @@ def list_job_artifacts(session: Reading, caller: Reader, job_id: str) -> Items[A
 @router.get("/{job_id}/report", response_model=Report)
 async def get_job_report(request: Request, parts: PartsDep, caller: Reader, job_id: str) -> Response:
     """Give what the job measured, as JSON."""
-    require_acceptable(request, _JSON)
+    require_acceptable(request, JSON)
 
     def read() -> ArtifactRow:
         with parts.readers() as session:
@@ -111,7 +125,7 @@ async def get_job_report(request: Request, parts: PartsDep, caller: Reader, job_
 
     row = await run_in_threadpool(read)
     return await content(
-        request, parts.storage, row.project_id, row.sha256, row.size_bytes, name=row.name, media_type=_JSON
+        request, parts.storage, row.project_id, row.sha256, row.size_bytes, name=row.name, media_type=JSON
     )
 
 

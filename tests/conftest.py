@@ -1,0 +1,26 @@
+import pytest
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    # Imported here, so that tests of the engine load nothing of the service.
+    from tests.serving import serving
+
+    with serving(tmp_path_factory.mktemp("service")) as server:
+        yield server
+
+
+@pytest.fixture
+def project(server):
+    """A fresh project with a key, which sees nothing of other tests."""
+    project = server.project()
+    yield project
+    project.client.close()
+
+
+@pytest.fixture
+def foreign(server):
+    """Somebody else's project."""
+    foreign = server.project()
+    yield foreign
+    foreign.client.close()
