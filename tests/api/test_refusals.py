@@ -11,7 +11,7 @@ import pytest
 
 from app.domain.ids import Prefix, new_id
 from tests.factories import FINETUNE, PRUNE, QUANTIZE, archive, layer, npz, pt2, safetensors
-from tests.serving import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, OCTETS, pointers, problem, slowly
+from tests.serving import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, pointers, problem, slowly
 
 
 @pytest.fixture
