@@ -33,7 +33,7 @@ def run(network, data, folder, recipe):
         latency=LatencySpec(batch_sizes=(1, 4)),
         seed=0,
         device=torch.device("cpu"),
-        output=Output(folder, events.append, artifacts.append),
+        output=Output(folder, folder.parent / "checkpoints", events.append, artifacts.append),
         service_version="test",
     )
     return report, events, artifacts
@@ -83,10 +83,9 @@ def test_the_report_tells_every_step_layer_and_row(finished):
     assert report.environment.service == "test"
 
 
-def test_files_are_announced_once_complete_and_a_candidate_after_each_step(finished):
+def test_files_are_announced_once_complete_and_a_candidate_once_trained(finished):
     folder, _, _, artifacts = finished
     assert [(artifact.name, artifact.kind) for artifact in artifacts] == [
-        ("candidate.onnx", "checkpoint"),
         ("candidate.onnx", "checkpoint"),
         ("model.onnx", "model"),
         ("model.pt2", "model"),
@@ -136,7 +135,8 @@ def test_the_seed_gives_the_same_bytes(digits_network, digits_data, tmp_path):
 
 
 def test_training_after_quantizing_is_refused(digits_network, digits_data, tmp_path):
-    recipe = [{"method": "quantize"}, {"method": "finetune", "epochs": 1}]
+    finetune = {"method": "finetune", "epochs": 1}
+    recipe = [finetune, {"method": "quantize"}, finetune]
     with pytest.raises(RecipeOrder):
         run(digits_network, digits_data, tmp_path / "out", recipe)
     assert (tmp_path / "out" / "candidate.onnx").stat().st_size > 0

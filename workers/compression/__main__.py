@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from app.domain.errors import InternalError, OutOfMemory, WinnowError
 from app.domain.job import EventType, Stage
 from app.domain.task import (
+    CHECKPOINTS_FOLDER,
     FACTS_FILE,
     OUTPUT_FOLDER,
     TASK,
@@ -116,7 +117,7 @@ def _compress(folder: Path, task: Compress, send: Send) -> None:
         latency=job.latency,
         seed=job.seed,
         device=torch.device(task.device),
-        output=Output(folder / OUTPUT_FOLDER, send, send),
+        output=Output(folder / OUTPUT_FOLDER, folder / CHECKPOINTS_FOLDER, send, send),
         service_version=task.service_version,
     )
     require_objective(report)

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from app.domain.report import DataFigures, LatencyFigures, Report, StepOutcome
 from app.domain.task import REPORT_FILE, ArtifactKind, ArtifactMessage
 from workers.compression import evaluation, training
 from workers.compression.bundle import write_bundle
+from workers.compression.checkpoints import Checkpoints
 from workers.compression.checks import check_files, check_step
 from workers.compression.datasets import Dataset
 from workers.compression.distillation import distill
@@ -28,6 +29,7 @@ from workers.compression.network import Network
 from workers.compression.progress import Tracker
 from workers.compression.pruning import channel
 from workers.compression.quantization import static
+from workers.compression.quantization.fusion import check_fused
 from workers.compression.report import Findings, Profile, build_report
 from workers.compression.step import Context, Progress, StepResult
 
@@ -55,9 +57,13 @@ _CLOSING_WEIGHTS = (2.0, 0.5, 4.0, 0.5)
 
 @dataclass(frozen=True)
 class Output:
-    """Where the files go, and who hears of events and finished files."""
+    """Where the files go, and who hears of events and finished files.
+
+    What ``checkpoints`` holds from an earlier attempt at the same job is not done again.
+    """
 
     folder: Path
+    checkpoints: Path
     progress: Progress
     publish: Publish
 
@@ -143,9 +149,10 @@ def _run_steps(
     for place, step in enumerate(recipe, 1):
         with tracker.part(STAGES[step.method], f"Step {place} of {len(recipe)}: {step.method}"):
             before, began = count(floating), time.monotonic()
-            result = HANDLERS[step.method](network, step, context)
+            mine = replace(context, checkpoints=Checkpoints(output.checkpoints, place, context.log))
+            result = HANDLERS[step.method](network, step, mine)
             check_step(step.method, network, result.network)
-            seconds = time.monotonic() - began
+            seconds = result.earlier_seconds + time.monotonic() - began
             network = result.network
             floating = floating if network.quantized else network
             outcomes.append(
@@ -158,7 +165,8 @@ def _run_steps(
                     details=result.details,
                 )
             )
-            if place < len(recipe):
+            # Exporting takes seconds, and a network that was only cut is no candidate.
+            if step.trains and place < len(recipe):
                 _keep_candidate(network, output)
     return network, floating, tuple(outcomes)
 
@@ -174,6 +182,8 @@ def _keep_candidate(network: Network, output: Output) -> None:
 def _export(network: Network, data: Dataset, output: Output, context: Context) -> None:
     onnx_path, pt2_path = output.folder / MODEL_ONNX, output.folder / MODEL_PT2
     onnx.save(network, onnx_path)
+    if network.quantized:
+        check_fused(onnx_path)
     pt2.save(network, pt2_path)
     agreement = check_files(onnx_path, pt2_path, data, torch.get_num_threads())
     context.log(f"{MODEL_PT2} and {MODEL_ONNX} agree on {agreement:.1%} of the validation rows compared")

@@ -11,6 +11,7 @@ from app.domain.job import EventType
 from app.domain.task import EventMessage
 
 if TYPE_CHECKING:
+    from workers.compression.checkpoints import Checkpoints
     from workers.compression.datasets import Dataset
     from workers.compression.network import Network
 
@@ -19,7 +20,10 @@ Progress = Callable[[EventMessage], None]
 
 @dataclass(frozen=True)
 class Context:
-    """What a step works with: ``baseline`` is the uploaded network, never to be changed; ``folder`` is for scratch."""
+    """What a step works with: ``baseline`` is the uploaded network, never to be changed; ``folder`` is for scratch.
+
+    Where there are ``checkpoints``, they are this step's own, and what takes long goes on from them.
+    """
 
     baseline: "Network"
     data: "Dataset"
@@ -27,6 +31,7 @@ class Context:
     device: torch.device
     progress: Progress
     folder: Path
+    checkpoints: "Checkpoints | None" = None
 
     def fraction(self, value: float, message: str) -> None:
         """Report the share of this step that is done, from 0 to 1."""
@@ -41,7 +46,11 @@ class Context:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The network after a step and what the report should tell of it, in plain JSON values."""
+    """The network after a step and what the report should tell of it, in plain JSON values.
+
+    ``earlier_seconds`` is what attempts that were killed had spent on the part that was not done again.
+    """
 
     network: "Network"
     details: dict[str, Any] = field(default_factory=dict)
+    earlier_seconds: float = 0.0

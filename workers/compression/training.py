@@ -5,6 +5,7 @@ The weights kept are those of the best epoch on a tenth of ``train`` that is hel
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -51,47 +52,132 @@ class _Score:
         return other is None or (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
 
 
+class _Run:
+    """A training under way: all that changes from epoch to epoch, so that another process can go on with it."""
+
+    def __init__(self, network: Network, spec: TrainingSpec, device: torch.device) -> None:
+        self.student = network.clone()
+        self.module = self.student.module.to(device).requires_grad_(requires_grad=True)
+        self.optimizer = make_optimizer(self.module, spec)
+        self.device = device
+        self.epoch = 0
+        self.best: _Score | None = None
+        self.best_epoch = 0
+        self.best_weights: dict[str, Tensor] = {}
+        self.history: list[dict[str, float]] = []
+        self.earlier_seconds = 0.0
+        self._began = time.monotonic()
+
+    def end_epoch(self, score: _Score, loss: float) -> None:
+        """Count the epoch that has just been trained, and keep its weights where no other did better."""
+        self.epoch += 1
+        self.history.append({"epoch": self.epoch, "loss": loss, "accuracy": score.accuracy})
+        if score.better(self.best):
+            self.best, self.best_epoch = score, self.epoch
+            self.best_weights = {name: value.clone() for name, value in self.module.state_dict().items()}
+
+    def state(self) -> dict[str, Any]:
+        """Give what :meth:`restore` takes. The schedule and the order of rows follow from the epoch alone."""
+        assert self.best is not None
+        return {
+            "epoch": self.epoch,
+            "weights": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generators": _generators(self.device),
+            "best": (self.best.accuracy, self.best.loss),
+            "best_epoch": self.best_epoch,
+            "best_weights": self.best_weights,
+            "history": self.history,
+            "seconds": self.earlier_seconds + time.monotonic() - self._began,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state. Raises whatever a state of another network or of no training causes."""
+        self.module.load_state_dict(state["best_weights"])  # tells whether they fit
+        self.module.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.best_epoch = int(state["epoch"]), int(state["best_epoch"])
+        self.best, self.best_weights = _Score(*state["best"]), state["best_weights"]
+        self.history, self.earlier_seconds = list(state["history"]), float(state["seconds"])
+        torch.set_rng_state(state["generators"][0])
+        for generator in state["generators"][1:]:
+            torch.cuda.set_rng_state(generator, self.device)
+
+    def result(self) -> Network:
+        """Give the network of the best epoch, at rest."""
+        self.module.load_state_dict(self.best_weights)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.module.requires_grad_(requires_grad=False).to("cpu").eval()
+        return self.student
+
+
 def fit(network: Network, spec: TrainingSpec, context: Context, criterion: Criterion) -> StepResult:
-    """Train a copy of the network. Raises RecipeOrder, DatasetMismatch or Diverged."""
+    """Train a copy of the network, from where a checkpoint leaves off. Raises RecipeOrder, DatasetMismatch, Diverged.
+
+    Every epoch ends with a checkpoint; a training cut off behind one ends with the same weights as one that was not.
+    """
     if network.quantized:
         raise RecipeOrder("a quantized network cannot be trained", hint="Put quantize behind the steps that train.")
-    student = network.clone()
-    module = student.module.to(context.device).requires_grad_(requires_grad=True)
     fitted, held = split_rows(context.data.rows("train"), context.seed)
-    batch = _batch_size(student, spec, len(fitted))
-    optimizer = make_optimizer(module, spec)
-    steps = len(fitted) // batch
-    best: _Score | None = None
-    best_epoch, best_state = 0, {}
-    history: list[dict[str, float]] = []
+    batch = _batch_size(network, spec, len(fitted))
     with torch.random.fork_rng(devices=[context.device] if context.device.type == "cuda" else []):
         torch.manual_seed(context.seed)
-        for epoch in range(1, spec.epochs + 1):
-            module.train()
-            losses = []
-            for index, rows in enumerate(_shuffled(fitted, batch, context.seed, epoch)):
-                done = (epoch - 1) * steps + index
-                rate = learning_rate(done, spec.epochs * steps, spec.learning_rate)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                losses.append(_update(student, optimizer, context, criterion, rows))
-                _check_loss(losses[-1], epoch, spec)
-                context.fraction((done + 1) / (spec.epochs * steps), f"epoch {epoch} of {spec.epochs}")
-            module.eval()
-            score = _score(student, context, held)
-            _check_loss(score.loss, epoch, spec)
-            history.append({"epoch": epoch, "loss": float(np.mean(losses)), "accuracy": score.accuracy})
-            context.metric("loss", epoch, history[-1]["loss"])
-            context.metric("learning_rate", epoch, rate)
-            context.metric("accuracy", epoch, score.accuracy)
-            if score.better(best):
-                best, best_epoch = score, epoch
-                best_state = {name: value.clone() for name, value in module.state_dict().items()}
-    module.load_state_dict(best_state)
-    optimizer.zero_grad(set_to_none=True)
-    module.requires_grad_(requires_grad=False).to("cpu")
-    details = {"train_rows": len(fitted), "held_out_rows": len(held), "best_epoch": best_epoch, "epochs": history}
-    return StepResult(student, details)
+        run = _begin(network, spec, context)
+        while run.epoch < spec.epochs:
+            batches = list(_shuffled(fitted, batch, context.seed, run.epoch + 1))
+            loss, rate = _train_epoch(run, spec, context, criterion, batches)
+            run.module.eval()
+            score = _score(run.student, context, held)
+            _check_loss(score.loss, run.epoch + 1, spec)
+            run.end_epoch(score, loss)
+            for name, value in (("loss", loss), ("learning_rate", rate), ("accuracy", score.accuracy)):
+                context.metric(name, run.epoch, value)
+            if context.checkpoints is not None:
+                context.checkpoints.save(run.epoch, run.state(), finished=run.epoch == spec.epochs)
+    details = {
+        "train_rows": len(fitted),
+        "held_out_rows": len(held),
+        "best_epoch": run.best_epoch,
+        "epochs": run.history,
+    }
+    return StepResult(run.result(), details, run.earlier_seconds)
+
+
+def _begin(network: Network, spec: TrainingSpec, context: Context) -> _Run:
+    """Start from the newest checkpoint that fits, or from the beginning."""
+    kept = context.checkpoints.newest_first() if context.checkpoints is not None else ()
+    for name, state in kept:
+        run = _Run(network, spec, context.device)
+        try:
+            run.restore(state)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            context.log(f"{name} is of another training and left out: {error}", "warning")
+        else:
+            context.log(f"going on from {name}, after epoch {run.epoch} of {spec.epochs}")
+            return run
+    return _Run(network, spec, context.device)
+
+
+def _train_epoch(
+    run: _Run, spec: TrainingSpec, context: Context, criterion: Criterion, batches: list[Rows]
+) -> tuple[float, float]:
+    """Train on every batch once; give the mean loss and the last learning rate."""
+    run.module.train()
+    epoch, total = run.epoch + 1, spec.epochs * len(batches)
+    losses, rate = [], 0.0
+    for done, rows in enumerate(batches, run.epoch * len(batches)):
+        rate = learning_rate(done, total, spec.learning_rate)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        losses.append(_update(run.student, run.optimizer, context, criterion, rows))
+        _check_loss(losses[-1], epoch, spec)
+        context.fraction((done + 1) / total, f"epoch {epoch} of {spec.epochs}")
+    return float(np.mean(losses)), rate
+
+
+def _generators(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
 
 def split_rows(count: int, seed: int) -> tuple[Rows, Rows]:

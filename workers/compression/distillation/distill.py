@@ -1,7 +1,11 @@
 """Distillation: train the network as it stands on the labels and the baseline's outputs."""
 
+import functools
+from pathlib import Path
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from app.domain.recipe import DistillSpec
@@ -11,17 +15,34 @@ from workers.compression.network import Network
 from workers.compression.step import Context, StepResult
 from workers.compression.training import Rows, fit
 
+CHUNK_ROWS = 4096
+
 
 def run(network: Network, spec: DistillSpec, context: Context) -> StepResult:
     """Train by ``kd_loss``; the teacher's outputs are computed once, as no row is ever augmented."""
+
+    @functools.cache
+    def targets() -> NDArray[np.float32]:
+        # Not before the first batch: a training that has ended in an earlier attempt needs none.
+        return write_targets(context, context.folder / "teacher.npy")
+
+    def criterion(logits: Tensor, labels: Tensor, batch: Rows) -> Tensor:
+        picked = torch.from_numpy(targets()[batch]).to(context.device)
+        return kd_loss(logits, picked, labels, spec.temperature, spec.alpha)
+
+    return fit(network, spec, context, criterion)
+
+
+def write_targets(context: Context, path: Path) -> NDArray[np.float32]:
+    """Give the teacher's outputs on every row of train, (rows, classes), as a map of a file."""
     teacher = context.baseline.clone()
     teacher.module.to(context.device).eval()
     rows = np.arange(context.data.rows("train"))
     context.log(f"computing the teacher's outputs on {len(rows)} rows")
-    targets = compute_logits(teacher, context.data, "train", rows, context.device)
-
-    def criterion(logits: Tensor, labels: Tensor, batch: Rows) -> Tensor:
-        picked = targets[torch.from_numpy(batch).to(context.device)]
-        return kd_loss(logits, picked, labels, spec.temperature, spec.alpha)
-
-    return fit(network, spec, context, criterion)
+    classes = int(context.baseline.signature.outputs[0].shape[1])
+    mapped = np.lib.format.open_memmap(path, "w+", np.float32, (len(rows), classes))
+    for start in range(0, len(rows), CHUNK_ROWS):
+        picked = rows[start : start + CHUNK_ROWS]
+        mapped[picked] = compute_logits(teacher, context.data, "train", picked, context.device).cpu().numpy()
+    mapped.flush()
+    return np.lib.format.open_memmap(path, "r")
