@@ -11,7 +11,8 @@ from starlette.responses import Response, StreamingResponse
 from app.domain.errors import NotAcceptable, RangeNotSatisfiable
 from app.storage import Storage, content_key
 
-_ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
+_ZERO_WEIGHT = re.compile(r"q=0(\.0*)?")
 
 
 async def content(
@@ -26,7 +27,8 @@ async def content(
         "Content-Disposition": _disposition(name),
         "Cache-Control": "private, no-cache",
     }
-    if tag in (known.strip().removeprefix("W/") for known in request.headers.get("if-none-match", "").split(",")):
+    known = {entry.strip().removeprefix("W/") for entry in request.headers.get("if-none-match", "").split(",")}
+    if known & {tag, "*"}:
         return Response(status_code=304, headers=headers)
     wanted = None
     if request.headers.get("if-range", tag) == tag:
@@ -42,7 +44,8 @@ async def content(
 def accepts(request: Request, *media_types: str) -> bool:
     """Tell whether the Accept header, where there is one, names any of these."""
     header = request.headers.get("accept", "*/*")
-    named = {entry.partition(";")[0].strip().lower() for entry in header.split(",")}
+    entries = [[part.strip().lower() for part in entry.split(";")] for entry in header.split(",")]
+    named = {entry[0] for entry in entries if not any(_ZERO_WEIGHT.fullmatch(part) for part in entry[1:])}
     families = {f"{media_type.partition('/')[0]}/*" for media_type in media_types}
     return bool(named & ({"*/*"} | families | set(media_types)))
 

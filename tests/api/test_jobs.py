@@ -1,0 +1,160 @@
+import threading
+import time
+
+import pytest
+
+from app.domain.errors import Diverged
+from app.domain.job import JobState
+from tests.factories import FINETUNE, PRUNE, QUANTIZE
+from tests.serving import problem
+
+
+def test_a_job_is_taken_with_every_default_and_its_place_in_the_queue(project):
+    response = project.submit(recipe=[PRUNE, FINETUNE, QUANTIZE], labels={"team": "vision"}, name="edge")
+    assert response.status_code == 202
+    job = response.json()
+    assert response.headers["location"] == f"/api/v1/jobs/{job['id']}"
+    assert int(response.headers["retry-after"]) > 0
+    assert (job["name"], job["state"], job["stage"], job["progress"]) == ("edge", "queued", None, 0)
+    assert [step["method"] for step in job["recipe"]] == ["prune", "finetune", "quantize"]
+    assert job["recipe"][0]["criterion"] == "l2"
+    assert (job["target"], job["queue"], job["priority"], job["seed"]) == ("onnxruntime-cpu", "cpu", 5, 0)
+    assert (job["attempt"], job["time_limit_seconds"], job["labels"]) == (1, 3600, {"team": "vision"})
+    assert job["queue_position"] >= 1
+    for absent in ("started_at", "ended_at", "worker", "summary", "failure", "eta_seconds", "objective"):
+        assert job[absent] is None
+    assert project.client.get(f"jobs/{job['id']}").json() == job
+
+
+def test_the_queue_serves_by_priority_then_by_age(project):
+    # On a queue of its own, which no other test uses.
+    model, dataset = project.add_model(), project.add_dataset()
+    ids = [project.queued(model_id=model, dataset_id=dataset, queue="gpu", priority=priority) for priority in (5, 5, 9)]
+    positions = [project.client.get(f"jobs/{job}").json()["queue_position"] for job in ids]
+    assert positions == [2, 3, 1]
+    project.claim(ids[2])
+    assert project.client.get(f"jobs/{ids[2]}").json()["queue_position"] is None
+    assert project.client.get(f"jobs/{ids[0]}").json()["queue_position"] == 1
+
+
+def test_jobs_are_listed_newest_first_paged_and_filtered(project):
+    model, other, dataset = project.add_model(), project.add_model(), project.add_dataset()
+    labels = [{"team": "vision"}, {"team": "vision", "round": "2"}, {"team": "speech"}]
+    ids = [project.queued(model_id=model, dataset_id=dataset, labels=label) for label in labels]
+    ids.append(project.queued(model_id=other, dataset_id=dataset))
+    project.claim(ids[0])
+
+    def listed(**query):
+        return [item["id"] for item in project.client.get("jobs", params=query).json()["items"]]
+
+    assert listed() == ids[::-1]
+    assert listed(state="running") == ids[:1]
+    assert listed(model_id=other) == ids[3:]
+    assert listed(label="team:vision") == [ids[1], ids[0]]
+    assert listed(label="round:2", state="queued") == [ids[1]]
+    assert listed(label="team:none") == []
+    seen, cursor = [], None
+    while True:
+        page = project.client.get("jobs", params={"limit": 3} | ({"cursor": cursor} if cursor else {})).json()
+        seen += [item["id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert seen == ids[::-1]
+
+
+def test_a_running_job_shows_where_it_stands(project):
+    job_id = project.queued()
+    project.claim(job_id)
+    project.report_event(job_id, "stage", {"stage": "pruning"})
+    project.report_event(job_id, "progress", {"fraction": 0.25, "message": "half", "eta_seconds": 9.5})
+    job = project.client.get(f"jobs/{job_id}").json()
+    assert (job["state"], job["stage"], job["progress"], job["eta_seconds"]) == ("running", "pruning", 0.25, 9.5)
+    assert job["worker"] == "cpu@test"
+    assert job["started_at"] >= job["created_at"]
+    project.finish(job_id, JobState.FAILED, Diverged("The loss is NaN.").failure(), {"size_ratio": 2.0})
+    job = project.client.get(f"jobs/{job_id}").json()
+    assert (job["state"], job["stage"], job["summary"]) == ("failed", None, {"size_ratio": 2.0})
+    assert job["failure"] == {
+        "code": "diverged",
+        "class": "user",
+        "title": "Training diverged",
+        "detail": "The loss is NaN.",
+        "hint": None,
+    }
+
+
+def test_a_wait_ends_as_soon_as_the_state_changes(project):
+    job_id = project.queued()
+    began = time.monotonic()
+    threading.Timer(0.3, project.claim, [job_id]).start()
+    assert project.client.get(f"jobs/{job_id}", params={"wait": 8}).json()["state"] == "running"
+    assert 0.2 < time.monotonic() - began < 3
+
+
+def test_a_wait_ends_with_its_time_or_at_once_where_nothing_is_to_come(project):
+    job_id = project.queued()
+    began = time.monotonic()
+    assert project.client.get(f"jobs/{job_id}", params={"wait": 0.4}).json()["state"] == "queued"
+    assert 0.35 < time.monotonic() - began < 3
+    project.client.post(f"jobs/{job_id}:cancel")
+    began = time.monotonic()
+    assert project.client.get(f"jobs/{job_id}", params={"wait": 8}).json()["state"] == "cancelled"
+    assert time.monotonic() - began < 3
+
+
+def test_a_queued_job_is_cancelled_at_once_and_only_once(project):
+    job_id = project.queued()
+    response = project.client.post(f"jobs/{job_id}:cancel")
+    assert response.status_code == 202
+    assert response.headers["location"] == f"/api/v1/jobs/{job_id}"
+    assert response.json()["state"] == "cancelled"
+    assert response.json()["ended_at"]
+    problem(project.client.post(f"jobs/{job_id}:cancel"), 409, "job_ended")
+
+
+def test_a_running_job_is_asked_to_end(project):
+    job_id = project.queued()
+    project.claim(job_id)
+    for _ in range(2):
+        assert project.client.post(f"jobs/{job_id}:cancel").json()["state"] == "cancelling"
+    project.finish(job_id, JobState.CANCELLED)
+    problem(project.client.post(f"jobs/{job_id}:cancel"), 409, "job_ended")
+
+
+@pytest.mark.parametrize("state", [state for state in JobState if state.ended])
+def test_a_job_that_ended_can_be_removed_with_what_it_left(project, state):
+    job_id = project.queued()
+    before = project.kept()
+    project.claim(job_id)
+    project.add_artifact(job_id, "model.onnx", state.encode())
+    if state is JobState.CANCELLED:
+        project.client.post(f"jobs/{job_id}:cancel")
+    problem(project.client.delete(f"jobs/{job_id}"), 409, "conflict")
+    project.finish(job_id, state)
+    assert project.client.delete(f"jobs/{job_id}").status_code == 204
+    problem(project.client.get(f"jobs/{job_id}"), 404, "not_found")
+    assert project.kept()[0] == before[0]  # the model and the data set stay
+
+
+def test_artifacts_are_listed_by_name(project):
+    job_id = project.queued()
+    ids = {name: project.add_artifact(job_id, name, name.encode()) for name in ("report.json", "model.onnx")}
+    items = project.client.get(f"jobs/{job_id}/artifacts").json()["items"]
+    assert [item["name"] for item in items] == ["model.onnx", "report.json"]
+    assert items[0] == project.client.get(f"artifacts/{ids['model.onnx']}").json()
+    assert items[0]["job_id"] == job_id
+    assert (items[0]["kind"], items[0]["format"], items[0]["size_bytes"]) == ("model", "onnx", 10)
+
+
+def test_a_report_is_given_as_json_alone(project):
+    job_id = project.queued()
+    problem(project.client.get(f"jobs/{job_id}/report"), 404, "not_found")
+    project.add_artifact(job_id, "report.json", b'{"seed": 7}', kind="report")
+    for accept in ("*/*", "application/json", "application/*;q=0.5", "text/html, application/json"):
+        response = project.client.get(f"jobs/{job_id}/report", headers={"Accept": accept})
+        assert response.json() == {"seed": 7}
+        assert response.headers["content-type"] == "application/json"
+    for accept in ("image/png", "application/json;q=0, image/png"):
+        response = project.client.get(f"jobs/{job_id}/report", headers={"Accept": accept})
+        problem(response, 406, "not_acceptable")

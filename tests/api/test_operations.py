@@ -1,0 +1,101 @@
+"""What operators ask, and what is missing when the service cannot take a job."""
+
+import subprocess
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from app.db import workers
+from app.embedded import broker_command, broker_socket, wait_for_broker
+from tests.serving import problem, serving
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    data = tmp_path_factory.mktemp("broker")
+    path = broker_socket(data)
+    process = subprocess.Popen(broker_command(data, path))
+    wait_for_broker(path, process)
+    yield f"redis+socket://{path}"
+    process.terminate()
+    process.wait(10)
+
+
+def seen(sessions, queue):
+    with sessions.begin() as session:
+        workers.seen(session, f"{queue}@test", queue=queue, targets=[], isolation="bubblewrap", now=datetime.now(UTC))
+
+
+def test_a_service_is_alive_whatever_is_missing(server):
+    response = httpx.get(f"{server.url}/healthz")
+    assert (response.status_code, response.json()) == (200, {"status": "alive"})
+
+
+def test_readiness_names_each_part_that_is_missing(broker, tmp_path):
+    with serving(tmp_path, broker_url=broker) as server, httpx.Client(base_url=server.url) as client:
+
+        def missing():
+            response = client.get("/readyz")
+            if response.status_code == 200:
+                return None
+            assert int(response.headers["retry-after"]) > 0
+            return problem(response, 503, "unavailable")["detail"]
+
+        assert "inspect" in missing()
+        seen(server.parts.sessions, "inspect")
+        assert "cpu" in missing()
+        assert "inspect" not in missing()
+        seen(server.parts.sessions, "cpu")
+        assert missing() is None
+        objects = tmp_path / "objects"
+        objects.rename(tmp_path / "elsewhere")
+        objects.write_text("a file where the folder should be")
+        assert missing().startswith("storage:")
+        objects.unlink()
+        with server.parts.engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+        assert "migrations" in missing()
+
+
+def test_readiness_misses_the_broker(server):
+    body = problem(httpx.get(f"{server.url}/readyz", timeout=10), 503, "unavailable")
+    assert "broker:" in body["detail"]
+    assert "database:" not in body["detail"]
+
+
+def test_readiness_misses_the_database(tmp_path):
+    with serving(tmp_path) as server:
+        server.parts.engine.dispose()
+        (tmp_path / "winnow.db").unlink()
+        (tmp_path / "winnow.db").mkdir()
+        for leftover in tmp_path.glob("winnow.db-*"):
+            leftover.unlink()
+        body = problem(httpx.get(f"{server.url}/readyz", timeout=10), 503, "unavailable")
+        assert "database: The database does not answer." in body["detail"]
+
+
+def test_metrics_tell_of_jobs_messages_and_workers(tmp_path):
+    with serving(tmp_path) as server:
+        project = server.project()
+        job = project.queued()
+        project.queued(queue="gpu")
+        project.claim(job)
+        seen(server.parts.sessions, "cpu")
+        response = httpx.get(f"{server.url}/metrics")
+        project.client.close()
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = response.text.splitlines()
+    assert 'winnow_jobs{queue="cpu",state="running"} 1.0' in lines
+    assert 'winnow_jobs{queue="gpu",state="queued"} 1.0' in lines
+    assert 'winnow_workers{queue="cpu"} 1.0' in lines
+    assert "winnow_outbox_messages 6.0" in lines  # four inspections and two jobs
+
+
+def test_the_documentation_is_served(server):
+    page = httpx.get(f"{server.url}/docs")
+    assert page.status_code == 200
+    assert "openapi.json" in page.text
+    document = httpx.get(f"{server.url}/openapi.json").json()
+    assert document["info"]["title"] == "Winnow"

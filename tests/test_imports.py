@@ -1,0 +1,15 @@
+"""The service and the Celery parent stay light: what computes is loaded by the engine's own process alone."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "scipy", "safetensors"}
+
+
+@pytest.mark.parametrize("modules", ["app.main", "app.cli", "app.embedded", "workers.celery_app, workers.tasks"])
+def test_nothing_heavy_is_imported(modules):
+    code = f"import sys, {modules}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []

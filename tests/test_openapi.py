@@ -1,0 +1,48 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+METHODS = {"get", "post", "put", "patch", "delete"}
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory):
+    app = create_app(Settings(data=tmp_path_factory.mktemp("openapi")))
+    yield app.openapi()
+    app.state.parts.engine.dispose()
+
+
+def operations(document):
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if method in METHODS
+    }
+
+
+def test_the_committed_document_is_fresh(document):
+    committed = json.loads((ROOT / "docs" / "openapi.json").read_text())
+    assert committed == json.loads(json.dumps(document)), "docs/openapi.json is stale: run `make openapi`"
+
+
+def test_every_operation_has_an_id_of_its_own_and_a_description(document):
+    found = operations(document)
+    ids = Counter(operation["operationId"] for operation in found.values())
+    assert [name for name, count in ids.items() if count > 1] == []
+    # An id that is made from the path changes with it, and so do the clients made from the document.
+    assert [name for name in ids if "api_v1" in name or "__" in name] == []
+    assert [name for name, operation in found.items() if not operation.get("description")] == []
+
+
+def test_every_operation_under_the_version_needs_a_key_and_tells_of_problems(document):
+    for name, operation in operations(document).items():
+        versioned = " /api/v1/" in name
+        assert bool(operation.get("security")) is versioned, name
+        assert ("4XX" in operation["responses"]) is versioned, name
