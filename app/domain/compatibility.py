@@ -1,5 +1,7 @@
 """Whether a recipe makes sense for a model and a data set, told before anything is queued."""
 
+from fnmatch import fnmatchcase
+
 from app.domain.dataset import DatasetFacts
 from app.domain.errors import (
     DatasetMismatch,
@@ -9,6 +11,7 @@ from app.domain.errors import (
     NothingToQuantize,
     NotTrainable,
     RecipeOrder,
+    ValidationFailed,
     WinnowError,
 )
 from app.domain.job import JobSpec
@@ -107,6 +110,7 @@ def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
             raise _refuse(NothingToPrune, pointer, f"No layer can lose channels. {_reasons(model.layers)}")
         if isinstance(step, PruneSpec):
             _check_criterion(step, model, f"{pointer}/criterion")
+            _check_patterns(step, model, pointer)
         if isinstance(step, QuantizeSpec) and not any(layer.quantizable for layer in model.layers):
             names = ", ".join(f"{layer.name} ({layer.op})" for layer in model.layers[:_LAYERS_NAMED])
             raise _refuse(NothingToQuantize, pointer, f"No layer can be quantized; there are: {names or 'none'}.")
@@ -119,6 +123,19 @@ def _check_criterion(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
     if step.criterion == "bn_scale" and not any(layer.op == "batch_norm" and layer.prunable for layer in model.layers):
         message = "bn_scale reads the scales of batch norms, and none of this network's scales channels that can go."
         raise _refuse(NothingToPrune, pointer, message)
+
+
+def _check_patterns(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
+    names = [layer.name for layer in model.layers if layer.prunable]
+    places = [(f"{pointer}/exclude/{place}", pattern) for place, pattern in enumerate(step.exclude)]
+    # RFC 6901 writes ~ and / of a key as ~0 and ~1.
+    places += [
+        (f"{pointer}/overrides/{pattern.replace('~', '~0').replace('/', '~1')}", pattern) for pattern in step.overrides
+    ]
+    for place, pattern in places:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            message = f"No layer that can lose channels is named {pattern!r}; there are: {', '.join(names)}."
+            raise _refuse(ValidationFailed, place, message)
 
 
 def _reasons(layers: tuple[Layer, ...]) -> str:

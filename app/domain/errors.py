@@ -241,6 +241,10 @@ class NoChange(ClientError):
     code, kind, title = "no_change", Kind.INVALID, "A step changed nothing"
 
 
+class TargetUnreachable(ClientError):
+    code, title = "target_unreachable", "No choice of channels comes near enough to the ratio"
+
+
 class ObjectiveMissed(ClientError):
     code, kind, title = "objective_missed", Kind.INVALID, "The result loses more than the objective allows"
 

@@ -3,11 +3,13 @@
 Adding a method is one spec here, its file in ``workers.compression`` and one entry in ``SPECS``.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_STEPS = 8
+DEFAULT_AMOUNT = 0.5
+_MEASURES = ("amount", "macs_ratio", "parameters_ratio")
 
 
 class StepSpec(BaseModel):
@@ -32,11 +34,43 @@ class PruneSpec(StepSpec):
         "taylor: |Σ w·∂L/∂w| on train rows; bn_scale: |γ| of the batch norms behind it, channels without one stay; "
         "random: drawn by the job's seed, the control.",
     )
-    amount: float = Field(0.5, gt=0, le=0.95, description="Share of the prunable channels to remove.")
+    amount: float | None = Field(
+        None, gt=0, le=0.95, description="Share of the prunable channels to remove; 0.5 where no ratio is given."
+    )
+    macs_ratio: float | None = Field(
+        None, gt=1, le=1000, description="Instead of an amount: how many times fewer multiplications, within 3 %."
+    )
+    parameters_ratio: float | None = Field(
+        None, gt=1, le=1000, description="Instead of an amount: how many times fewer parameters, within 3 %."
+    )
+    minimum_channels: int = Field(1, ge=1, le=65536, description="Channels that each layer keeps at least.")
+    round_to: int = Field(
+        1, ge=1, le=1024, description="What a layer keeps of its channels is a multiple of this, or all of them."
+    )
+    exclude: tuple[str, ...] = Field(
+        (), max_length=100, description="Layers that stay whole: names or patterns such as stem.* (fnmatch)."
+    )
+    overrides: dict[str, Annotated[float, Field(ge=0, le=0.95)]] = Field(
+        {}, max_length=100, description="Amounts of single layers, by name or pattern; the first that matches holds."
+    )
     scope: Literal["global", "layer"] = Field(
         "global", description="Rank channels over the whole network, or remove the same share of each group."
     )
     rounds: int = Field(1, ge=1, le=20, description="Remove the amount in this many rounds, scoring anew in each.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_amount(cls, given: Any) -> Any:
+        if isinstance(given, dict) and all(given.get(name) is None for name in _MEASURES):
+            return given | {"amount": DEFAULT_AMOUNT}
+        return given
+
+    @model_validator(mode="after")
+    def _take_one_measure(self) -> Self:
+        given = [name for name in _MEASURES if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of {' and '.join(given)}, not both")
+        return self
 
 
 class TrainingSpec(StepSpec):

@@ -2,7 +2,7 @@ import pytest
 
 from app.domain.compatibility import check
 from app.domain.dataset import DatasetFacts
-from app.domain.errors import DatasetMismatch, NothingToPrune, NotTrainable
+from app.domain.errors import DatasetMismatch, NothingToPrune, NotTrainable, ValidationFailed
 from app.domain.job import JobSpec
 from app.domain.model import ModelFacts
 
@@ -50,3 +50,13 @@ def test_bn_scale_needs_a_batch_norm_over_channels_that_can_go():
     assert pointer == "/recipe/0/criterion"
     spec = JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "prune", "criterion": "bn_scale"}])
     check(spec, model([layer("a"), layer("norm", "batch_norm")]), data())
+
+
+@pytest.mark.parametrize(
+    ("step", "pointer"),
+    [({"exclude": ["a", "b*"]}, "/recipe/0/exclude/1"), ({"overrides": {"b/~": 0.1}}, "/recipe/0/overrides/b~1~0")],
+)
+def test_a_pattern_that_names_no_layer_is_refused(step, pointer):
+    found, detail = refused(ValidationFailed, step, model([layer("a")]))
+    assert found == pointer
+    assert "there are: a" in detail

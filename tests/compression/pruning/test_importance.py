@@ -1,10 +1,7 @@
 import numpy as np
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from workers.compression.pruning.importance import as_filters, bn_scale, l1, l2, random, relative, score_units, taylor
-from workers.compression.pruning.selection import choose, partition
 
 
 def test_criteria_are_means_over_a_filter():
@@ -41,27 +38,3 @@ def test_a_coupled_unit_scores_as_the_mean_of_its_members():
     units = np.array([3, 7])
     members = [(np.array([3, 7]), np.array([1.0, 2.0])), (np.array([-1, 7]), np.array([9.0, 4.0]))]
     assert score_units(units, members).tolist() == [1.0, 3.0]
-
-
-def test_the_least_important_go_first():
-    assert choose(np.array([5, 6, 7]), np.array([0.3, 0.1, 0.2]), [], 2).tolist() == [6, 7]
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 40), st.data())
-def test_no_line_is_ever_emptied(scores, count, data):
-    units = np.arange(len(scores))
-    lines = [
-        np.array(sorted(line))
-        for line in data.draw(st.lists(st.sets(st.sampled_from(units.tolist()), min_size=1), max_size=6))
-    ]
-    chosen = choose(units, np.array(scores), lines, count)
-    assert len(chosen) <= count
-    assert all(set(line.tolist()) - set(chosen.tolist()) for line in lines)
-
-
-def test_units_are_parted_by_the_layers_that_they_run_through():
-    members = [("a", np.array([1, 2, -1])), ("b", np.array([2]))]
-    assert {names: units.tolist() for names, units in partition(np.array([1, 2]), members).items()} == {
-        ("a",): [1],
-        ("a", "b"): [2],
-    }

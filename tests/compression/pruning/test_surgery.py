@@ -7,7 +7,7 @@ import torch
 from tests.compression.networks import ZOO, make
 from workers.compression.lifting import lift
 from workers.compression.pruning.groups import find_groups
-from workers.compression.pruning.selection import choose
+from workers.compression.pruning.selection import Share, choose, line
 from workers.compression.pruning.surgery import remove
 
 
@@ -25,7 +25,8 @@ def masked(network, groups, units):
 
 def some(groups, amount, seed=0):
     scores = np.random.default_rng(seed).random(len(groups.units))
-    return choose(groups.units, scores, groups.lines, round(amount * len(groups.units)))
+    share = Share(groups.units[np.argsort(scores)], round(amount * len(groups.units)))
+    return choose([share], [line(labels, 1) for labels in groups.lines])[0]
 
 
 @pytest.mark.parametrize("amount", [0.2, 0.5, 0.9])

@@ -2,89 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from app.domain.errors import CheckFailed, NoChange, NothingToPrune
+from app.domain.errors import CheckFailed, NoChange, NothingToPrune, TargetUnreachable
 from app.domain.recipe import PruneSpec
+from workers.compression.counting import count_macs, count_parameters
 from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups, find_groups
+from workers.compression.pruning.plan import override, pick, pools, tally
 from workers.compression.pruning.scoring import UNSCALED, scorable, score, tensor_of
-from workers.compression.pruning.selection import choose, partition
+from workers.compression.pruning.selection import Labels, Part
 from workers.compression.pruning.surgery import remove
 from workers.compression.step import Context, StepResult
 
-Part = tuple[str, ...]
+TOLERANCE = 0.03
+"""How far the ratio that is met may lie from the one that was asked for."""
+_CLOSE_ENOUGH, _TRIALS = 0.001, 14
 
 
 def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
-    """Remove ``spec.amount`` of the prunable channels in ``spec.rounds`` rounds.
+    """Remove channels in ``spec.rounds`` rounds, until the amount is gone or the ratio is met.
 
     Raises:
         NothingToPrune: no channel can be removed; the reasons are in the message.
         NoChange: the amount rounds to no channel at all.
+        TargetUnreachable: no choice of channels comes within 3 % of the ratio.
     """
     groups = find_groups(network)
     if not groups.units.size:
         raise NothingToPrune(_explain(groups), hint="Distil or quantize this network instead.")
-    candidates = scorable(network, groups, spec.criterion)
-    if not candidates.size:
+    if not scorable(network, groups, spec.criterion).size:
         raise NothingToPrune(f"Of the prunable layers: {UNSCALED}.", hint="Choose l2 or taylor.")
-    totals = {part: len(units) for part, units in _parts(groups, candidates, spec.scope).items()}
+    found = pools(groups, scorable(network, groups, spec.criterion), spec)
+    if not found:
+        raise NothingToPrune("Every layer that could lose channels is excluded.", hint="Exclude fewer layers.")
+    totals = {part: len(units) for part, units in found.items()}
     smaller, removed = network, dict.fromkeys(totals, 0)
     for done in range(1, spec.rounds + 1):
         if done > 1:
             groups = find_groups(smaller)
-        targets = {part: round(total * spec.amount * done / spec.rounds) for part, total in totals.items()}
-        units = _select(
-            smaller, groups, spec, context, {part: targets[part] - removed[part] for part in totals}, removed
-        )
+            found = pools(groups, scorable(smaller, groups, spec.criterion), spec)
+        due = {
+            part: round(total * _amount(part, spec) * done / spec.rounds) - removed[part]
+            for part, total in totals.items()
+        }
+        units = _select(smaller, groups, found, spec, context, due, _goal(network, spec, done / spec.rounds))
+        for part, count in tally(found, units).items():
+            removed[part] += count
         if units.size:
             smaller = remove(smaller, groups, units)
         context.fraction(done / spec.rounds, f"round {done} of {spec.rounds}: {len(units)} channels removed")
-    taken = sum(removed.values())
+    met, taken = _ratio_met(network, smaller, spec), sum(removed.values())
     if not taken:
         raise NoChange(
-            f"{spec.amount:g} of {sum(totals.values())} prunable channels rounds to none that can go.",
-            hint="Ask for a larger amount.",
+            f"{spec.amount or 0:g} of {sum(totals.values())} prunable channels rounds to none that can go.",
+            hint="Ask for a larger amount, or for smaller multiples.",
         )
     _check(network, smaller)
     details = _details(network, smaller, sum(totals.values()), taken)
-    return StepResult(smaller, details | _unscored(network, spec.criterion))
+    return StepResult(smaller, details | met | _unscored(network, spec.criterion))
 
 
-def _members(groups: Groups) -> list[tuple[str, NDArray[np.int64]]]:
-    return [(producer.weight, producer.labels) for producer in groups.producers]
+@dataclass(frozen=True)
+class _Goal:
+    """What a measure of the network has to come down to."""
+
+    measure: Callable[[Network], int]
+    value: float
+
+    def miss(self, network: Network) -> float:
+        """Tell how far the network is from it, as a share of it; more than 0 where it is too large."""
+        return self.measure(network) / self.value - 1
 
 
-def _parts(groups: Groups, units: NDArray[np.int64], scope: str) -> dict[Part, NDArray[np.int64]]:
-    """Part the units into those that compete with each other."""
-    return {(): units} if scope == "global" else partition(units, _members(groups))
+def _amount(part: Part, spec: PruneSpec) -> float:
+    own = override(part, spec)
+    return (spec.amount or 0.0) if own is None else own
+
+
+def _goal(network: Network, spec: PruneSpec, done: float) -> _Goal | None:
+    """Give what is to be met after this share of the rounds, None where an amount was asked for."""
+    measure, ratio = (count_macs, spec.macs_ratio) if spec.macs_ratio else (count_parameters, spec.parameters_ratio)
+    return _Goal(measure, measure(network) * (1 - (1 - 1 / ratio) * done)) if ratio else None
 
 
 def _select(
     network: Network,
     groups: Groups,
+    found: dict[Part, Labels],
     spec: PruneSpec,
     context: Context,
-    counts: dict[Part, int],
-    removed: dict[Part, int],
-) -> NDArray[np.int64]:
-    """Choose this round's units and add their number to ``removed``."""
-    candidates = scorable(network, groups, spec.criterion)
-    scores = score(network, groups, candidates, spec.criterion, context)
-    lines = list(groups.lines)
-    chosen = [np.zeros(0, np.int64)]
-    for part, units in _parts(groups, candidates, spec.scope).items():
-        mine = choose(units, scores[np.searchsorted(candidates, units)], lines, counts.get(part, 0))
-        # What has gone already leaves its lines shorter for the parts that follow.
-        lines = [line[~np.isin(line, mine)] for line in lines]
-        removed[part] = removed.get(part, 0) + len(mine)
-        chosen.append(mine)
-    return np.concatenate(chosen)
+    due: dict[Part, int],
+    goal: _Goal | None,
+) -> Labels:
+    """Choose this round's units: as many as are due, or for a goal the share of every pool that comes nearest."""
+    candidates = np.concatenate(list(found.values())) if found else np.zeros(0, np.int64)
+    candidates.sort()
+    values = score(network, groups, candidates, spec.criterion, context)
+    scores = dict(zip(candidates.tolist(), values.tolist(), strict=True))
+    if goal is None:
+        return pick(groups, found, scores, {part: due.get(part, 0) for part in found}, spec)
+    best, nearest = np.zeros(0, np.int64), goal.miss(network)
+    low, high = 0.0, 1.0
+    for _ in range(_TRIALS):
+        share = (low + high) / 2
+        counts = {
+            part: due.get(part, 0) if override(part, spec) is not None else round(share * len(units))
+            for part, units in found.items()
+        }
+        units = pick(groups, found, scores, counts, spec)
+        miss = goal.miss(remove(network, groups, units))
+        if abs(miss) < abs(nearest):
+            best, nearest = units, miss
+        if abs(miss) <= _CLOSE_ENOUGH:
+            break
+        low, high = (share, high) if miss > 0 else (low, share)
+    return best
+
+
+def _ratio_met(before: Network, after: Network, spec: PruneSpec) -> dict[str, object]:
+    """Tell which ratio was met. Raises TargetUnreachable where it is too far from the one asked for."""
+    measure, wanted = (count_macs, spec.macs_ratio) if spec.macs_ratio else (count_parameters, spec.parameters_ratio)
+    if not wanted:
+        return {}
+    met = measure(before) / measure(after)
+    if abs(met / wanted - 1) > TOLERANCE:
+        raise TargetUnreachable(
+            f"a ratio of {wanted:g} was asked for; the nearest that these layers allow is {met:.3f}",
+            hint="Ask for that ratio, exclude fewer layers, or lower minimum_channels and round_to.",
+        )
+    return {"macs_ratio" if spec.macs_ratio else "parameters_ratio": met}
 
 
 def _check(before: Network, after: Network) -> None:

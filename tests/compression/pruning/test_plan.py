@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from app.domain.errors import NothingToPrune, TargetUnreachable
+from app.domain.recipe import PruneSpec
+from tests.compression.networks import make
+from workers.compression.counting import count_macs, count_parameters
+from workers.compression.pruning import channel
+from workers.compression.step import Context
+
+
+def prune(name, folder, **options):
+    network = make(name)
+    context = Context(network, None, 0, torch.device("cpu"), lambda _: None, folder)
+    return channel.run(network, PruneSpec(method="prune", **options), context)
+
+
+def widths(result):
+    return {row["name"]: row["channels_after"] for row in result.details["layers"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "measure", "ratio", "options"),
+    [
+        ("resnet", "macs", 2.0, {}),
+        ("resnet", "macs", 4.0, {"rounds": 3, "scope": "layer"}),
+        ("resnet", "parameters", 3.0, {"criterion": "bn_scale"}),
+        ("mobilenet", "parameters", 1.5, {"rounds": 2}),
+    ],
+)
+def test_a_ratio_is_met(tmp_path, name, measure, ratio, options):
+    result = prune(name, tmp_path, **{f"{measure}_ratio": ratio}, **options)
+    count = {"macs": count_macs, "parameters": count_parameters}[measure]
+    met = count(make(name)) / count(result.network)
+    assert met == pytest.approx(ratio, rel=0.03)
+    assert result.details[f"{measure}_ratio"] == met
+
+
+def test_a_ratio_out_of_reach_is_an_error_that_names_the_nearest(tmp_path):
+    with pytest.raises(TargetUnreachable, match=r"of 500 was asked for; the nearest that these layers allow is \d"):
+        prune("vit", tmp_path, macs_ratio=500)
+
+
+def test_every_layer_keeps_the_minimum(tmp_path):
+    assert min(widths(prune("resnet", tmp_path, amount=0.9, minimum_channels=5)).values()) == 5
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_what_stays_is_a_multiple(tmp_path, scope):
+    found = widths(prune("resnet", tmp_path, amount=0.6, scope=scope, round_to=4))
+    assert all(width % 4 == 0 for width in found.values())
+    assert len(set(found.values())) > 1
+
+
+def test_units_of_several_channels_count_with_all_of_them(tmp_path):
+    found = widths(prune("grouped", tmp_path, amount=0.5, scope="layer", round_to=8))
+    assert found["grouped.0"] % 8 == 0
+    assert found["grouped.0"] < 24
+
+
+def test_excluded_layers_stay_whole_with_all_that_is_coupled_to_them(tmp_path):
+    found = widths(prune("resnet", tmp_path, amount=0.5, scope="layer", exclude=["stem.*"]))
+    assert (found["stem.0"], found["blocks.0.conv2.0"], found["blocks.0.conv1.0"]) == (8, 8, 4)
+    with pytest.raises(NothingToPrune, match="excluded"):
+        prune("resnet", tmp_path, exclude=["*"])
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_overrides_set_amounts_of_single_layers(tmp_path, scope):
+    overrides = {"blocks.1.conv1.*": 0.75, "blocks.*.conv1.0": 0.0}
+    found = widths(prune("resnet", tmp_path, amount=0.5, scope=scope, overrides=overrides))
+    assert [found[f"blocks.{place}.conv1.0"] for place in range(3)] == [8, 4, 32]
+
+
+def test_an_amount_and_a_ratio_exclude_each_other():
+    with pytest.raises(ValueError, match="amount and macs_ratio"):
+        PruneSpec(method="prune", amount=0.5, macs_ratio=2)
+
+
+def test_a_spec_reads_back_as_it_was_written():
+    for given in ({}, {"amount": 0.3}, {"macs_ratio": 2.0}):
+        spec = PruneSpec(method="prune", **given)
+        assert PruneSpec.model_validate(spec.model_dump(mode="json")) == spec
+    assert PruneSpec(method="prune").amount == 0.5
