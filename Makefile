@@ -31,6 +31,10 @@ serve: setup ## Run the whole service on 127.0.0.1:8000
 test: setup ## Run the tests
 	$(BIN)/python -m pytest
 
+.PHONY: faults
+faults: setup ## Kill, cut and fill parts of the service, 100 rounds
+	$(BIN)/python -m tests.faults --rounds 100
+
 .PHONY: lint
 lint: setup ## Check style, types and imports
 	$(BIN)/ruff check .

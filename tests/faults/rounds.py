@@ -1,0 +1,81 @@
+"""Rounds of faults: jobs are submitted, harm is done at a random moment, and everything must come right."""
+
+import random
+import time
+from collections import Counter
+
+from sqlalchemy import func, select
+
+from app.db.tables import JobRow
+from tests.compression.digits import write_digits, write_network
+from tests.faults.inflict import FAULTS, can_fill, deliver_thrice
+from tests.faults.verdict import check, nothing_left
+
+RECIPE = [{"method": "finetune", "epochs": 12, "learning_rate": 0.001}]
+ROUND_SECONDS = 240
+
+
+class Rounds:
+    """Runs one undisturbed job first, whose length and models are what the others are held to."""
+
+    def __init__(self, cluster, folder, seed, say):
+        self.cluster, self.say, self.random = cluster, say, random.Random(seed)
+        self.done, self.attempts = Counter(), Counter()
+        write_digits(folder / "digits.npz")
+        write_network(folder / "digits.pt2", epochs=2)
+        self.inputs = (
+            cluster.upload("models", folder / "digits.pt2"),
+            cluster.upload("datasets", folder / "digits.npz"),
+        )
+        began = time.monotonic()
+        job = self._submit()
+        self._await([job])
+        self.seconds = time.monotonic() - began
+        self.models, _ = check(cluster, job, None)
+        say(f"an undisturbed job takes {self.seconds:.1f} s")
+
+    def faults(self):
+        """Name the faults that can be done here."""
+        return [name for name in FAULTS if name != "fill the storage" or can_fill(self.cluster)]
+
+    def run(self, name):
+        """Do one round with one fault."""
+        fault = FAULTS[name]
+        # Where messages are lost or doubled, some must still wait behind the job that runs.
+        jobs = [self._submit() for _ in range(2 if name in ("flush the broker", "deliver thrice") else 1)]
+        moment = self.random.uniform(0, self.seconds * 0.9)
+        time.sleep(moment)
+        began = time.monotonic()
+        if fault is deliver_thrice:
+            fault(self.cluster, jobs)
+        else:
+            fault(self.cluster)
+        self._await(jobs)
+        attempts = [check(self.cluster, job, self.models)[1] for job in jobs]
+        self._await_rest()
+        self.done[name] += 1
+        self.attempts.update(attempts)
+        seconds = time.monotonic() - began
+        self.say(f"{name} after {moment:.1f} s: right again after {seconds:.1f} s, attempts {attempts}")
+
+    def _submit(self):
+        model, dataset = self.inputs
+        body = {"model_id": model, "dataset_id": dataset, "recipe": RECIPE}
+        return self.cluster.request("POST", "jobs", json=body).json()["id"]
+
+    def _await(self, jobs):
+        deadline = time.monotonic() + ROUND_SECONDS
+        while True:
+            with self.cluster.sessions() as session:
+                ended = select(func.count()).where(JobRow.id.in_(jobs), JobRow.ended_at.is_not(None))
+                if session.scalar(ended) == len(jobs):
+                    return
+                states = session.execute(select(JobRow.id, JobRow.state, JobRow.attempt)).all()
+            assert time.monotonic() < deadline, [state for state in states if state.id in jobs]
+            time.sleep(0.1)
+
+    def _await_rest(self):
+        deadline = time.monotonic() + 30
+        while left := nothing_left(self.cluster):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.1)
