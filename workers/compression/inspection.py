@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from app.domain.errors import UnsupportedNetwork
 from app.domain.model import Layer, ModelFacts, ModelFormat
 from workers.compression.counting import count_macs, count_parameters, describe_layers
 from workers.compression.formats import pt2
@@ -11,12 +12,14 @@ from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups, find_groups
 
 READERS = {"pt2": pt2.load}
+OTHER_FLOATS = frozenset({"float64", "float16", "bfloat16", "complex64", "complex128"})
 NO_CHANNELS = "it makes no channels"
 
 
 def inspect_model(path: Path, format: ModelFormat) -> ModelFacts:  # noqa: A002 - the contract's own word
     """Read a model file and describe it."""
     network = READERS[format](path)
+    _check_dtypes(network)
     trainable = not network.quantized and any(p.is_floating_point() for p in network.module.parameters())
     return ModelFacts(
         format=format,
@@ -26,6 +29,17 @@ def inspect_model(path: Path, format: ModelFormat) -> ModelFacts:  # noqa: A002 
         macs=count_macs(network),
         layers=group_layers(network),
     )
+
+
+def _check_dtypes(network: Network) -> None:
+    """Refuse other floats than float32, for which the target has no kernels or the steps no arithmetic."""
+    dtypes = {f"the input {spec.name!r}": spec.dtype for spec in network.signature.inputs}
+    dtypes |= {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in network.module.named_parameters()}
+    for name, dtype in dtypes.items():
+        if dtype in OTHER_FLOATS:
+            raise UnsupportedNetwork(
+                f"{name} is {dtype}; networks are taken in float32.", hint="Export model.float() with float32 inputs."
+            )
 
 
 def group_layers(network: Network) -> tuple[Layer, ...]:

@@ -136,10 +136,9 @@ class Walk(fx.Interpreter):
         if node.op == "call_module":
             part = self.fetch_attr(str(node.target))
             tensors = dict(part.named_parameters(recurse=False)) | dict(part.named_buffers(recurse=False))
-            given = {key: Param(f"{node.target}.{key}") for key in tensors}
-            given |= {"input": node.args[0]} | {
-                key: getattr(part, key) for key in ("groups", "normalized_shape") if hasattr(part, key)
-            }
+            # The input stands first, as it does among an operator's arguments.
+            given = {"input": node.args[0]} | {key: Param(f"{node.target}.{key}") for key in tensors}
+            given |= {key: getattr(part, key) for key in ("groups", "normalized_shape") if hasattr(part, key)}
             return Call(self, node, _module_op(part), given, output)
         if isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - torch has no public name for the class
             return Call(self, node, op_name(node), arguments(node), output)
