@@ -19,7 +19,7 @@ FROM runtime AS worker
 # Options for pip's choice of torch, such as the index of its CPU builds, which make a far smaller image.
 ARG TORCH_OPTIONS=""
 RUN apt-get update && apt-get install --yes --no-install-recommends bubblewrap && rm -rf /var/lib/apt/lists/*
-RUN pip install ${TORCH_OPTIONS} torch==2.13.0 \
+RUN pip install --constraint constraints.txt ${TORCH_OPTIONS} torch==2.13.0 \
     && pip install --constraint constraints.txt --editable '.[worker]' \
     && python -m compileall -q app workers
 USER winnow

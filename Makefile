@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# Debian keeps ensurepip in a package of its own, so the pip beside the interpreter installs into the environment.
+PIP := $(PYTHON) -m pip --python $(BIN)/python install --quiet --constraint constraints.txt
 STAMP := $(VENV)/.setup-stamp
 DATA ?= data
 PORT ?= 8000
@@ -14,9 +16,9 @@ help: ## Print this help
 setup: $(STAMP) ## Make .venv and install everything, pinned
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,dev]'
+	$(PYTHON) -m venv --without-pip $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[worker,dev]'
 	touch $@
 
 .PHONY: demo

@@ -27,9 +27,10 @@ def connect(url: str, key: str) -> httpx.Client:
 
 def checked(response: httpx.Response) -> Any:
     """Give the body, or stop with the problem that the service described."""
+    body = response.json()
     if response.is_error:
-        sys.exit(f"{response.status_code}: {response.text}")
-    return response.json()
+        sys.exit(f"{body['code']}: {body['detail']} {body.get('hint', '')}")
+    return body
 
 
 def upload(client: httpx.Client, noun: str, path: Path) -> str:
@@ -108,13 +109,17 @@ def compress(url: str, key: str, model: Path, data: Path, result: Path) -> None:
         job_id = checked(client.post("jobs", json=job))["id"]
         follow(client, job_id)
         ended = checked(client.get(f"jobs/{job_id}"))
+        failure = ended["failure"] or {}
+        if ended["state"] == "succeeded" or failure.get("code") == "objective_missed":
+            report = checked(client.get(f"jobs/{job_id}/report"))
+            print(table(report), *report["verdict"]["reasons"], sep="\n")
         if ended["state"] != "succeeded":
-            sys.exit(f"{job_id} {ended['state']}: {ended['failure']}")
-        report = checked(client.get(f"jobs/{job_id}/report"))
-        print(table(report), *report["verdict"]["reasons"], sep="\n")
+            sys.exit(f"{job_id} {ended['state']}. {failure.get('detail', '')} {failure.get('hint') or ''}")
         download(client, job_id, "model.onnx", result)
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3 or not {"WINNOW_URL", "WINNOW_KEY"} <= os.environ.keys():
+        sys.exit(__doc__)
     model, data = Path(sys.argv[1]), Path(sys.argv[2])
     compress(os.environ["WINNOW_URL"], os.environ["WINNOW_KEY"], model, data, model.with_suffix(".small.onnx"))
