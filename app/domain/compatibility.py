@@ -89,7 +89,8 @@ def _check_splits(spec: JobSpec, dataset: DatasetFacts) -> None:
         if isinstance(step, PruneSpec) and step.criterion == "taylor" and "train" not in splits:
             message = "taylor needs train rows to take gradients on; the data set has no train split."
             raise _refuse(DatasetMismatch, f"/recipe/{position}/criterion", message)
-        if isinstance(step, QuantizeSpec) and not {"train", "calibration"} & splits.keys():
+        calibrates = isinstance(step, QuantizeSpec) or (isinstance(step, PruneSpec) and step.criterion == "wanda")
+        if calibrates and not {"train", "calibration"} & splits.keys():
             message = "The step needs rows to calibrate on; the data set has neither a calibration nor a train split."
             raise _refuse(DatasetMismatch, f"/recipe/{position}", message)
 
@@ -106,7 +107,11 @@ def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
         pointer = f"/recipe/{position}"
         if step.trains and not model.trainable:
             raise _refuse(NotTrainable, pointer, "The step trains, and this network was exported without a way to.")
-        if isinstance(step, PruneSpec) and not any(layer.prunable for layer in model.layers):
+        if (
+            isinstance(step, PruneSpec)
+            and step.granularity == "channel"
+            and not any(layer.prunable for layer in model.layers)
+        ):
             raise _refuse(NothingToPrune, pointer, f"No layer can lose channels. {_reasons(model.layers)}")
         if isinstance(step, PruneSpec):
             _check_criterion(step, model, f"{pointer}/criterion")
@@ -126,7 +131,7 @@ def _check_criterion(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
 
 
 def _check_patterns(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
-    names = [layer.name for layer in model.layers if layer.prunable]
+    names = [layer.name for layer in model.layers if layer.prunable or step.granularity != "channel"]
     places = [(f"{pointer}/exclude/{place}", pattern) for place, pattern in enumerate(step.exclude)]
     # RFC 6901 writes ~ and / of a key as ~0 and ~1.
     places += [
@@ -134,7 +139,7 @@ def _check_patterns(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
     ]
     for place, pattern in places:
         if not any(fnmatchcase(name, pattern) for name in names):
-            message = f"No layer that can lose channels is named {pattern!r}; there are: {', '.join(names)}."
+            message = f"No layer that can be pruned is named {pattern!r}; there are: {', '.join(names)}."
             raise _refuse(ValidationFailed, place, message)
 
 

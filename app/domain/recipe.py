@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_STEPS = 8
 DEFAULT_AMOUNT = 0.5
+_OF_CHANNELS = ("macs_ratio", "parameters_ratio", "minimum_channels", "round_to", "overrides", "rounds")
 _MEASURES = ("amount", "macs_ratio", "parameters_ratio")
 
 
@@ -22,20 +23,28 @@ class StepSpec(BaseModel):
 
 
 class PruneSpec(StepSpec):
-    """Remove whole channels, so that the network gets physically smaller."""
+    """Remove whole channels, so that the network gets physically smaller, or set single weights to zero."""
 
     method: Literal["prune"]
-    granularity: Literal["channel"] = Field(
-        "channel", description="What is removed: whole channels, with all that is coupled to them."
+    granularity: str = Field(
+        "channel",
+        pattern=r"^(channel|weight|[1-9]\d?:[1-9]\d?)$",
+        description="What goes: whole channels with all that is coupled to them; single weights; or, for n:m such as "
+        "2:4, all but n of every m weights along a layer's inputs. Zeros make no network faster on a CPU.",
     )
-    criterion: Literal["l1", "l2", "taylor", "bn_scale", "random"] = Field(
+    criterion: Literal["l1", "l2", "taylor", "bn_scale", "wanda", "random"] = Field(
         "l2",
-        description="How a channel's importance is scored: l1: mean |w|; l2: root mean square of its weights; "
+        description="How importance is scored; l1 and l2 of a single weight are its magnitude. "
+        "l1: mean |w|; l2: root mean square of its weights; "
         "taylor: |Σ w·∂L/∂w| on train rows; bn_scale: |γ| of the batch norms behind it, channels without one stay; "
+        "wanda: |w| times the norm of its input, of single weights of linear layers; "
         "random: drawn by the job's seed, the control.",
     )
     amount: float | None = Field(
-        None, gt=0, le=0.95, description="Share of the prunable channels to remove; 0.5 where no ratio is given."
+        None,
+        gt=0,
+        le=0.95,
+        description="Share of the prunable channels or weights to remove; 0.5 where no ratio is given.",
     )
     macs_ratio: float | None = Field(
         None, gt=1, le=1000, description="Instead of an amount: how many times fewer multiplications, within 3 %."
@@ -58,10 +67,18 @@ class PruneSpec(StepSpec):
     )
     rounds: int = Field(1, ge=1, le=20, description="Remove the amount in this many rounds, scoring anew in each.")
 
+    @property
+    def kept(self) -> tuple[int, int] | None:
+        """Give n and m where all but n of every m weights go."""
+        keep, colon, block = self.granularity.partition(":")
+        return (int(keep), int(block)) if colon else None
+
     @model_validator(mode="before")
     @classmethod
     def _fill_amount(cls, given: Any) -> Any:
         if isinstance(given, dict) and all(given.get(name) is None for name in _MEASURES):
+            if ":" in str(given.get("granularity")):
+                return given
             return given | {"amount": DEFAULT_AMOUNT}
         return given
 
@@ -70,6 +87,20 @@ class PruneSpec(StepSpec):
         given = [name for name in _MEASURES if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one of {' and '.join(given)}, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _fit_granularity(self) -> Self:
+        channels, kept = self.granularity == "channel", self.kept
+        if kept and kept[0] >= kept[1]:
+            raise ValueError(f"{self.granularity} keeps every weight: n must be less than m")
+        if kept and self.amount is not None:
+            raise ValueError(f"{self.granularity} says itself how much goes: give no amount")
+        if self.criterion in (("wanda",) if channels else ("taylor", "bn_scale")):
+            raise ValueError(f"{self.criterion} does not score {'channels' if channels else 'single weights'}")
+        for name in () if channels else _OF_CHANNELS:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for channels; the granularity is {self.granularity}")
         return self
 
 

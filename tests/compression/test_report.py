@@ -1,7 +1,7 @@
 import pytest
 
 from app.domain.job import Objective
-from app.domain.recipe import FinetuneSpec
+from app.domain.recipe import FinetuneSpec, PruneSpec
 from app.domain.report import (
     DataFigures,
     Environment,
@@ -87,3 +87,11 @@ def test_faster_needs_the_whole_interval_and_smaller_the_bytes(tmp_path):
     assert (bad.faster, bad.smaller) == (False, False)
     assert "not shown to be faster" in bad.reasons[0]
     assert "2.00 times the baseline's size" in bad.reasons[1]
+
+
+def test_zeros_are_said_to_give_size_after_compression_and_no_speed(tmp_path):
+    recipe = (PruneSpec(method="prune", granularity="weight"),)
+    reason = build_report(findings(tmp_path), recipe, None, 0).verdict.reasons[-1]
+    assert "5.0% of the parameters are zero" in reason
+    assert "no speed on this target" in reason
+    assert len(build_report(findings(tmp_path), RECIPE, None, 0).verdict.reasons) == 3

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from app.domain.errors import CheckFailed, NoChange
+from workers.compression.counting import count_nonzero_parameters, count_parameters
 from workers.compression.datasets import Dataset
 from workers.compression.evaluation import Logits, predict
 from workers.compression.formats import pt2
@@ -51,10 +52,14 @@ def _agreement(ours: Logits, theirs: Logits) -> float:
     return float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
 
 
-def _is_smaller(before: Network, after: Network) -> None:
-    sizes = [sum(value.numel() for value in network.module.parameters()) for network in (before, after)]
-    if sizes[1] >= sizes[0]:
-        raise NoChange(f"pruning left {sizes[1]} of {sizes[0]} parameters", hint="Ask for a larger amount.")
+def _is_pruned(before: Network, after: Network) -> None:
+    whole = [count_parameters(network) for network in (before, after)]
+    nonzero = [count_nonzero_parameters(network) for network in (before, after)]
+    if whole[1] >= whole[0] and nonzero[1] >= nonzero[0]:
+        raise NoChange(
+            f"pruning left {whole[1]} of {whole[0]} parameters, {nonzero[1]} of {nonzero[0]} that are not zero",
+            hint="Ask for a larger amount.",
+        )
 
 
 def _has_learned(before: Network, after: Network) -> None:
@@ -71,7 +76,7 @@ def _has_integers(_: Network, after: Network) -> None:
 
 
 PROMISES: dict[str, Callable[[Network, Network], None]] = {
-    "prune": _is_smaller,
+    "prune": _is_pruned,
     "distill": _has_learned,
     "finetune": _has_learned,
     "quantize": _has_integers,

@@ -27,7 +27,7 @@ from workers.compression.latency import measure_pair
 from workers.compression.memory import measure_peak_memory
 from workers.compression.network import Network
 from workers.compression.progress import Tracker
-from workers.compression.pruning import channel
+from workers.compression.pruning import prune
 from workers.compression.quantization import static
 from workers.compression.quantization.fusion import check_fused
 from workers.compression.report import Findings, Profile, build_report
@@ -37,7 +37,7 @@ Publish = Callable[[ArtifactMessage], None]
 """Hears of each file once it is complete."""
 
 HANDLERS: dict[str, Callable[[Network, Any, Context], StepResult]] = {
-    "prune": channel.run,
+    "prune": prune.run,
     "distill": distill.run,
     "finetune": training.run,
     "quantize": static.run,

@@ -20,6 +20,7 @@ from app.domain.errors import DatasetMismatch, Diverged, RecipeOrder, Validation
 from app.domain.recipe import FinetuneSpec, TrainingSpec
 from workers.compression.inference import compute_logits, first_output, fixed_batch
 from workers.compression.network import Network
+from workers.compression.sparsity import keep_zeros
 from workers.compression.step import Context, StepResult
 
 Rows = NDArray[np.int64]
@@ -197,8 +198,8 @@ def make_optimizer(module: nn.Module, spec: TrainingSpec) -> torch.optim.Optimiz
         {"params": [value for value in parameters if value.ndim <= 1], "weight_decay": 0.0},
     ]
     if spec.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=spec.learning_rate)
-    return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=MOMENTUM, nesterov=True)
+        return keep_zeros(torch.optim.AdamW(groups, lr=spec.learning_rate))
+    return keep_zeros(torch.optim.SGD(groups, lr=spec.learning_rate, momentum=MOMENTUM, nesterov=True))
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:

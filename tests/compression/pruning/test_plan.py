@@ -78,7 +78,7 @@ def test_an_amount_and_a_ratio_exclude_each_other():
 
 
 def test_a_spec_reads_back_as_it_was_written():
-    for given in ({}, {"amount": 0.3}, {"macs_ratio": 2.0}):
+    for given in ({}, {"amount": 0.3}, {"macs_ratio": 2.0}, {"granularity": "2:4"}):
         spec = PruneSpec(method="prune", **given)
         assert PruneSpec.model_validate(spec.model_dump(mode="json")) == spec
     assert PruneSpec(method="prune").amount == 0.5

@@ -1,0 +1,116 @@
+import pytest
+import torch
+
+from app.domain.errors import NoChange, NothingToPrune
+from app.domain.recipe import FinetuneSpec, PruneSpec
+from tests.compression.networks import make
+from workers.compression import training
+from workers.compression.checks import check_step
+from workers.compression.formats import onnx, pt2
+from workers.compression.pruning import prune
+from workers.compression.pruning.masks import all_but, lowest, lowest_of_rows, wanda
+
+
+def spec(**given):
+    return PruneSpec(method="prune", **({"granularity": "weight"} | given))
+
+
+def zeros(network):
+    return {name: value == 0 for name, value in network.module.named_parameters() if value.ndim > 1}
+
+
+def test_the_lowest_go_wherever_they_stand():
+    scores = [torch.tensor([[3.0, 1.0]]), torch.tensor([2.0, 5.0])]
+    assert [part.tolist() for part in lowest(scores, 0.5)] == [[[False, True]], [True, False]]
+    assert lowest_of_rows(torch.tensor([[3.0, 1.0], [2.0, 5.0]]), 0.5).tolist() == [[False, True], [True, False]]
+
+
+@pytest.mark.parametrize(("keep", "block"), [(2, 4), (4, 8), (1, 3)])
+def test_n_of_every_m_stay(keep, block):
+    scores = torch.rand(3, 2 * block, 2, 2, generator=torch.Generator().manual_seed(0))
+    gone = all_but(scores, keep, block, 1)
+    for out in range(3):
+        for start in (0, block):
+            for place in range(4):
+                part = (out, slice(start, start + block), place // 2, place % 2)
+                slow = sorted(scores[part].tolist())[: block - keep]
+                assert sorted(scores[part][gone[part]].tolist()) == slow
+
+
+def test_wanda_is_magnitude_times_the_norm_of_the_input():
+    weight, rows = torch.randn(3, 4), torch.randn(7, 4)
+    slow = [[abs(w) * sum(x[j] ** 2 for x in rows) ** 0.5 for j, w in enumerate(row)] for row in weight]
+    assert torch.allclose(wanda(weight, rows.norm(dim=0)), torch.tensor(slow))
+
+
+@pytest.mark.parametrize("options", [{}, {"scope": "layer"}, {"criterion": "random"}])
+def test_the_share_is_met_and_reported(context, digits_network, options):
+    result = prune.run(digits_network, spec(amount=0.7, **options), context)
+    found = zeros(result.network)
+    assert set(found) == {"conv1.weight", "conv2.weight", "fc.weight"}
+    total = sum(int(mask.sum()) for mask in found.values()) / sum(mask.numel() for mask in found.values())
+    assert total == pytest.approx(0.7, abs=0.002)
+    assert result.details["sparsity"] == total
+    assert not any(mask.any() for mask in zeros(digits_network).values())
+    check_step("prune", digits_network, result.network)
+    with pytest.raises(NoChange):
+        prune.run(result.network, spec(amount=0.5, **options), context)
+
+
+def test_two_of_every_four_inputs_stay_and_layers_that_do_not_divide_are_named(context, digits_network):
+    result = prune.run(digits_network, spec(granularity="2:4"), context)
+    found = zeros(result.network)
+    assert found["conv2.weight"].view(32, 4, 4, 3, 3).sum(2).unique().tolist() == [2]
+    assert found["fc.weight"].view(10, 8, 4).sum(2).unique().tolist() == [2]
+    assert result.details["unprunable"] == [{"name": "conv1", "reason": "its 1 inputs are no multiple of 4"}]
+
+
+def test_wanda_takes_the_same_share_of_each_output_of_linear_layers(context, digits_network):
+    result = prune.run(digits_network, spec(criterion="wanda", amount=0.5), context)
+    found = zeros(result.network)
+    assert found["fc.weight"].sum(1).tolist() == [16] * 10
+    assert not found["conv2.weight"].any()
+    assert result.details["calibration_rows"] == 1024
+    magnitude = prune.run(digits_network, spec(amount=0.5, scope="layer"), context)
+    assert not torch.equal(found["fc.weight"], zeros(magnitude.network)["fc.weight"])
+
+
+def test_excluded_layers_stay_whole(context, digits_network):
+    result = prune.run(digits_network, spec(exclude=["conv*"]), context)
+    assert not zeros(result.network)["conv2.weight"].any()
+    with pytest.raises(NothingToPrune, match="fc: it is excluded"):
+        prune.run(digits_network, spec(exclude=["*"]), context)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_zeros_outlast_files_and_training(context, digits_network, tmp_path, optimizer):
+    pruned = prune.run(digits_network, spec(amount=0.8), context).network
+    pt2.save(pruned, tmp_path / "pruned.pt2")
+    onnx.save(pruned, tmp_path / "pruned.onnx")
+    again = pt2.load(tmp_path / "pruned.pt2")
+    trained = training.run(again, FinetuneSpec(method="finetune", epochs=1, optimizer=optimizer), context).network
+    before, after = zeros(pruned), zeros(trained)
+    assert all(bool(after[name][mask].all()) for name, mask in before.items())
+    assert not torch.equal(trained.module.conv2.weight, again.module.conv2.weight)
+
+
+def test_transposed_convolutions_count_their_inputs_first(context):
+    result = prune.run(make("unet"), spec(granularity="2:4"), context)
+    assert zeros(result.network)["up.weight"].view(4, 4, 8, 2, 2).sum(1).unique().tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"granularity": "4:4"}, "n must be less"),
+        ({"granularity": "2:4", "amount": 0.5}, "no amount"),
+        ({"granularity": "2:4", "macs_ratio": 2}, "macs_ratio is for channels"),
+        ({"rounds": 2}, "rounds is for channels"),
+        ({"criterion": "taylor"}, "does not score single weights"),
+        ({"granularity": "channel", "criterion": "wanda"}, "does not score channels"),
+        ({"granularity": "2to4"}, "pattern"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        spec(**given)

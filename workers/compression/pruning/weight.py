@@ -1,0 +1,125 @@
+"""The step that sets single weights to zero; the network keeps its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from app.domain.errors import NoChange, NothingToPrune
+from app.domain.recipe import PruneSpec
+from workers.compression.inference import compute_logits
+from workers.compression.network import Network
+from workers.compression.pruning.masks import all_but, lowest, lowest_of_rows, wanda
+from workers.compression.step import Context, StepResult
+
+WANDA_ROWS = 1024
+
+
+def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
+    """Zero ``spec.amount`` of the weights of convolutions and linear layers, or all but n of every m inputs.
+
+    Raises:
+        NothingToPrune: no layer can be pruned so; the reasons are in the message.
+        NoChange: no weight became zero that was not.
+    """
+    smaller = network.clone()
+    layers, reasons = _layers(smaller, spec)
+    if not layers:
+        found = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise NothingToPrune(f"No weight can go. {found or 'There is no convolution or linear layer.'}")
+    scores = _scores(network, layers, spec, context)
+    zeros = {name: int((part.weight == 0).sum()) for name, part in layers.items()}
+    with torch.no_grad():
+        for name, gone in _choose(scores, layers, spec).items():
+            layers[name].weight.masked_fill_(gone, 0)
+    rows = [
+        {
+            "name": name,
+            "weights": part.weight.numel(),
+            "zeros_before": zeros[name],
+            "zeros_after": int((part.weight == 0).sum()),
+        }
+        for name, part in layers.items()
+    ]
+    total, left = (sum(int(str(row[key])) for row in rows) for key in ("weights", "zeros_after"))
+    if left <= sum(zeros.values()):
+        raise NoChange("no weight became zero that was not", hint="Ask for a larger amount.")
+    context.fraction(1, f"{left} of {total} weights are zero")
+    details: dict[str, object] = {"layers": rows, "sparsity": left / total}
+    details["unprunable"] = [{"name": name, "reason": reason} for name, reason in reasons.items()]
+    if spec.criterion == "wanda":
+        details["calibration_rows"] = min(WANDA_ROWS, context.data.rows("calibration"))
+    return StepResult(smaller, details)
+
+
+def _layers(network: Network, spec: PruneSpec) -> tuple[dict[str, nn.Conv2d | nn.Linear], dict[str, str]]:
+    """List the layers whose weights may go, and why those of the others may not."""
+    found, reasons = {}, {}
+    for name, part in network.module.named_modules():
+        if not isinstance(part, _ConvNd | nn.Linear):
+            continue
+        if any(fnmatchcase(name, pattern) for pattern in spec.exclude):
+            reasons[name] = "it is excluded"
+        elif spec.criterion == "wanda" and not isinstance(part, nn.Linear):
+            reasons[name] = "wanda scores linear layers only"
+        elif (kept := spec.kept) and part.weight.shape[_input_axis(part)] % kept[1]:
+            reasons[name] = f"its {part.weight.shape[_input_axis(part)]} inputs are no multiple of {kept[1]}"
+        else:
+            found[name] = part
+    return found, reasons  # type: ignore[return-value]  # every class of them has a weight
+
+
+def _input_axis(part: nn.Module) -> int:
+    return 0 if isinstance(part, _ConvTransposeNd) else 1
+
+
+def _scores(
+    network: Network, layers: dict[str, nn.Conv2d | nn.Linear], spec: PruneSpec, context: Context
+) -> dict[str, torch.Tensor]:
+    """Score every weight; one that is zero already scores below all others."""
+    if spec.criterion == "random":
+        generator = torch.Generator().manual_seed(context.seed)
+        scores = {name: torch.rand(part.weight.shape, generator=generator) for name, part in layers.items()}
+    elif spec.criterion == "wanda":
+        norms = _input_norms(network, list(layers), context)
+        scores = {name: wanda(part.weight.detach(), norms[name]) for name, part in layers.items()}
+    else:
+        scores = {name: part.weight.detach().abs() for name, part in layers.items()}
+    return {name: found.masked_fill(layers[name].weight == 0, -1) for name, found in scores.items()}
+
+
+def _choose(
+    scores: dict[str, torch.Tensor], layers: dict[str, nn.Conv2d | nn.Linear], spec: PruneSpec
+) -> dict[str, torch.Tensor]:
+    if spec.kept:
+        return {name: all_but(found, *spec.kept, _input_axis(layers[name])) for name, found in scores.items()}
+    amount = spec.amount or 0.0
+    if spec.criterion == "wanda":
+        return {name: lowest_of_rows(found, amount) for name, found in scores.items()}
+    if spec.scope == "layer":
+        return {name: lowest([found], amount)[0] for name, found in scores.items()}
+    return dict(zip(scores, lowest(list(scores.values()), amount), strict=True))
+
+
+def _input_norms(network: Network, names: list[str], context: Context) -> dict[str, torch.Tensor]:
+    """Take the Euclidean norm of each input of these layers over calibration rows."""
+    watched = network.clone()
+    sums: dict[str, torch.Tensor] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        def add(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            squares = inputs[0].detach().double().flatten(0, -2).square().sum(dim=0)
+            sums[name] = sums[name] + squares if name in sums else squares
+
+        return add
+
+    for name in names:
+        watched.module.get_submodule(name).register_forward_pre_hook(watch(name))
+    rows = np.arange(min(WANDA_ROWS, context.data.rows("calibration")))
+    compute_logits(watched, context.data, "calibration", rows, torch.device("cpu"))
+    return {name: found.sqrt().float() for name, found in sums.items()}
