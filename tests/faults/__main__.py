@@ -56,6 +56,7 @@ def main(arguments):
     for name, count in rounds.done.items():
         print(f"  {count:4d}  {name}")
     print("jobs by the attempt that ended them:", dict(sorted(rounds.attempts.items())))
+    print(f"jobs that went on from a checkpoint: {rounds.resumed}")
     return 0
 
 

@@ -20,7 +20,7 @@ class Rounds:
 
     def __init__(self, cluster, folder, seed, say):
         self.cluster, self.say, self.random = cluster, say, random.Random(seed)
-        self.done, self.attempts = Counter(), Counter()
+        self.done, self.attempts, self.resumed = Counter(), Counter(), 0
         write_digits(folder / "digits.npz")
         write_network(folder / "digits.pt2", epochs=2)
         self.inputs = (
@@ -31,7 +31,7 @@ class Rounds:
         job = self._submit()
         self._await([job])
         self.seconds = time.monotonic() - began
-        self.models, _ = check(cluster, job, None)
+        self.models, *_ = check(cluster, job, None)
         say(f"an undisturbed job takes {self.seconds:.1f} s")
 
     def faults(self):
@@ -51,7 +51,9 @@ class Rounds:
         else:
             fault(self.cluster)
         self._await(jobs)
-        attempts = [check(self.cluster, job, self.models)[1] for job in jobs]
+        checked = [check(self.cluster, job, self.models) for job in jobs]
+        attempts = [attempt for _, attempt, _ in checked]
+        self.resumed += sum(resumed for *_, resumed in checked)
         self._await_rest()
         self.done[name] += 1
         self.attempts.update(attempts)

@@ -33,7 +33,12 @@ def check(cluster, job_id, models):
         assert len(content) == artifact.size_bytes
     made = {artifact.name: artifact.sha256 for artifact in artifacts if artifact.name in MODELS}
     assert models is None or made == models, "other bytes than those of an undisturbed job"
-    return made, job.attempt
+    resumed = any(_says_resumed(event) for event in events)
+    return made, job.attempt, resumed
+
+
+def _says_resumed(event):
+    return event.type == EventType.LOG and event.data["message"].startswith("going on ")
 
 
 def nothing_left(cluster):

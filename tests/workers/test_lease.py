@@ -1,4 +1,3 @@
-import os
 import subprocess
 import threading
 import time
@@ -188,10 +187,8 @@ def test_no_child_may_announce_what_is_the_supervisors(site, job_id, name):
 def small_disk(tmp_path):
     folder = tmp_path / "small"
     folder.mkdir()
-    if (
-        os.getuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False).returncode
-    ):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+    if subprocess.run(mount, check=False, stderr=subprocess.DEVNULL).returncode:
         pytest.skip("only root may mount a small disk")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)

@@ -1,0 +1,120 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.db import artifacts, jobs
+from app.db.tables import ArtifactRow, DatasetRow, ModelRow
+from app.domain.ids import Prefix, new_id
+from app.domain.job import EventType, JobState
+from app.services.retention import Collector
+from app.settings import Settings
+from app.storage import content_key
+from tests.workers.site import Site
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path)
+    yield site
+    site.close()
+
+
+def upload(site, row_class, name, content):
+    path = site.data / name
+    path.write_bytes(content)
+    return site.add_upload(row_class, path)
+
+
+@pytest.fixture
+def inputs(site):
+    return upload(site, ModelRow, "m.pt2", b"model"), upload(site, DatasetRow, "d.npz", b"data")
+
+
+def ended(site, inputs, files):
+    """Run a job by hand to its end, with these files as (name, kind, content)."""
+    job, now = site.submit(*inputs), datetime.now(UTC)
+    with site.sessions.begin() as session:
+        jobs.claim(session, job, 1, "w", now, now + DAY)
+        jobs.append_event(session, job, 1, EventType.LOG, {"level": "info", "message": "secret"}, now)
+        for name, kind, content in files:
+            path = site.data / "file"
+            path.write_bytes(content)
+            sha256, size = site.storage.store_file(path, site.project)
+            names = {"name": name, "kind": kind, "format": "x", "sha256": sha256, "size_bytes": size}
+            ids = {"id": new_id(Prefix.ARTIFACT), "project_id": site.project, "job_id": job}
+            artifacts.add(session, ArtifactRow(**names, **ids, created_at=now))
+        jobs.finish(session, job, 1, JobState.SUCCEEDED, None, None, now)
+    return job
+
+
+def collect(site, days, **settings):
+    given = Settings(data=site.data, **settings)
+    return Collector(site.sessions, site.storage, given, datetime.now(UTC) + days * DAY).collect().as_json()
+
+
+def names(site, job):
+    with site.sessions() as session:
+        return [row.name for row in artifacts.of_job(session, job)]
+
+
+def holds(site, sha256):
+    return site.storage.exists(content_key(site.project, sha256))
+
+
+FILES = [("model.onnx", "model", b"small"), ("c.tar", "checkpoint", b"epoch"), ("job.log", "log", b"lines")]
+
+
+def test_checkpoints_and_logs_go_when_their_time_has_come_and_models_stay(site, inputs):
+    job = ended(site, inputs, FILES)
+    assert collect(site, 6) == {"checkpoints": 0, "logs": 0, "inputs": 0, "contents": 0, "bytes": 0}
+    assert collect(site, 8) == {"checkpoints": 1, "logs": 0, "inputs": 0, "contents": 1, "bytes": 5}
+    assert names(site, job) == ["job.log", "model.onnx"]
+    assert collect(site, 91) == {"checkpoints": 0, "logs": 1, "inputs": 0, "contents": 1, "bytes": 5}
+    assert names(site, job) == ["model.onnx"]
+    events = site.events(job)
+    assert [event.id for event in events] == list(range(1, len(events) + 1))
+    assert "secret" not in json.dumps([event.data for event in events])
+
+
+def test_a_content_that_something_else_refers_to_stays(site, inputs):
+    ended(site, inputs, [("c.tar", "checkpoint", b"model")])
+    assert collect(site, 8) == {"checkpoints": 1, "logs": 0, "inputs": 0, "contents": 0, "bytes": 0}
+    assert holds(site, inputs[0].sha256)
+
+
+def test_inputs_expire_only_where_the_operator_says_so_and_no_job_needs_them(site, inputs):
+    ended(site, inputs, [])
+    unused = upload(site, ModelRow, "unused.pt2", b"unused")
+    assert collect(site, 1000)["inputs"] == 0
+    assert collect(site, 4, input_days=5)["inputs"] == 0
+    waiting = site.submit(*inputs)
+    assert collect(site, 6, input_days=5)["inputs"] == 0
+    site.cancel(waiting)
+    assert collect(site, 6, input_days=5) == {"checkpoints": 0, "logs": 0, "inputs": 2, "contents": 2, "bytes": 9}
+    model = site.upload(ModelRow, inputs[0].id)
+    assert (model.state, model.problem["code"]) == ("rejected", "input_expired")
+    assert not holds(site, model.sha256)
+    assert site.upload(ModelRow, unused.id).state == "ready"
+    assert holds(site, unused.sha256)
+
+
+def test_contents_that_a_killed_process_left_go_once_they_are_old(site, inputs):
+    path = site.data / "orphan"
+    path.write_bytes(b"nobody's")
+    orphan, _ = site.storage.store_file(path, site.project)
+    assert collect(site, 0)["contents"] == 0
+    for file in (site.data / "objects").rglob("*"):
+        os.utime(file, (time.time() - 7200,) * 2)
+    environment = {**os.environ, "WINNOW_DATA": str(site.data)}
+    command = [sys.executable, "-m", "app.cli", "collect"]
+    told = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert json.loads(told.stdout) == {"checkpoints": 0, "logs": 0, "inputs": 0, "contents": 1, "bytes": 8}
+    assert not holds(site, orphan)
+    assert all(holds(site, row.sha256) for row in inputs)
