@@ -1,0 +1,171 @@
+"""The repositories as the service uses them, on SQLite and PostgreSQL alike."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import delete, text
+
+from app.db import jobs, outbox
+from app.db.engine import make_sessions
+from app.db.tables import OutboxRow
+from app.domain.job import EventType, JobState
+from tests.factories import pt2
+from tests.serving import problem, serving
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LEASE = NOW + timedelta(minutes=1)
+
+
+@pytest.fixture(scope="module")
+def server(database_url, engine, tmp_path_factory):
+    url = database_url.replace("+psycopg", "")
+    with serving(tmp_path_factory.mktemp("service"), database_url=url) as server:
+        yield server
+
+
+@pytest.fixture
+def project(server):
+    project = server.project()
+    yield project
+    project.client.close()
+
+
+def test_the_life_of_a_job(project):
+    model, dataset = project.add_model(), project.add_dataset()
+    job = project.queued(model_id=model, dataset_id=dataset, labels={"team": "vision"})
+    project.claim(job)
+    project.report_event(job, "progress", {"fraction": 0.5, "message": "half"})
+    artifact = project.add_artifact(job, "model.onnx", b"small")
+    project.finish(job, summary={"size_ratio": 8.0})
+    item = project.client.get(f"jobs/{job}", params={"wait": 5}).json()
+    assert (item["state"], item["progress"], item["summary"]) == ("succeeded", 1.0, {"size_ratio": 8.0})
+    for time_ in ("created_at", "started_at", "ended_at"):
+        assert item[time_].endswith("Z")
+    events = project.client.get(f"jobs/{job}/events").json()["items"]
+    assert [event["id"] for event in events] == [1, 2, 3, 4]
+    assert project.client.get("jobs", params={"label": "team:vision"}).json()["items"] == [item]
+    assert project.client.get(f"artifacts/{artifact}/content").content == b"small"
+    problem(project.client.post(f"jobs/{job}:cancel"), 409, "job_ended")
+    problem(project.client.delete(f"models/{model}"), 409, "in_use")
+    for path in (f"jobs/{job}", f"models/{model}", f"datasets/{dataset}"):
+        assert project.client.delete(path).status_code == 204
+    assert project.kept()[:4] == (0, 0, 0, 0)
+
+
+def test_pages_follow_each_other_without_gap_or_repetition_while_rows_come(project):
+    ids = [project.upload("models", pt2()).json()["id"] for _ in range(5)]
+    page = project.client.get("models", params={"limit": 2}).json()
+    seen = [item["id"] for item in page["items"]]
+    project.upload("models", pt2())  # newer than the cursor, so on no later page
+    while page["next_cursor"]:
+        page = project.client.get("models", params={"limit": 2, "cursor": page["next_cursor"]}).json()
+        seen += [item["id"] for item in page["items"]]
+    assert seen == ids[::-1]
+
+
+@pytest.mark.parametrize("table", ["models", "jobs"])
+def test_a_deep_page_reads_an_index_and_sorts_nothing(engine, project, table):
+    last = project.queued() if table == "jobs" else project.add_model()
+    query = f"SELECT * FROM {table} WHERE project_id = :project AND id < :last ORDER BY id DESC LIMIT 51"
+    explain = "EXPLAIN QUERY PLAN " if engine.dialect.name == "sqlite" else "EXPLAIN "
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL enable_seqscan = off"))  # so few rows are read whole otherwise
+            connection.execute(text("SET LOCAL enable_bitmapscan = off"))
+            connection.execute(text("SET LOCAL enable_sort = off"))
+        plan = str(connection.execute(text(explain + query), {"project": project.id, "last": last}).all())
+    assert f"ix_{table}_project_id_id" in plan
+    assert "TEMP B-TREE" not in plan
+    assert "Sort" not in plan
+
+
+def test_one_of_many_claims_wins(sessions, project):
+    job = project.queued()
+    won, gate = [], threading.Barrier(6)
+
+    def claim(number):
+        gate.wait()
+        with sessions.begin() as session:
+            if jobs.claim(session, job, 1, f"worker {number}", NOW, LEASE) is not None:
+                won.append(f"worker {number}")
+
+    threads = [threading.Thread(target=claim, args=[number]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert project.client.get(f"jobs/{job}").json()["worker"] == won[0]
+
+
+def test_a_stale_attempt_writes_nothing(sessions, project):
+    job = project.queued()
+    project.claim(job)
+    for attempt in (0, 2):
+        with sessions.begin() as session:
+            assert jobs.claim(session, job, attempt, "late", NOW, LEASE) is None
+            assert jobs.append_event(session, job, attempt, EventType.LOG, {"message": "late"}, NOW) is None
+            assert not jobs.finish(session, job, attempt, JobState.SUCCEEDED, None, None, NOW)
+            assert jobs.state_of(session, job, attempt) is None
+    project.finish(job)
+    with sessions.begin() as session:
+        assert jobs.append_event(session, job, 1, EventType.LOG, {"message": "late"}, NOW) is None
+        assert not jobs.finish(session, job, 1, JobState.FAILED, None, None, NOW)
+    assert len(project.client.get(f"jobs/{job}/events").json()["items"]) == 3
+
+
+def test_events_of_writers_side_by_side_have_no_gap(sessions, project):
+    job = project.queued()
+    project.claim(job)
+
+    def write():
+        for _ in range(10):
+            with sessions.begin() as session:
+                jobs.append_event(session, job, 1, EventType.LOG, {"level": "info", "message": "m"}, NOW)
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    events = project.client.get(f"jobs/{job}/events", params={"limit": 200}).json()["items"]
+    assert [event["id"] for event in events] == list(range(1, 43))
+
+
+@pytest.fixture
+def messages(engine):
+    """Give sessions on an outbox of four messages, which no relay publishes, as there is no broker."""
+    sessions = make_sessions(engine)
+    with sessions.begin() as session:
+        session.execute(delete(OutboxRow))
+        for number in range(4):
+            outbox.add(session, "task", "cpu", 5, {"number": number})
+    return sessions
+
+
+def numbers(rows):
+    return [row.payload["number"] for row in rows]
+
+
+def test_what_a_relay_could_not_publish_stays_in_order(messages):
+    with messages() as session:
+        assert numbers(outbox.take(session, 2)) == [0, 1]
+        session.rollback()
+    with messages.begin() as session:
+        assert numbers(outbox.take(session, 3)) == [0, 1, 2]
+    with messages.begin() as session:
+        assert numbers(outbox.take(session, 9)) == [3]
+        assert outbox.count(session) == 0
+
+
+def test_relays_side_by_side_take_different_messages(engine, messages):
+    if engine.dialect.name == "sqlite":
+        pytest.skip("writers of SQLite wait for each other")
+    with messages() as first, messages() as second:
+        assert numbers(outbox.take(first, 2)) == [0, 1]
+        assert numbers(outbox.take(second, 9)) == [2, 3]
+        second.rollback()
+        first.commit()
+    with messages.begin() as session:
+        assert numbers(outbox.take(session, 9)) == [2, 3]
