@@ -93,12 +93,20 @@ def test_calibration_comes_from_train_and_never_from_validation(tmp_path):
         alone.gather("calibration", np.arange(1))
 
 
-def test_overlap_counts_validation_rows_seen_elsewhere(tmp_path):
+def test_validation_rows_seen_elsewhere_are_counted_and_judge_nothing(tmp_path):
     content = arrays(train=ROWS, calibration=5, validation=10)
     content["validation.x"][2] = content["train.x"][7]
     content["validation.x"][3] = content["calibration.x"][0]
     data = load_dataset(write(tmp_path / "d.npz", content), "npz", signature(), seed=0)
-    assert data.overlap() == 2
+    assert data.overlap == 2
+    assert data.splits["validation"].order.tolist() == [0, 1, 4, 5, 6, 7, 8, 9]
+
+
+def test_validation_that_only_repeats_train_is_refused(tmp_path):
+    content = arrays(train=ROWS, validation=10)
+    content["validation.x"] = content["train.x"][:10].copy()
+    with pytest.raises(DatasetMismatch, match="all 10 validation rows"):
+        load_dataset(write(tmp_path / "d.npz", content), "npz", signature(), seed=0)
 
 
 def test_shuffled_batches_hold_every_row_once(tmp_path):

@@ -3,6 +3,7 @@
 A missing ``validation`` is a fifth of ``train``, drawn by the job's seed and taken out of it.
 A missing ``calibration`` is what is left of ``train`` in an order drawn by the seed: its first
 rows are a fair sample, and none of them is a row of ``validation``.
+A validation row whose inputs also stand in ``train`` or ``calibration`` judges nothing: it is left out and counted.
 """
 
 import hashlib
@@ -59,6 +60,8 @@ class Dataset:
 
     splits: Mapping[str, Split]
     dtypes: tuple[torch.dtype, ...]
+    overlap: int = 0
+    """Validation rows left out because they also stand in train or calibration."""
 
     def rows(self, split: str) -> int:
         """Count the rows of a split; 0 where there is none."""
@@ -86,27 +89,14 @@ class Dataset:
             raise DatasetMismatch(f"the data set has no {split}.{LABEL}")
         return np.asarray(found.labels[found.order], dtype=np.int64)
 
-    def overlap(self) -> int:
-        """Count the validation rows whose inputs also stand in train or calibration."""
-        seen = {digest for split in ("train", "calibration") for digest in self._digests(split)}
-        return sum(digest in seen for digest in self._digests("validation"))
-
-    def _digests(self, split: str) -> Iterator[bytes]:
-        for inputs, _ in self.batches(split, _READ_ROWS):
-            arrays = [value.numpy() for value in inputs]
-            for row in zip(*arrays, strict=True):
-                digest = hashlib.blake2b(digest_size=16)
-                for value in row:
-                    digest.update(np.ascontiguousarray(value).tobytes())
-                yield digest.digest()
-
 
 def load_dataset(path: Path, format_: DatasetFormat, signature: Signature, seed: int) -> Dataset:
     """Open a data set for a network. Raises DatasetMismatch or LabelsOutOfRange where they do not fit."""
     tables = open_tables(path, format_)
     splits = {name: _bind(name, table, signature) for name, table in tables.items()}
     dtypes = tuple(getattr(torch, spec.dtype) for spec in signature.inputs)
-    dataset = Dataset(_fill(splits, seed), dtypes)
+    kept, overlap = _without_leaks(_fill(splits, seed))
+    dataset = Dataset(kept, dtypes, overlap)
     _check_labels(dataset, signature)
     return dataset
 
@@ -166,6 +156,32 @@ def _fill(splits: dict[str, Split], seed: int) -> dict[str, Split]:
     if "calibration" not in filled:
         filled["calibration"] = Split(train.inputs, train.labels, shuffled)
     return filled
+
+
+def _without_leaks(splits: dict[str, Split]) -> tuple[dict[str, Split], int]:
+    """Leave out the validation rows that were trained or calibrated on; count them."""
+    judge = splits.get("validation")
+    if judge is None:
+        return splits, 0
+    seen = {digest for name in ("train", "calibration") if name in splits for digest in _digests(splits[name])}
+    fresh = np.array([digest not in seen for digest in _digests(judge)], dtype=bool)
+    if not fresh.any():
+        raise DatasetMismatch(
+            f"all {len(fresh)} validation rows also stand in train or calibration",
+            hint="Judge on rows that the network never saw.",
+        )
+    kept = Split(judge.inputs, judge.labels, judge.order[fresh])
+    return {**splits, "validation": kept}, int((~fresh).sum())
+
+
+def _digests(split: Split) -> Iterator[bytes]:
+    for start in range(0, len(split.order), _READ_ROWS):
+        picked = split.order[start : start + _READ_ROWS]
+        for row in zip(*(np.ascontiguousarray(array[picked]) for array in split.inputs), strict=True):
+            digest = hashlib.blake2b(digest_size=16)
+            for value in row:
+                digest.update(np.ascontiguousarray(value).tobytes())
+            yield digest.digest()
 
 
 def _check_labels(dataset: Dataset, signature: Signature) -> None:

@@ -203,5 +203,5 @@ def _count_rows(data: Dataset, recipe: Recipe, steps: tuple[StepOutcome, ...]) -
         train=data.rows("train") if any(step.trains for step in recipe) else 0,
         calibration=max(step.details.get("calibration_rows", 0) for step in steps),
         validation=data.rows(JUDGE),
-        overlap=data.overlap(),
+        overlap=data.overlap,
     )
