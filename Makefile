@@ -55,6 +55,10 @@ migrations: setup ## Fail when the tables and the migrations differ
 openapi: setup ## Write docs/openapi.json anew
 	$(BIN)/winnowd openapi > docs/openapi.json
 
+.PHONY: errors
+errors: setup ## Write docs/errors.md anew
+	$(BIN)/winnowd errors > docs/errors.md
+
 .PHONY: format
 format: setup ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .

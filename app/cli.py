@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     openapi = commands.add_parser("openapi", help="print the API's OpenAPI document")
     openapi.set_defaults(run=_openapi)
 
+    errors = commands.add_parser("errors", help="print the table of error codes")
+    errors.set_defaults(run=_errors)
+
     keys = commands.add_parser("keys", help="make, list and revoke API keys").add_subparsers(required=True)
     create = keys.add_parser("create")
     create.add_argument("--name", required=True)
@@ -144,6 +147,13 @@ def _openapi(_: argparse.Namespace) -> int:
     from app.settings import Settings
 
     sys.stdout.write(f"{json.dumps(create_app(Settings()).openapi(), indent=2)}\n")
+    return 0
+
+
+def _errors(_: argparse.Namespace) -> int:
+    from app.api import catalogue
+
+    sys.stdout.write(catalogue.markdown())
     return 0
 
 

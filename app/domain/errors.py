@@ -242,7 +242,8 @@ class NoChange(ClientError):
 
 
 class TargetUnreachable(ClientError):
-    code, title = "target_unreachable", "No choice of channels comes near enough to the ratio"
+    code, kind = "target_unreachable", Kind.INVALID
+    title = "No choice of channels comes near enough to the ratio"
 
 
 class ObjectiveMissed(ClientError):

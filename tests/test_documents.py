@@ -1,0 +1,35 @@
+"""What is documented is what there is."""
+
+from collections import Counter
+from pathlib import Path
+
+from app.api import catalogue
+from app.domain.errors import ClientError, Kind
+from app.settings import Settings
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_every_setting_is_described_in_the_code_and_for_operators():
+    text = (DOCS / "operating.md").read_text()
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+    assert [name for name in Settings.model_fields if f"| `WINNOW_{name.upper()}` |" not in text] == []
+
+
+def test_no_setting_is_described_that_does_not_exist():
+    lines = (DOCS / "operating.md").read_text().splitlines()
+    described = [line.split("`")[1] for line in lines if line.startswith("| `WINNOW_")]
+    assert set(described) == {f"WINNOW_{name.upper()}" for name in Settings.model_fields}
+    assert len(described) == len(set(described))
+
+
+def test_every_error_code_is_listed():
+    assert (DOCS / "errors.md").read_text() == catalogue.markdown(), "docs/errors.md is stale: run `make errors`"
+
+
+def test_every_error_has_a_code_of_its_own_and_a_kind_that_fits():
+    codes = Counter(error.code for error in catalogue.error_classes())
+    assert [code for code, count in codes.items() if count > 1] == []
+    internal = [error.code for error in catalogue.error_classes() if error.kind is Kind.INTERNAL]
+    client = [error.code for error in catalogue.error_classes(ClientError)]
+    assert set(internal) & set(client) == set()
