@@ -1,0 +1,86 @@
+"""Formats are told from bytes; what was cut, damaged or hidden is named for what it is."""
+
+import io
+import json
+import random
+import zipfile
+
+import pytest
+
+from app.domain.errors import CorruptFile, TruncatedUpload, UnknownFormat, UnsafeFile, WinnowError
+from app.services.formats import tell
+from tests.factories import archive, npz, pt2, safetensors
+
+WHOLE = {"pt2": pt2(), "npz": npz(), "safetensors": safetensors()}
+
+
+def told(content):
+    return tell(io.BytesIO(content), len(content))
+
+
+@pytest.mark.parametrize("format_", WHOLE)
+def test_a_whole_file_is_told_by_its_content(format_):
+    assert told(WHOLE[format_]) == format_
+
+
+@pytest.mark.parametrize("format_", WHOLE)
+def test_a_file_cut_anywhere_was_cut(format_):
+    content = WHOLE[format_]
+    # Of fewer bytes nothing can be told yet.
+    for size in range(17, len(content)):
+        with pytest.raises(TruncatedUpload):
+            told(content[:size])
+
+
+def test_an_archive_with_a_comment_is_whole_with_all_of_it():
+    stream = io.BytesIO(WHOLE["npz"])
+    with zipfile.ZipFile(stream, "a") as file:
+        file.comment = b"a comment" * 20
+    assert told(stream.getvalue()) == "npz"
+    with pytest.raises(TruncatedUpload):
+        told(stream.getvalue()[:-1])
+
+
+def test_bytes_that_follow_an_archive_or_stand_before_it_are_refused():
+    with pytest.raises(TruncatedUpload):
+        told(WHOLE["npz"] + b"more")
+    with pytest.raises(TruncatedUpload):
+        told(archive("net/models/model.json") + WHOLE["npz"])
+
+
+def test_a_tensor_file_with_more_than_its_header_tells_of_is_damaged():
+    with pytest.raises(CorruptFile, match="4 bytes more"):
+        told(WHOLE["safetensors"] + b"more")
+
+
+def test_an_archive_with_a_huge_directory_is_not_read():
+    names = [f"{number}{'n' * 60_000}.npy" for number in range(40)]
+    with pytest.raises(UnsafeFile, match="directory"):
+        told(archive(*names))
+
+
+@pytest.mark.parametrize("header", [b"{}x", b"[1]", b'{"a": []}', b'{"a": {"data_offsets": "x"}}', b"{" * 9999])
+def test_a_tensor_file_without_a_header_is_none(header):
+    with pytest.raises(UnknownFormat):
+        told(len(header).to_bytes(8, "little") + header + bytes(16))
+
+
+@pytest.mark.parametrize("format_", WHOLE)
+def test_a_damaged_file_ends_in_an_answer(format_):
+    """Any other error would be a 500."""
+    answers = set()
+    for seed in range(3000):
+        chance = random.Random(seed)
+        content = bytearray(WHOLE[format_])
+        for _ in range(chance.choice([1, 1, 4])):
+            content[chance.randrange(len(content))] = chance.choice([0, 255, chance.randrange(256)])
+        try:
+            answers.add(told(bytes(content)))
+        except WinnowError as error:
+            answers.add(error.code)
+    assert len(answers) > 1
+
+
+def test_names_in_a_tensor_file_may_be_of_any_language():
+    header = json.dumps({"train.ü": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, ensure_ascii=False).encode()
+    assert told(len(header).to_bytes(8, "little") + header + b"\x00") == "safetensors"
