@@ -11,6 +11,7 @@ from app.domain.errors import (
     NothingToQuantize,
     NotTrainable,
     RecipeOrder,
+    UnsupportedNetwork,
     ValidationFailed,
     WinnowError,
 )
@@ -20,6 +21,8 @@ from app.domain.recipe import PruneSpec, QuantizeSpec
 
 LABEL = "y"
 ONLY_INPUT = "x"
+# Some are held out to judge by, some more to choose the epoch by, and two at least must be left.
+_FEWEST_TRAIN_ROWS = 5
 _LAYERS_NAMED = 20
 
 
@@ -64,7 +67,9 @@ def _check_rows(tensor: TensorSpec, field: TensorSpec) -> None:
             f"A row of the field {field.name!r} has the shape {list(field.shape)}; "
             f"the model's input {tensor.name!r} takes {list(row)}."
         )
-    if field.dtype != tensor.dtype:
+    # The engine casts between widths of floats: numpy makes float64 where nobody asks for another.
+    both_float = field.dtype.startswith("float") and tensor.dtype.startswith("float")
+    if field.dtype != tensor.dtype and not both_float:
         raise _mismatch(
             f"The field {field.name!r} holds {field.dtype}; the model's input {tensor.name!r} takes {tensor.dtype}."
         )
@@ -73,9 +78,15 @@ def _check_rows(tensor: TensorSpec, field: TensorSpec) -> None:
 def _check_labels(model: ModelFacts, dataset: DatasetFacts) -> None:
     if dataset.classes is None:
         raise _mismatch(f"The data set has no class labels: accuracy needs a field {LABEL!r} of class indices.")
-    outputs = model.signature.outputs[0].shape[-1]
-    if isinstance(outputs, int) and dataset.classes > outputs:
-        message = f"The highest label is {dataset.classes - 1}; the model tells {outputs} classes apart."
+    output = model.signature.outputs[0]
+    if len(output.shape) != 2 or not isinstance(output.shape[1], int):
+        raise _refuse(
+            UnsupportedNetwork,
+            "/model_id",
+            f"The model's first output has the shape {list(output.shape)}; accuracy needs [batch, classes].",
+        )
+    if dataset.classes > output.shape[1]:
+        message = f"The highest label is {dataset.classes - 1}; the model tells {output.shape[1]} classes apart."
         raise _refuse(LabelsOutOfRange, "/dataset_id", message)
 
 
@@ -84,8 +95,9 @@ def _check_splits(spec: JobSpec, dataset: DatasetFacts) -> None:
     if not {"train", "validation"} & splits.keys():
         raise _mismatch("The data set has neither a validation split nor a train split to cut one from.")
     for position, step in enumerate(spec.recipe):
-        if step.trains and "train" not in splits:
-            raise _refuse(DatasetMismatch, f"/recipe/{position}", "The step trains; the data set has no train split.")
+        if step.trains and ("train" not in splits or splits["train"].samples < _FEWEST_TRAIN_ROWS):
+            message = f"The step trains; the data set has fewer than {_FEWEST_TRAIN_ROWS} train rows."
+            raise _refuse(DatasetMismatch, f"/recipe/{position}", message)
         if isinstance(step, PruneSpec) and step.criterion == "taylor" and "train" not in splits:
             message = "taylor needs train rows to take gradients on; the data set has no train split."
             raise _refuse(DatasetMismatch, f"/recipe/{position}/criterion", message)

@@ -190,7 +190,7 @@ DATASETS = {
     "one field more": ({"fields": [X, X | {"name": "mask"}, Y]}, "dataset_mismatch", "mask"),
     "other shape": ({"fields": [X | {"shape": [3, 32, 32]}, Y]}, "dataset_mismatch", "[3, 32, 32]"),
     "other rank": ({"fields": [X | {"shape": [64]}, Y]}, "dataset_mismatch", "[64]"),
-    "other dtype": ({"fields": [X | {"dtype": "float64"}, Y]}, "dataset_mismatch", "float64"),
+    "other dtype": ({"fields": [X | {"dtype": "int64"}, Y]}, "dataset_mismatch", "int64"),
     "no labels": ({"fields": [X], "classes": None}, "dataset_mismatch", "label"),
     "labels out of range": ({"classes": 11}, "labels_out_of_range", "10"),
     "calibration alone": ({"splits": {"calibration": {"samples": 9}}}, "dataset_mismatch", "validation"),

@@ -1,5 +1,8 @@
+import pytest
 import torch
+from torch import nn
 
+from app.domain.errors import UnsupportedNetwork
 from tests.compression.networks import Odd, ResNet, export
 from workers.compression.inspection import inspect_model
 
@@ -30,3 +33,12 @@ def test_layers_that_cannot_be_pruned_say_why(tmp_path):
     assert not layers["odd"].prunable
     assert "'renorm'" in layers["odd"].reason
     assert "outputs" in layers["head"].reason
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_other_floats_are_refused_by_name(tmp_path, dtype):
+    exported = torch.export.export(nn.Sequential(nn.Linear(4, 2)).to(dtype), (torch.zeros(2, 4, dtype=dtype),))
+    torch.export.save(exported, tmp_path / "model.pt2")
+    with pytest.raises(UnsupportedNetwork, match=str(dtype).removeprefix("torch.")) as caught:
+        inspect_model(tmp_path / "model.pt2", "pt2")
+    assert "model.float()" in caught.value.hint

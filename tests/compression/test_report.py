@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from app.domain.job import Objective
@@ -95,3 +97,8 @@ def test_zeros_are_said_to_give_size_after_compression_and_no_speed(tmp_path):
     assert "5.0% of the parameters are zero" in reason
     assert "no speed on this target" in reason
     assert len(build_report(findings(tmp_path), RECIPE, None, 0).verdict.reasons) == 3
+
+
+def test_leaked_rows_are_named_in_the_verdict(tmp_path):
+    leaky = replace(findings(tmp_path), data=DataFigures(train=1, calibration=0, validation=50, overlap=7))
+    assert "7 of 57 validation rows" in build_report(leaky, RECIPE, None, 0).verdict.reasons[-1]

@@ -2,7 +2,7 @@ import pytest
 
 from app.domain.compatibility import check
 from app.domain.dataset import DatasetFacts
-from app.domain.errors import DatasetMismatch, NothingToPrune, NotTrainable, ValidationFailed
+from app.domain.errors import DatasetMismatch, NothingToPrune, NotTrainable, UnsupportedNetwork, ValidationFailed
 from app.domain.job import JobSpec
 from app.domain.model import ModelFacts
 
@@ -60,3 +60,35 @@ def test_a_pattern_that_names_no_layer_is_refused(step, pointer):
     found, detail = refused(ValidationFailed, step, model([layer("a")]))
     assert found == pointer
     assert "there are: a" in detail
+
+
+def distilled(facts, rows):
+    check(JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "distill"}]), facts, rows)
+
+
+def with_(facts, **given):
+    return type(facts).model_validate(facts.model_dump() | given)
+
+
+@pytest.mark.parametrize("shape", [["batch"], ["batch", "width"], ["batch", 1, 28, 28]])
+def test_accuracy_needs_one_logit_a_class(shape):
+    signature = model([]).signature.model_dump() | {"outputs": [{"name": "y", "dtype": "float32", "shape": shape}]}
+    with pytest.raises(UnsupportedNetwork) as caught:
+        distilled(with_(model([layer("a")]), signature=signature), data())
+    assert caught.value.errors[0].pointer == "/model_id"
+
+
+def test_training_needs_rows_to_part():
+    with pytest.raises(DatasetMismatch, match="fewer than 5 train rows"):
+        distilled(model([layer("a")]), data(train={"samples": 4}, validation={"samples": 9}))
+    distilled(model([layer("a")]), data(train={"samples": 5}, validation={"samples": 9}))
+
+
+def test_floats_of_another_width_fit_and_integers_do_not():
+    def rows(dtype):
+        fields = [{"name": "x", "dtype": dtype, "shape": [8]}, {"name": "y", "dtype": "int64", "shape": []}]
+        return with_(data(), fields=fields)
+
+    distilled(model([layer("a")]), rows("float64"))
+    with pytest.raises(DatasetMismatch, match="holds int64"):
+        distilled(model([layer("a")]), rows("int64"))

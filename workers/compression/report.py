@@ -70,7 +70,7 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
         compressed=compressed,
         delta=delta,
         objective=outcome,
-        verdict=_with_zeros(decide(delta, outcome), findings, recipe),
+        verdict=_with_leaks(_with_zeros(decide(delta, outcome), findings, recipe), findings.data),
         steps=findings.steps,
         layers=findings.layers,
         classes=comparison.classes,
@@ -109,6 +109,17 @@ def _with_zeros(verdict: Verdict, findings: Findings, recipe: Recipe) -> Verdict
         f"{1 - counts.nonzero_parameters / max(1, counts.parameters):.1%} of the parameters are zero. Zeros give size"
         f" after compression and no speed on this target: zlib makes the file {packed[0] / packed[1]:.2f} times"
         " smaller than it makes the baseline's."
+    )
+    return verdict.model_copy(update={"reasons": (*verdict.reasons, reason)})
+
+
+def _with_leaks(verdict: Verdict, data: DataFigures) -> Verdict:
+    """Say how many validation rows were no use."""
+    if not data.overlap:
+        return verdict
+    reason = (
+        f"{data.overlap} of {data.overlap + data.validation} validation rows also stand in train or calibration;"
+        " they judged nothing."
     )
     return verdict.model_copy(update={"reasons": (*verdict.reasons, reason)})
 

@@ -174,7 +174,11 @@ def _check_outputs(
     options.intra_op_num_threads = 1
     # Unfused, integers are computed as torch computes them; kernels that saturate are for the accuracy to judge.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as fault:
+        # The runtime has an exception for each of its status codes, and no root for them.
+        raise UnsupportedNetwork(f"ONNX Runtime cannot run the network: {fault}") from fault
     names = (spec.name for spec in network.signature.inputs)
     results = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
     limit = MAX_RELATIVE_ERROR_QUANTIZED if network.quantized else MAX_RELATIVE_ERROR
