@@ -66,7 +66,7 @@ def serve(data: Path, host: str, port: int) -> None:
 
 def _prepare(data: Path) -> None:
     """Bring the database to this version, make the first key, forget what a killed service left."""
-    from app.db import migrations, workers
+    from app.db import jobs, migrations, workers
     from app.db.engine import make_engine, make_sessions
     from app.services import keys
     from app.settings import Settings
@@ -75,9 +75,11 @@ def _prepare(data: Path) -> None:
     migrations.upgrade(engine)
     shutil.rmtree(data / "scratch", ignore_errors=True)
     with make_sessions(engine).begin() as session:
+        host = socket.gethostname()
         for worker in workers.live(session, datetime.min.replace(tzinfo=UTC)):
-            if worker.id.endswith(f"@{socket.gethostname()}"):
+            if worker.id.endswith(f"@{host}"):
                 workers.gone(session, worker.id)
+        jobs.end_leases(session, host, datetime.now(UTC))
         secret = keys.bootstrap(session)
         if secret is not None:
             path = data / _KEY_FILE

