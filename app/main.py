@@ -54,6 +54,8 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Compress a trained network, and measure what it cost.",
         version=version("winnow"),
         lifespan=lifespan,
+        # A redirect would make a client send its upload twice.
+        redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
         middleware=[
             Middleware(RequestId),

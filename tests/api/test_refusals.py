@@ -360,6 +360,7 @@ def test_errors_of_the_framework(project):
     client, root = project.client, project.server.url
     problem(client.get(f"{root}/nowhere"), 404, "not_found")
     problem(client.get("models/a/b/c"), 404, "not_found")
+    problem(client.post("models/", params={"name": "m"}, content=pt2()), 404, "not_found")
     response = client.put("models")
     problem(response, 405, "method_not_allowed")
     assert set(response.headers["allow"].replace(" ", "").split(",")) == {"GET", "POST"}
