@@ -170,6 +170,7 @@ def test_what_is_urgent_is_served_first_and_what_is_inspected_never_waits_for_a_
             return sum(client.llen(key) for key in client.keys(f"{name}*"))
 
     until(lambda: (waiting("cpu"), waiting("inspect")) == (3, 1))
+    assert [queue.relay.waiting(name) for name in ("cpu", "inspect", "gpu")] == [3, 1, 0]
     environment = {**os.environ, "WINNOW_DATA": str(queue.site.data), "WINNOW_BROKER_URL": queue.url}
     log = queue.site.data / "worker.log"
     with log.open("wb") as output:
