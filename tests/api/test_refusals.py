@@ -252,6 +252,7 @@ PATHS = [
     ("GET", "jobs/{job}"),
     ("DELETE", "jobs/{job}"),
     ("POST", "jobs/{job}:cancel"),
+    ("POST", "jobs/{job}:retry"),
     ("GET", "jobs/{job}/events"),
     ("GET", "jobs/{job}/logs"),
     ("GET", "jobs/{job}/report"),
