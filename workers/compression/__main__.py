@@ -1,6 +1,7 @@
 """The child process: ``python -m workers.compression FOLDER --messages-fd N`` (see ``app.domain.task``)."""
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from app.domain.errors import InternalError, OutOfMemory, WinnowError
+from app.domain.errors import InternalError, OutOfMemory, StorageFull, WinnowError
 from app.domain.job import EventType, Stage
 from app.domain.task import (
     CHECKPOINTS_FOLDER,
@@ -44,10 +45,9 @@ def main(arguments: list[str]) -> int:
         send(FailureMessage(failure=error.failure()))
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it was, the supervisor hears of it
-        if _is_out_of_memory(error):
-            send(
-                FailureMessage(failure=OutOfMemory("The job ran out of memory.", hint="Use smaller batches.").failure())
-            )
+        known = _in_our_words(error)
+        if known is not None:
+            send(FailureMessage(failure=known.failure()))
             return 0
         data = {"level": "error", "message": traceback.format_exc()}
         send(EventMessage(type=EventType.LOG, data=data))
@@ -123,6 +123,15 @@ def _compress(folder: Path, task: Compress, send: Send) -> None:
     require_objective(report)
 
 
+def _in_our_words(error: Exception) -> WinnowError | None:
+    """Name what the system lacked, where that was it."""
+    if _is_out_of_memory(error):
+        return OutOfMemory("The job ran out of memory.", hint="Use smaller batches.")
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StorageFull("The worker has no room left for the job's files.")
+    return None
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError):
         return True
@@ -133,4 +142,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Taking torch down in good order takes seconds, and all that matters is written.
+    os._exit(status)

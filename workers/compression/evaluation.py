@@ -1,12 +1,16 @@
 """Accuracy of exported files, run in ONNX Runtime, and of the difference between two of them."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from scipy import stats
+
+# All of scipy.stats would take a second to import, in every job.
+from scipy.special import bdtr
 
 from app.domain.report import ClassFigures, MetricDrop, MetricValue
 from workers.compression.datasets import Dataset
@@ -51,8 +55,21 @@ def predict(path: Path, data: Dataset, split: str, threads: int, limit: int | No
 def measure_accuracy(logits: Logits, labels: NDArray[np.int64]) -> MetricValue:
     """Give the share of rows whose highest logit is the label, with the 95 % interval of Wilson 1927."""
     hits = int((logits.argmax(axis=1) == labels).sum())
-    low, high = stats.binomtest(hits, len(labels)).proportion_ci(CONFIDENCE, "wilson")
-    return MetricValue(value=hits / len(labels), ci95=(float(low), float(high)), samples=len(labels))
+    return MetricValue(value=hits / len(labels), ci95=wilson_interval(hits, len(labels)), samples=len(labels))
+
+
+def wilson_interval(hits: int, rows: int) -> tuple[float, float]:
+    """Give where the share behind ``hits`` of ``rows`` lies, (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n)."""
+    z, share = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), hits / rows
+    centre = share + z**2 / (2 * rows)
+    reach = z * math.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
+    whole = 1 + z**2 / rows
+    return max(0.0, (centre - reach) / whole), min(1.0, (centre + reach) / whole)
+
+
+def mcnemar_p_value(lost: int, gained: int) -> float:
+    """Give the two-sided p-value of McNemar's exact test: that of as few heads in ``lost + gained`` fair throws."""
+    return min(1.0, 2 * float(bdtr(min(lost, gained), lost + gained, 0.5)))
 
 
 def compare(baseline: Logits, compressed: Logits, labels: NDArray[np.int64], seed: int) -> Comparison:
@@ -76,12 +93,13 @@ def measure_drop(before: NDArray[np.bool_], after: NDArray[np.bool_], seed: int)
     """
     rows = len(before)
     lost, gained = int((before & ~after).sum()), int((~before & after).sum())
-    p_value = float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
     shares = [lost / rows, gained / rows, 1 - (lost + gained) / rows]
     draws = np.random.default_rng(seed).multinomial(rows, shares, BOOTSTRAP_SAMPLES)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile((draws[:, 0] - draws[:, 1]) / rows, [tail, 1 - tail])
-    return MetricDrop(value=(lost - gained) / rows, ci95=(float(low), float(high)), p_value=p_value)
+    return MetricDrop(
+        value=(lost - gained) / rows, ci95=(float(low), float(high)), p_value=mcnemar_p_value(lost, gained)
+    )
 
 
 def _by_class(
