@@ -123,3 +123,11 @@ def test_an_error_that_nobody_foresaw_is_the_service_s_own(folder):
     assert log.data["level"] == "error"
     assert "FileNotFoundError" in log.data["message"]
     assert (failure.failure.code, failure.failure.class_) == ("internal_error", "service")
+
+
+def test_a_full_disk_is_transient(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "facts.json").symlink_to("/dev/full")
+    code, messages, _ = start(folder, InspectDataset(path="digits.npz", format="npz"))
+    assert code == 0
+    assert (messages[-1].failure.code, messages[-1].failure.class_) == ("storage_full", "transient")
