@@ -142,4 +142,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Taking torch down in good order takes seconds, and all that matters is written.
+    os._exit(status)
