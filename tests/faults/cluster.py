@@ -18,6 +18,7 @@ from app.embedded import broker_command, broker_socket, clear_stale_broker, wait
 from app.services import keys
 from app.settings import Settings
 from app.storage import Storage
+from app.tether import tethered
 
 LEASE_SECONDS = 4
 TIMING = {
@@ -83,7 +84,11 @@ class Cluster:
 
     def start(self, part):
         self.processes[part] = subprocess.Popen(
-            self.commands[part], env=self.environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
+            tethered(self.commands[part]),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=self.log,
         )
         if part == "broker":
             wait_for_broker(self.socket, self.processes[part])
