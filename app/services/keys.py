@@ -36,11 +36,8 @@ class Caller:
 
 
 def bootstrap(session: Session) -> str | None:
-    """Make the default project and its first key; null where they are there already."""
-    project = projects.by_name(session, DEFAULT_PROJECT)
-    if project is None:
-        project = ProjectRow(id=new_id(Prefix.PROJECT), name=DEFAULT_PROJECT, created_at=datetime.now(UTC))
-        projects.add(session, project)
+    """Make the default project and its first key; null where it has one already."""
+    project = _default_project(session)
     if keys.any_of(session, project.id):
         return None
     return create_key(session, project, SCOPES, name="admin")
@@ -62,11 +59,16 @@ def create_key(session: Session, project: ProjectRow, scopes: Sequence[Scope], *
 
 
 def create_default_key(session: Session, scopes: Sequence[Scope], *, name: str) -> str:
-    """Make a key of the default project, which must be there."""
+    """Make a key of the default project, and the project too where this is the first."""
+    return create_key(session, _default_project(session), scopes, name=name)
+
+
+def _default_project(session: Session) -> ProjectRow:
     project = projects.by_name(session, DEFAULT_PROJECT)
     if project is None:
-        raise NotFound("There is no default project yet: the first start of the service makes it.")
-    return create_key(session, project, scopes, name=name)
+        project = ProjectRow(id=new_id(Prefix.PROJECT), name=DEFAULT_PROJECT, created_at=datetime.now(UTC))
+        projects.add(session, project)
+    return project
 
 
 def list_keys(session: Session) -> Sequence[KeyRow]:
