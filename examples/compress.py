@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 RECIPE = [
-    {"method": "prune", "granularity": "channel", "criterion": "l2", "amount": 0.5, "scope": "global"},
+    {"method": "prune", "granularity": "channel", "criterion": "l2", "amount": 0.6, "round_to": 8},
     {"method": "distill", "teacher": "baseline", "epochs": 8, "temperature": 4.0, "alpha": 0.7, "learning_rate": 0.02},
     {"method": "quantize", "scheme": "static", "observer": "histogram", "samples": 256},
 ]
