@@ -1,12 +1,13 @@
 """Reference network F on Fashion-MNIST, trained once and cached outside git.
 
 ``python -m benchmarks.reference`` trains it (a checkpoint an epoch, so that it can be cut off)
-and prints its accuracy on the 10,000 validation rows. The images come from Debian's package
-``dataset-fashion-mnist``.
+and prints its accuracy on the 10,000 validation rows; ``--bf16`` trains in bfloat16, at nearly twice
+the speed where the processor multiplies it. The images come from Debian's package ``dataset-fashion-mnist``.
 """
 
 import gzip
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
     return hits / len(y)
 
 
-def train_network_f(path: Path) -> NetworkF:
+def train_network_f(path: Path, *, bf16: bool = False) -> NetworkF:
     """Train with SGD and a one-cycle rate, continuing from the last whole epoch found at ``path``."""
     torch.manual_seed(0)
     network = NetworkF()
@@ -111,7 +112,8 @@ def train_network_f(path: Path) -> NetworkF:
         order = torch.randperm(len(x), generator=generator)[: steps // EPOCHS * BATCH]
         for rows in order.split(BATCH):
             batch = augment(x[rows], generator).contiguous(memory_format=torch.channels_last)
-            loss = F.cross_entropy(network(batch), y[rows])
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = F.cross_entropy(network(batch), y[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -129,12 +131,13 @@ def train_network_f(path: Path) -> NetworkF:
     return network.eval()
 
 
-def network_f() -> NetworkF:
+def network_f(*, bf16: bool = False) -> NetworkF:
     """Give network F from the cache, training it first where it is not there."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    return train_network_f(CACHE / "network-f.pt")
+    return train_network_f(CACHE / "network-f.pt", bf16=bf16)
 
 
 if __name__ == "__main__":
     held_x, held_y = (torch.from_numpy(part) for part in fashion_mnist("t10k"))
-    print(f"network F: accuracy {accuracy(network_f(), held_x, held_y):.4f} on {len(held_y)} rows")
+    network = network_f(bf16="--bf16" in sys.argv)
+    print(f"network F: accuracy {accuracy(network, held_x, held_y):.4f} on {len(held_y)} rows")
