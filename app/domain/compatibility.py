@@ -12,18 +12,22 @@ from app.domain.errors import (
     NotTrainable,
     RecipeOrder,
     UnsupportedNetwork,
+    UnsupportedPrecision,
     ValidationFailed,
     WinnowError,
 )
 from app.domain.job import JobSpec
 from app.domain.model import Layer, ModelFacts, TensorSpec
-from app.domain.recipe import PruneSpec, QuantizeSpec
+from app.domain.recipe import PRECISIONS, PruneSpec, QuantizeSpec
+from app.domain.target import BY_NAME
 
 LABEL = "y"
 ONLY_INPUT = "x"
 # Some are held out to judge by, some more to choose the epoch by, and two at least must be left.
 _FEWEST_TRAIN_ROWS = 5
 _LAYERS_NAMED = 20
+_WITHOUT_SPACE = frozenset({"linear", "embedding"})
+_WITH_WEIGHTS = ("conv", "linear", "embedding")
 
 
 def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
@@ -31,7 +35,7 @@ def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
     _check_fields(model, dataset)
     _check_labels(model, dataset)
     _check_splits(spec, dataset)
-    _check_order(spec)
+    _check_order(spec, model)
     _check_steps(spec, model)
 
 
@@ -95,19 +99,25 @@ def _check_splits(spec: JobSpec, dataset: DatasetFacts) -> None:
     if not {"train", "validation"} & splits.keys():
         raise _mismatch("The data set has neither a validation split nor a train split to cut one from.")
     for position, step in enumerate(spec.recipe):
-        if step.trains and ("train" not in splits or splits["train"].samples < _FEWEST_TRAIN_ROWS):
+        if step.training and ("train" not in splits or splits["train"].samples < _FEWEST_TRAIN_ROWS):
             message = f"The step trains; the data set has fewer than {_FEWEST_TRAIN_ROWS} train rows."
             raise _refuse(DatasetMismatch, f"/recipe/{position}", message)
         if isinstance(step, PruneSpec) and step.criterion == "taylor" and "train" not in splits:
             message = "taylor needs train rows to take gradients on; the data set has no train split."
             raise _refuse(DatasetMismatch, f"/recipe/{position}/criterion", message)
-        calibrates = isinstance(step, QuantizeSpec) or (isinstance(step, PruneSpec) and step.criterion == "wanda")
+        calibrates = (isinstance(step, QuantizeSpec) and step.calibrates) or (
+            isinstance(step, PruneSpec) and step.criterion == "wanda"
+        )
         if calibrates and not {"train", "calibration"} & splits.keys():
             message = "The step needs rows to calibrate on; the data set has neither a calibration nor a train split."
             raise _refuse(DatasetMismatch, f"/recipe/{position}", message)
 
 
-def _check_order(spec: JobSpec) -> None:
+def _check_order(spec: JobSpec, model: ModelFacts) -> None:
+    for position, step in enumerate(spec.recipe):
+        if isinstance(step, QuantizeSpec) and model.quantized:
+            message = "The model is quantized already: quantize the one that it was made from."
+            raise _refuse(RecipeOrder, f"/recipe/{position}", message)
     for position, (before, step) in enumerate(zip(spec.recipe, spec.recipe[1:], strict=False), start=1):
         if isinstance(before, QuantizeSpec):
             message = f"Nothing can follow quantize: move {step.method} before it."
@@ -117,7 +127,7 @@ def _check_order(spec: JobSpec) -> None:
 def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
     for position, step in enumerate(spec.recipe):
         pointer = f"/recipe/{position}"
-        if step.trains and not model.trainable:
+        if step.training and not model.trainable:
             raise _refuse(NotTrainable, pointer, "The step trains, and this network was exported without a way to.")
         if (
             isinstance(step, PruneSpec)
@@ -128,9 +138,33 @@ def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
         if isinstance(step, PruneSpec):
             _check_criterion(step, model, f"{pointer}/criterion")
             _check_patterns(step, model, pointer)
-        if isinstance(step, QuantizeSpec) and not any(layer.quantizable for layer in model.layers):
-            names = ", ".join(f"{layer.name} ({layer.op})" for layer in model.layers[:_LAYERS_NAMED])
-            raise _refuse(NothingToQuantize, pointer, f"No layer can be quantized; there are: {names or 'none'}.")
+        if isinstance(step, QuantizeSpec):
+            _check_quantize(step, spec.target, model, pointer)
+
+
+def _check_quantize(step: QuantizeSpec, target: str, model: ModelFacts, pointer: str) -> None:
+    precision = PRECISIONS[step.weights]
+    if precision not in BY_NAME[target].precisions:
+        message = f"{target} runs nothing stored as {precision}; it has {', '.join(BY_NAME[target].precisions)}."
+        raise _refuse(UnsupportedPrecision, f"{pointer}/weights", message)
+    layers = [layer for layer in model.layers if _takes(step, layer)]
+    if not layers:
+        names = ", ".join(f"{layer.name} ({layer.op})" for layer in model.layers[:_LAYERS_NAMED])
+        message = f"No layer can be quantized by the scheme {step.scheme}; there are: {names or 'none'}."
+        raise _refuse(NothingToQuantize, pointer, message)
+    for place, pattern in enumerate(step.exclude):
+        if not any(fnmatchcase(layer.name, pattern) for layer in layers):
+            names = ", ".join(layer.name for layer in layers)
+            message = f"No layer that {step.scheme} quantizes is named {pattern!r}; there are: {names}."
+            raise _refuse(ValidationFailed, f"{pointer}/exclude/{place}", message)
+    if all(any(fnmatchcase(layer.name, pattern) for pattern in step.exclude) for layer in layers):
+        raise _refuse(NothingToQuantize, f"{pointer}/exclude", "Every layer that could be quantized is excluded.")
+
+
+def _takes(step: QuantizeSpec, layer: Layer) -> bool:
+    if step.packs or step.scheme == "dynamic":
+        return layer.op in _WITHOUT_SPACE
+    return layer.quantizable if step.scheme in {"static", "qat"} else layer.op.startswith(_WITH_WEIGHTS)
 
 
 def _check_criterion(step: PruneSpec, model: ModelFacts, pointer: str) -> None:

@@ -229,6 +229,10 @@ class NothingToQuantize(Invalid):
     code, title = "nothing_to_quantize", "No layer of this network can be quantized"
 
 
+class UnsupportedPrecision(Invalid):
+    code, title = "unsupported_precision", "The target does not run this precision"
+
+
 class NotTrainable(Invalid):
     code, title = "not_trainable", "This network cannot be trained"
 

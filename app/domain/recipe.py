@@ -10,6 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MAX_STEPS = 8
 DEFAULT_AMOUNT = 0.5
 _OF_CHANNELS = ("macs_ratio", "parameters_ratio", "minimum_channels", "round_to", "overrides", "rounds")
+_WEIGHTS = {
+    "static": ("int8",),
+    "dynamic": ("int8",),
+    "weight_only": ("int8", "int4"),
+    "qat": ("int8", "int4"),
+    "cast": ("fp16", "bf16"),
+}
+PRECISIONS = {"int8": "int8", "int4": "int4", "fp16": "float16", "bf16": "bfloat16"}
+"""What a target calls each of the formats that weights are stored in."""
+_OF_PACKING = {"group_size": 32, "symmetric": True}
+_OF_TRAINING = {"epochs": 3, "learning_rate": 0.001, "batch_size": 64, "optimizer": "sgd", "weight_decay": 1e-4}
+_OF_TEACHER = {"temperature": 4.0, "alpha": 0.7}
 _MEASURES = ("amount", "macs_ratio", "parameters_ratio")
 
 
@@ -19,7 +31,12 @@ class StepSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     trains: ClassVar[bool] = False
-    """Whether the step needs the training split and a trainable network."""
+    """Whether the method does nothing but train."""
+
+    @property
+    def training(self) -> "TrainingSpec | None":
+        """Give the training that the step is or holds: that needs the training split and a trainable network."""
+        return None
 
 
 class PruneSpec(StepSpec):
@@ -115,6 +132,10 @@ class TrainingSpec(StepSpec):
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with Nesterov momentum 0.9, or AdamW.")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="Decay of weights; norms and biases have none.")
 
+    @property
+    def training(self) -> "TrainingSpec":
+        return self
+
 
 class DistillSpec(TrainingSpec):
     """Train the network as it stands (the student) on the labels and a teacher's outputs."""
@@ -134,13 +155,22 @@ class FinetuneSpec(TrainingSpec):
 
 
 class QuantizeSpec(StepSpec):
-    """Store weights and compute activations as eight-bit integers."""
+    """Store weights in fewer bits, and where the scheme says so compute with integers."""
 
     method: Literal["quantize"]
-    scheme: Literal["static"] = Field(
-        "static", description="Ranges of activations are fixed beforehand on calibration rows."
+    scheme: Literal["static", "dynamic", "weight_only", "qat", "cast"] = Field(
+        "static",
+        description="static: ranges of activations are fixed beforehand on calibration rows. "
+        "dynamic: linear layers quantize what comes in as they run. "
+        "weight_only: weights of linear layers and embeddings are packed in groups, sums stay in float. "
+        "qat: the network trains with its own rounding; int8 ends as static does, int4 as weight_only. "
+        "cast: weights are stored as 16-bit floats, for size alone.",
     )
-    weights: Literal["int8"] = Field("int8", description="Symmetric, one scale an output channel.")
+    weights: Literal["int8", "int4", "fp16", "bf16"] = Field(
+        "int8",
+        description="int8: symmetric, one scale an output channel, or a group where the scheme is weight_only. "
+        "int4: of weight_only and qat. fp16, bf16: of cast, which takes fp16 where nothing is given.",
+    )
     activations: Literal["uint8"] = Field("uint8", description="Asymmetric, one scale a tensor.")
     observer: Literal["histogram", "minmax"] = Field("histogram", description="How ranges of activations are found.")
     samples: int = Field(256, ge=1, le=100_000, description="Calibration rows to observe.")
@@ -148,6 +178,79 @@ class QuantizeSpec(StepSpec):
         "auto",
         description="Keep weights in seven bits, so that 16-bit sums cannot saturate; auto: where there is no VNNI.",
     )
+    exclude: tuple[str, ...] = Field(
+        (), max_length=100, description="Layers that stay in float: names or patterns such as encoder.* (fnmatch)."
+    )
+    group_size: Literal[32, 64, 128] | None = Field(
+        None, description="Weights along a layer's inputs that share a scale, in packed weights; 32."
+    )
+    symmetric: bool | None = Field(
+        None, description="Whether the groups of packed weights have no zero point of their own; true."
+    )
+    epochs: int | None = Field(None, ge=1, le=1000, description="Passes over the training split, of qat; 3.")
+    learning_rate: float | None = Field(
+        None, gt=0, le=10, description="Peak rate of the cosine schedule, of qat; 0.001."
+    )
+    batch_size: int | None = Field(None, ge=1, le=65536, description="Rows a training step, of qat; 64.")
+    optimizer: Literal["sgd", "adamw"] | None = Field(
+        None, description="SGD with Nesterov momentum 0.9, or AdamW, of qat; sgd."
+    )
+    weight_decay: float | None = Field(None, ge=0, le=1, description="Decay of weights, of qat; 0.0001.")
+    teacher: Literal["baseline"] | None = Field(
+        None, description="Train qat on the uploaded network's outputs too; null: on the labels alone."
+    )
+    temperature: float | None = Field(None, gt=0, le=100, description="Of the teacher's term, as in distill; 4.")
+    alpha: float | None = Field(None, ge=0, le=1, description="The teacher's share of the loss, as in distill; 0.7.")
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether ranges are found on calibration rows."""
+        return self.scheme in {"static", "qat"} and not self.packs
+
+    @property
+    def packs(self) -> bool:
+        """Whether weights end as packed groups beside float activations."""
+        return self.scheme == "weight_only" or (self.scheme == "qat" and self.weights == "int4")
+
+    @property
+    def training(self) -> TrainingSpec | None:
+        """Give qat's training as the step of its own that it would be."""
+        if self.scheme != "qat":
+            return None
+        fields = self.model_dump(include=set(_OF_TRAINING))
+        if self.teacher is None:
+            return FinetuneSpec(method="finetune", **fields)
+        return DistillSpec(method="distill", **fields, **self.model_dump(include={"teacher", "temperature", "alpha"}))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_by_scheme(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        scheme = given.get("scheme", "static")
+        filled: dict[str, Any] = {"weights": "fp16"} if scheme == "cast" else {}
+        if scheme == "weight_only" or (scheme == "qat" and given.get("weights") == "int4"):
+            filled |= _OF_PACKING
+        if scheme == "qat":
+            filled |= _OF_TRAINING
+            filled |= _OF_TEACHER if given.get("teacher") is not None else {}
+        return given | {name: value for name, value in filled.items() if given.get(name) is None}
+
+    @model_validator(mode="after")
+    def _fit_scheme(self) -> Self:
+        if self.weights not in _WEIGHTS[self.scheme]:
+            raise ValueError(f"{self.scheme} stores {' or '.join(_WEIGHTS[self.scheme])} weights, not {self.weights}")
+        spare = (
+            *(() if self.packs else _OF_PACKING),
+            *(() if self.scheme == "qat" else (*_OF_TRAINING, "teacher")),
+            *(() if self.teacher is not None else _OF_TEACHER),
+        )
+        for name in spare:
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} means nothing to {self.scheme} with {self.weights} weights as it is asked for"
+                )
+        return self
 
 
 Step = Annotated[PruneSpec | DistillSpec | FinetuneSpec | QuantizeSpec, Field(discriminator="method")]

@@ -1,10 +1,19 @@
 import pytest
+from pydantic import ValidationError
 
 from app.domain.compatibility import check
 from app.domain.dataset import DatasetFacts
-from app.domain.errors import DatasetMismatch, NothingToPrune, NotTrainable, UnsupportedNetwork, ValidationFailed
+from app.domain.errors import (
+    DatasetMismatch,
+    NothingToPrune,
+    NotTrainable,
+    UnsupportedNetwork,
+    ValidationFailed,
+    WinnowError,
+)
 from app.domain.job import JobSpec
 from app.domain.model import ModelFacts
+from app.domain.recipe import QuantizeSpec
 
 SPLITS = {"train": {"samples": 9}, "validation": {"samples": 9}}
 
@@ -92,3 +101,97 @@ def test_floats_of_another_width_fit_and_integers_do_not():
     distilled(model([layer("a")]), rows("float64"))
     with pytest.raises(DatasetMismatch, match="holds int64"):
         distilled(model([layer("a")]), rows("int64"))
+
+
+def quantized(step, facts, rows=None):
+    """Give where and why a quantize step is refused."""
+    spec = JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "quantize"} | step])
+    with pytest.raises(WinnowError) as caught:
+        check(spec, facts, rows or data())
+    return caught.value.code, caught.value.errors[0].pointer, caught.value.detail
+
+
+def quantizes(step, facts, rows=None):
+    check(JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "quantize"} | step]), facts, rows or data())
+
+
+CONVOLUTION, LINEAR, WORDS = layer("conv"), layer("fc", "linear", quantizable=True), layer("words", "embedding")
+
+
+@pytest.mark.parametrize(
+    "step", [{"scheme": "weight_only"}, {"scheme": "dynamic"}, {"scheme": "qat", "weights": "int4"}]
+)
+def test_without_a_linear_layer_or_an_embedding_there_is_nothing_to_pack(step):
+    code, pointer, detail = quantized(step, model([CONVOLUTION]))
+    assert (code, pointer) == ("nothing_to_quantize", "/recipe/0")
+    assert "conv (conv2d)" in detail
+    quantizes(step, model([CONVOLUTION, LINEAR]))
+    quantizes(step, model([WORDS]))
+
+
+def test_each_scheme_knows_its_layers():
+    quantizes({"scheme": "cast"}, model([CONVOLUTION]))
+    quantizes({"scheme": "static"}, model([CONVOLUTION]))
+    assert quantized({"scheme": "static"}, model([WORDS]))[0] == "nothing_to_quantize"
+    assert quantized({"scheme": "cast"}, model([layer("norm", "layer_norm")]))[0] == "nothing_to_quantize"
+
+
+def test_a_precision_that_the_target_lacks_is_refused():
+    code, pointer, detail = quantized({"scheme": "cast", "weights": "bf16"}, model([CONVOLUTION]))
+    assert (code, pointer) == ("unsupported_precision", "/recipe/0/weights")
+    assert "onnxruntime-cpu" in detail
+    assert "float16" in detail
+
+
+def test_a_quantized_model_is_not_quantized_again():
+    code, pointer, _ = quantized({}, with_(model([CONVOLUTION]), quantized=True))
+    assert (code, pointer) == ("recipe_order", "/recipe/0")
+
+
+def test_layers_that_are_excluded_must_be_there_and_leave_some():
+    facts = model([CONVOLUTION, LINEAR])
+    assert quantized({"exclude": ["fc", "nothing.*"]}, facts)[:2] == ("validation_failed", "/recipe/0/exclude/1")
+    assert quantized({"exclude": ["fc", "c*"]}, facts)[:2] == ("nothing_to_quantize", "/recipe/0/exclude")
+    assert quantized({"scheme": "dynamic", "exclude": ["conv"]}, facts)[:2] == (
+        "validation_failed",
+        "/recipe/0/exclude/0",
+    )
+    quantizes({"exclude": ["fc"]}, facts)
+
+
+def test_only_what_calibrates_needs_rows_for_it_and_only_what_trains_train_rows():
+    facts, rows = model([CONVOLUTION, LINEAR]), data(validation={"samples": 9})
+    for step in ({"scheme": "weight_only"}, {"scheme": "dynamic"}, {"scheme": "cast"}):
+        quantizes(step, facts, rows)
+    assert quantized({}, facts, rows)[:2] == ("dataset_mismatch", "/recipe/0")
+    calibrated = data(calibration={"samples": 9}, validation={"samples": 9})
+    quantizes({}, facts, calibrated)
+    assert "trains" in quantized({"scheme": "qat"}, facts, calibrated)[2]
+    assert quantized({"scheme": "qat"}, with_(facts, trainable=False))[:2] == ("not_trainable", "/recipe/0")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"scheme": "static", "weights": "int4"},
+        {"scheme": "dynamic", "weights": "fp16"},
+        {"scheme": "weight_only", "weights": "fp16"},
+        {"scheme": "cast", "weights": "int8"},
+        {"scheme": "static", "group_size": 32},
+        {"scheme": "weight_only", "epochs": 3},
+        {"scheme": "qat", "group_size": 64},
+        {"scheme": "qat", "alpha": 0.5},
+        {"scheme": "dynamic", "teacher": "baseline"},
+    ],
+)
+def test_fields_that_mean_nothing_to_the_scheme_are_refused(step):
+    with pytest.raises(ValidationError):
+        QuantizeSpec.model_validate({"method": "quantize"} | step)
+
+
+@pytest.mark.parametrize(
+    "step", [{}, {"scheme": "cast"}, {"scheme": "weight_only"}, {"scheme": "qat", "teacher": "baseline"}]
+)
+def test_what_is_filled_in_is_the_same_step_when_it_is_read_again(step):
+    filled = QuantizeSpec.model_validate({"method": "quantize"} | step)
+    assert QuantizeSpec.model_validate(filled.model_dump(mode="json")) == filled

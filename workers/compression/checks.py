@@ -15,6 +15,7 @@ from workers.compression.inference import compute_logits, first_output
 from workers.compression.network import Network
 
 REAL_ROWS = 256
+NARROW = frozenset({torch.int8, torch.uint8, torch.float16, torch.bfloat16})
 MIN_AGREEMENT = 0.98
 """Share of rows on which ``.pt2`` and ONNX must name the same class: kernels that fuse round differently."""
 
@@ -68,16 +69,15 @@ def _has_learned(before: Network, after: Network) -> None:
         raise NoChange("training moved no weight", hint="Try a higher learning rate.")
 
 
-def _has_integers(_: Network, after: Network) -> None:
-    names = [str(node.target) for node in after.module.graph.nodes if node.op == "call_function"]
-    pairs = min(sum(f".{verb}_per_" in name for name in names) for verb in ("quantize", "dequantize"))
-    if not pairs:
-        raise NoChange("no pair of quantize and dequantize stands in the network")
+def _is_quantized(_: Network, after: Network) -> None:
+    stored = [value.dtype for value in after.module.state_dict().values() if value.ndim > 1]
+    if not after.quantized or NARROW.isdisjoint(stored):
+        raise NoChange("no weight is stored in fewer bits than before")
 
 
 PROMISES: dict[str, Callable[[Network, Network], None]] = {
     "prune": _is_pruned,
     "distill": _has_learned,
     "finetune": _has_learned,
-    "quantize": _has_integers,
+    "quantize": _is_quantized,
 }

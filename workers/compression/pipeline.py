@@ -11,7 +11,7 @@ import torch
 
 from app.domain.errors import ObjectiveMissed
 from app.domain.job import LatencySpec, Objective, Stage
-from app.domain.recipe import Recipe, Step, TrainingSpec
+from app.domain.recipe import QuantizeSpec, Recipe, Step
 from app.domain.report import DataFigures, LatencyFigures, Report, StepOutcome
 from app.domain.task import REPORT_FILE, ArtifactKind, ArtifactMessage
 from workers.compression import evaluation, training
@@ -28,8 +28,7 @@ from workers.compression.memory import measure_peak_memory
 from workers.compression.network import Network
 from workers.compression.progress import Tracker
 from workers.compression.pruning import prune
-from workers.compression.quantization import static
-from workers.compression.quantization.fusion import check_fused
+from workers.compression.quantization import quantize
 from workers.compression.report import Findings, Profile, build_report
 from workers.compression.step import Context, Progress, StepResult
 
@@ -40,7 +39,7 @@ HANDLERS: dict[str, Callable[[Network, Any, Context], StepResult]] = {
     "prune": prune.run,
     "distill": distill.run,
     "finetune": training.run,
-    "quantize": static.run,
+    "quantize": quantize.run,
 }
 STAGES = {
     "prune": Stage.PRUNING,
@@ -99,7 +98,7 @@ def compress(
             context.metric("baseline_accuracy", 0, accuracy)
         result, floating, steps = _run_steps(recipe, context, output, tracker)
         with tracker.part(Stage.EXPORTING, "Writing the files"):
-            _export(result, data, output, context)
+            _export(result, recipe[-1], files[0], output, context)
         with tracker.part(Stage.EVALUATING, "Comparing both files on the validation rows"):
             after = evaluation.predict(files[1], data, JUDGE, torch.get_num_threads())
             comparison = evaluation.compare(before, after, data.labels(JUDGE), seed)
@@ -137,7 +136,7 @@ def require_objective(report: Report) -> None:
 
 
 def _weight(step: Step) -> float:
-    return 2.0 + step.epochs if isinstance(step, TrainingSpec) else 2.0
+    return 2.0 + step.training.epochs if step.training else 2.0
 
 
 def _run_steps(
@@ -166,7 +165,7 @@ def _run_steps(
                 )
             )
             # Exporting takes seconds, and a network that was only cut is no candidate.
-            if step.trains and place < len(recipe):
+            if step.training and place < len(recipe):
                 _keep_candidate(network, output)
     return network, floating, tuple(outcomes)
 
@@ -179,13 +178,13 @@ def _keep_candidate(network: Network, output: Output) -> None:
     output.announce(CANDIDATE, "checkpoint", "onnx")
 
 
-def _export(network: Network, data: Dataset, output: Output, context: Context) -> None:
+def _export(network: Network, last: Step, baseline: Path, output: Output, context: Context) -> None:
     onnx_path, pt2_path = output.folder / MODEL_ONNX, output.folder / MODEL_PT2
     onnx.save(network, onnx_path)
-    if network.quantized:
-        check_fused(onnx_path)
+    if isinstance(last, QuantizeSpec):
+        quantize.check_file(onnx_path, baseline, last)
     pt2.save(network, pt2_path)
-    agreement = check_files(onnx_path, pt2_path, data, torch.get_num_threads())
+    agreement = check_files(onnx_path, pt2_path, context.data, torch.get_num_threads())
     context.log(f"{MODEL_PT2} and {MODEL_ONNX} agree on {agreement:.1%} of the validation rows compared")
     output.announce(MODEL_ONNX, "model", "onnx")
     output.announce(MODEL_PT2, "model", "pt2")
@@ -200,7 +199,7 @@ def _profile(path: Path, counts: Counts, latency: list[LatencyFigures]) -> Profi
 def _count_rows(data: Dataset, recipe: Recipe, steps: tuple[StepOutcome, ...]) -> DataFigures:
     """Count the rows that were really used: none of train where nothing trained, none to calibrate likewise."""
     return DataFigures(
-        train=data.rows("train") if any(step.trains for step in recipe) else 0,
+        train=data.rows("train") if any(step.training for step in recipe) else 0,
         calibration=max(step.details.get("calibration_rows", 0) for step in steps),
         validation=data.rows(JUDGE),
         overlap=data.overlap,

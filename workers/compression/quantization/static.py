@@ -3,7 +3,7 @@
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
-from app.domain.errors import CheckFailed, InvalidDataset, NoChange, NothingToQuantize, RecipeOrder
+from app.domain.errors import CheckFailed, InvalidDataset, NoChange, NothingToQuantize
 from app.domain.recipe import QuantizeSpec
 from workers.compression.environment import has_vnni
 from workers.compression.network import Network
@@ -24,23 +24,25 @@ SPLIT = "calibration"
 BITS = 8
 
 
-def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
+Tune = Callable[[GraphModule, GraphModule], GraphModule]
+"""Takes the observed graph with its ranges found, and the float one beside it; gives the graph to convert."""
+
+
+def run(network: Network, spec: QuantizeSpec, context: Context, tune: Tune | None = None) -> StepResult:
     """Quantize weights and activations of every layer that has an integer kernel.
 
     Raises:
-        RecipeOrder: the network is quantized already.
         InvalidDataset: there are no calibration rows, or they hold values that are not finite.
         NothingToQuantize: the network has no layer with an integer kernel.
         NoChange, CheckFailed: the converted network holds no pairs, or gives other shapes or no finite values.
     """
-    if network.quantized:
-        raise RecipeOrder("The network is quantized already; a second quantize step has nothing to work on.")
     rows = calibration_rows(network, context, spec.samples)
-    reduce_range = not has_vnni() if spec.reduce_range == "auto" else spec.reduce_range == "on"
+    reduce_range = reduces_range(spec)
     with torchao_quiet():
         exported = _export(network)
         reference = copy.deepcopy(exported)
-        quantized, layers = _quantize(exported, spec, rows, context, reduce_range=reduce_range)
+        prepared, layers = _observe(exported, spec, rows, context, reduce_range=reduce_range)
+        quantized = _convert(prepared if tune is None else tune(prepared, reference))
     result = replace(network, module=quantized, quantized=True)
     pairs = count_pairs(quantized)
     if not pairs:
@@ -59,6 +61,11 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
         ],
     }
     return StepResult(result, details)
+
+
+def reduces_range(spec: QuantizeSpec) -> bool:
+    """Tell whether weights keep to seven bits on this processor."""
+    return not has_vnni() if spec.reduce_range == "auto" else spec.reduce_range == "on"
 
 
 def calibration_rows(network: Network, context: Context, samples: int) -> list[tuple[torch.Tensor, ...]]:
@@ -88,7 +95,7 @@ def _export(network: Network) -> GraphModule:
     return module
 
 
-def _quantize(
+def _observe(
     exported: GraphModule,
     spec: QuantizeSpec,
     rows: list[tuple[torch.Tensor, ...]],
@@ -96,8 +103,8 @@ def _quantize(
     *,
     reduce_range: bool,
 ) -> tuple[GraphModule, dict[str, str]]:
-    """Give the converted graph, and the node and name of each layer that is now integer."""
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    """Give the graph with all ranges found, and the node and name of each layer that is to be integer."""
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
     from workers.compression.quantization.quantizer import IntegerQuantizer, weighted_layers
 
@@ -109,13 +116,20 @@ def _quantize(
         for index, inputs in enumerate(rows):
             prepared(*inputs)
             context.fraction((index + 1) / (len(rows) + 1), "Finding ranges on calibration rows")
+    return prepared, layers
+
+
+def _convert(prepared: GraphModule) -> GraphModule:
+    """Put the integers in."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
     converted = convert_pt2e(prepared)
     _drop_unused_state(converted)
     for node in converted.graph.nodes:
         # What is left of tracing differs from run to run, and would be written into the file.
         node.meta = {}
     # A plain module: torchao's refuses train() and eval(), which exporting may call.
-    return GraphModule(converted, converted.graph), layers
+    return GraphModule(converted, converted.graph)
 
 
 def _drop_unused_state(module: GraphModule) -> None:

@@ -1,0 +1,70 @@
+"""Quantization-aware training: the network learns with the rounding that it will run with (Jacob 2018).
+
+The forward pass rounds, the backward pass takes rounding for the identity within the range (Bengio 2013). Ranges follow
+what they see and stand still in the last third of the training, so that the weights settle on the final grid.
+"""
+
+from dataclasses import replace
+
+from torch import nn
+from torch.fx import GraphModule
+
+from app.domain.recipe import DistillSpec, QuantizeSpec
+from workers.compression.distillation.distill import teacher_loss
+from workers.compression.network import Network
+from workers.compression.quantization import static, weight_only
+from workers.compression.quantization.rounding import make_trainable, pack_trained
+from workers.compression.quantization.static import torchao_quiet
+from workers.compression.step import Context, StepResult
+from workers.compression.training import fit, label_loss
+
+FROZEN, FROZEN_FROM = ".frozen", 2 / 3
+
+
+def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
+    """Train with int8 weights and activations, and convert as ``static`` does; int4 weights as ``weight_only``.
+
+    Raises:
+        DatasetMismatch, Diverged: as of training.
+        NothingToQuantize and others: as of static, or of weight_only.
+    """
+    return (_run_packed if spec.packs else _run_integer)(network, spec, context)
+
+
+def _fit(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
+    training = spec.training
+    assert training is not None
+    loss = teacher_loss(training, context) if isinstance(training, DistillSpec) else label_loss
+    return fit(network, training, context, loss, _freeze)
+
+
+def _freeze(module: nn.Module, done: float) -> None:
+    for name, flag in module.named_buffers():
+        if name.endswith(FROZEN):
+            flag.fill_(done >= FROZEN_FROM)
+
+
+def _run_integer(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
+    with torchao_quiet():
+        from workers.compression.quantization.fake import drop_dropout, round_in_training
+
+    trained: list[StepResult] = []
+
+    def tune(observed: GraphModule, reference: GraphModule) -> GraphModule:
+        student = replace(network, module=round_in_training(observed))
+        trained.append(_fit(student, spec, context))
+        module = trained[0].network.module
+        # What the layers lose is judged against the weights that the training ended with.
+        reference.load_state_dict({name: module.state_dict()[name] for name in reference.state_dict()})
+        return drop_dropout(module)
+
+    result = static.run(network, spec, context, tune)
+    return StepResult(result.network, result.details | trained[0].details, trained[0].earlier_seconds)
+
+
+def _run_packed(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
+    student = make_trainable(network, spec)
+    fitted = _fit(student, spec, context)
+    swapped = pack_trained(fitted.network)
+    details = weight_only.describe(swapped, network, spec, context)
+    return StepResult(swapped.after, details | fitted.details, fitted.earlier_seconds)
