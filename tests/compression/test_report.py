@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from app.domain.job import Objective
-from app.domain.recipe import FinetuneSpec, PruneSpec
+from app.domain.recipe import FinetuneSpec, PruneSpec, QuantizeSpec
 from app.domain.report import (
     DataFigures,
     Environment,
@@ -102,3 +102,21 @@ def test_zeros_are_said_to_give_size_after_compression_and_no_speed(tmp_path):
 def test_leaked_rows_are_named_in_the_verdict(tmp_path):
     leaky = replace(findings(tmp_path), data=DataFigures(train=1, calibration=0, validation=50, overlap=7))
     assert "7 of 57 validation rows" in build_report(leaky, RECIPE, None, 0).verdict.reasons[-1]
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ({"scheme": "cast"}, "float32"),
+        ({"scheme": "weight_only"}, "unpacked"),
+        ({"scheme": "qat", "weights": "int4"}, "unpacked"),
+        ({"scheme": "dynamic"}, "batch"),
+        ({"scheme": "static"}, None),
+        ({"scheme": "qat"}, None),
+    ],
+)
+def test_what_a_scheme_cannot_give_is_said(tmp_path, step, words):
+    recipe = (QuantizeSpec(method="quantize", **step),)
+    reasons = build_report(findings(tmp_path), recipe, None, 0).verdict.reasons
+    assert len(reasons) == (4 if words else 3)
+    assert not words or words in reasons[-1]

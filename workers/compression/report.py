@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.domain.job import Objective
-from app.domain.recipe import PruneSpec, Recipe
+from app.domain.recipe import PruneSpec, QuantizeSpec, Recipe
 from app.domain.report import (
     DataFigures,
     Delta,
@@ -25,6 +25,12 @@ from workers.compression.evaluation import Comparison
 from workers.compression.figures import Counts
 
 ROUNDING = 1e-9
+PACKED = "Packed weights are unpacked inside each product and summed in float32, so that the file is what gains."
+LIMITS = {
+    "cast": "Weights of 16 bits are unpacked when the file is loaded: this target computes in float32, so that the"
+    " file alone gains.",
+    "dynamic": "Dynamic ranges span a whole batch: what comes out for a row depends a little on those beside it.",
+}
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,13 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
         agreement=comparison.agreement,
     )
     outcome = _judge(comparison.drop, objective)
+    verdict = _with_storage(_with_zeros(decide(delta, outcome), findings, recipe), recipe)
     return Report(
         baseline=baseline,
         compressed=compressed,
         delta=delta,
         objective=outcome,
-        verdict=_with_leaks(_with_zeros(decide(delta, outcome), findings, recipe), findings.data),
+        verdict=_with_leaks(verdict, findings.data),
         steps=findings.steps,
         layers=findings.layers,
         classes=comparison.classes,
@@ -111,6 +118,15 @@ def _with_zeros(verdict: Verdict, findings: Findings, recipe: Recipe) -> Verdict
         " smaller than it makes the baseline's."
     )
     return verdict.model_copy(update={"reasons": (*verdict.reasons, reason)})
+
+
+def _with_storage(verdict: Verdict, recipe: Recipe) -> Verdict:
+    """Say what a scheme of quantization cannot give."""
+    last = recipe[-1]
+    if not isinstance(last, QuantizeSpec):
+        return verdict
+    reason = PACKED if last.packs else LIMITS.get(last.scheme)
+    return verdict.model_copy(update={"reasons": (*verdict.reasons, reason)}) if reason else verdict
 
 
 def _with_leaks(verdict: Verdict, data: DataFigures) -> Verdict:

@@ -68,7 +68,7 @@ def run_onnx(path, rows, *, optimized=True):
 
 def run_torch(network, rows):
     with torch.no_grad():
-        return network.module(torch.from_numpy(rows)).numpy()
+        return network.module(torch.from_numpy(np.array(rows))).numpy()
 
 
 def write(network, step, context, folder):
