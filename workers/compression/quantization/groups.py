@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SHRINKINGS = tuple(1 - step / 32 for step in range(13))
+SHRINKINGS = tuple(1 - step / 16 for step in range(6))
 """Shares of a group's whole range that are tried: cutting off its tail may leave the rest a finer scale."""
 
 

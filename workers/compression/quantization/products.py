@@ -29,7 +29,13 @@ def adopt_products(module: fx.GraphModule) -> None:
         given = arguments(node)
         left, right, added = (given.get(name) for name in _OPERANDS[op_name(node)])
         weight, bias = _parameter(module, right), _parameter(module, added)
-        if weight is None or weight.ndim != 2 or given.get("beta", 1) != 1 or given.get("alpha", 1) != 1:
+        if (
+            right is None
+            or weight is None
+            or weight.ndim != 2
+            or given.get("beta", 1) != 1
+            or given.get("alpha", 1) != 1
+        ):
             continue
         if added is not None and (bias is None or bias.ndim != 1):
             continue
@@ -55,7 +61,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-def _parameter(module: fx.GraphModule, argument: Any) -> nn.Parameter | None:
+def _parameter(module: fx.GraphModule, argument: Any) -> Tensor | None:
     if not isinstance(argument, fx.Node) or argument.op != "get_attr":
         return None
     owner, _, leaf = str(argument.target).rpartition(".")

@@ -106,7 +106,7 @@ class DynamicLinear(StoredLayer):
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
+        low, high = x.min().clamp(max=0), x.max().clamp(min=0)
         scale = torch.where(high > low, (high - low) / UINT8_MAX, torch.ones_like(high))
         zero_point = torch.round((-low / scale).clamp(0, UINT8_MAX))
         integers = (torch.round(x / scale) + zero_point).clamp(0, UINT8_MAX)
