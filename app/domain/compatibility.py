@@ -153,12 +153,16 @@ def _check_quantize(step: QuantizeSpec, target: str, model: ModelFacts, pointer:
         message = f"No layer can be quantized by the scheme {step.scheme}; there are: {names or 'none'}."
         raise _refuse(NothingToQuantize, pointer, message)
     for place, pattern in enumerate(step.exclude):
-        if not any(fnmatchcase(layer.name, pattern) for layer in layers):
-            names = ", ".join(layer.name for layer in layers)
+        if not any(_matches(pattern, layer) for layer in layers):
+            names = ", ".join(f"{layer.name} ({layer.op})" for layer in layers[:_LAYERS_NAMED])
             message = f"No layer that {step.scheme} quantizes is named {pattern!r}; there are: {names}."
             raise _refuse(ValidationFailed, f"{pointer}/exclude/{place}", message)
-    if all(any(fnmatchcase(layer.name, pattern) for pattern in step.exclude) for layer in layers):
+    if all(any(_matches(pattern, layer) for pattern in step.exclude) for layer in layers):
         raise _refuse(NothingToQuantize, f"{pointer}/exclude", "Every layer that could be quantized is excluded.")
+
+
+def _matches(pattern: str, layer: Layer) -> bool:
+    return layer.op == pattern or fnmatchcase(layer.name, pattern)
 
 
 def _takes(step: QuantizeSpec, layer: Layer) -> bool:

@@ -179,7 +179,9 @@ class QuantizeSpec(StepSpec):
         description="Keep weights in seven bits, so that 16-bit sums cannot saturate; auto: where there is no VNNI.",
     )
     exclude: tuple[str, ...] = Field(
-        (), max_length=100, description="Layers that stay in float: names or patterns such as encoder.* (fnmatch)."
+        (),
+        max_length=100,
+        description="Layers that stay in float: names, patterns such as encoder.* (fnmatch) or operators.",
     )
     group_size: Literal[32, 64, 128] | None = Field(
         None, description="Weights along a layer's inputs that share a scale, in packed weights; 32."

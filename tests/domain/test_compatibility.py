@@ -157,6 +157,7 @@ def test_layers_that_are_excluded_must_be_there_and_leave_some():
         "/recipe/0/exclude/0",
     )
     quantizes({"exclude": ["fc"]}, facts)
+    quantizes({"exclude": ["linear"]}, facts)
 
 
 def test_only_what_calibrates_needs_rows_for_it_and_only_what_trains_train_rows():

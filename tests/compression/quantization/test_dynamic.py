@@ -110,6 +110,8 @@ def test_excluded_layers_and_convolutions_stay_in_float(network, tmp_path):
     context = text_context(network, tmp_path)
     result = quantize.run(network, spec("dynamic", exclude=["query", "*_product"]), context)
     assert {layer["name"] for layer in result.details["layers"]} == {"embedding", "key", "head"}
+    result = quantize.run(network, spec("dynamic", exclude=["linear"]), context)
+    assert [layer["name"] for layer in result.details["layers"]] == ["embedding"]
     convolution = make_network(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()), (1, 4, 4))
     with pytest.raises(NothingToQuantize, match="Conv2d"):
         quantize.run(convolution, spec("dynamic"), context)

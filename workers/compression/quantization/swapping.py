@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from app.domain.errors import NoChange, NothingToQuantize
+from workers.compression.counting import OPS
 from workers.compression.network import Network
 from workers.compression.quantization.folding import fold_batch_norms
 from workers.compression.quantization.products import adopt_products
@@ -46,7 +47,7 @@ class Swapped:
                     "bits": bits[name],
                     "range": list(figures[name][0]) if name in figures else None,
                     "sqnr_db": figures[name][1] if name in figures else None,
-                    "saturated_share": layer.saturated,
+                    "saturated": layer.saturated,
                 }
                 for name, layer in self.layers.items()
             ],
@@ -66,7 +67,7 @@ def swap_layers(network: Network, makers: Mapping[type[nn.Module], Make], exclud
     found = {
         name: part
         for name, part in module.named_modules()
-        if type(part) in makers and not any(fnmatchcase(name, pattern) for pattern in exclude)
+        if type(part) in makers and not any(_names(pattern, name, part) for pattern in exclude)
     }
     if not found:
         kinds = ", ".join(sorted(kind.__name__ for kind in makers))
@@ -137,6 +138,10 @@ def _record(module: fx.GraphModule, names: Sequence[str], inputs: tuple[Tensor, 
     for handle in handles:
         handle.remove()
     return kept
+
+
+def _names(pattern: str, name: str, part: nn.Module) -> bool:
+    return fnmatchcase(name, pattern) or any(isinstance(part, kind) and op == pattern for kind, op in OPS)
 
 
 def _weighted(module: nn.Module) -> list[tuple[str, nn.Module]]:
