@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from app.domain.errors import NothingToQuantize
+from app.domain.job import EventType
 from app.domain.recipe import DistillSpec, FinetuneSpec
 from tests.compression.quantization.networks import make_network
 from tests.compression.quantization.schemes import run_onnx, run_torch, spec, text_context, write
@@ -34,15 +35,16 @@ def made(digits_network, digits_data, tmp_path_factory):
             super().save(epoch, state, finished=finished)
             kept[epoch] = {name: value.clone() for name, value in state["weights"].items()}
 
+    checkpoints = Kept(folder / "kept", 1, lambda message, _: pytest.fail(message))
     context = replace(
-        text_context(digits_network, folder), data=digits_data, checkpoints=Kept(folder / "kept", 1, events.append)
+        text_context(digits_network, folder), data=digits_data, checkpoints=checkpoints, progress=events.append
     )
     result, loaded = write(digits_network, spec("qat", **QAT), context, folder)
-    return folder, result, loaded, kept
+    return folder, result, loaded, kept, events
 
 
 def test_it_is_converted_as_static_is(made, digits_data):
-    folder, result, loaded, _ = made
+    folder, result, loaded, *_ = made
     operators = check_fused(folder / "model.onnx")
     assert (operators["QLinearConv"], operators["QGemm"]) == (2, 1)
     assert not {"Conv", "Gemm", "BatchNormalization"} & set(operators)
@@ -57,8 +59,15 @@ def test_it_is_converted_as_static_is(made, digits_data):
     assert all(layer["sqnr_db"] > 20 for layer in result.details["layers"])
 
 
+def test_progress_never_falls_though_ranges_are_found_before_anything_trains(made):
+    fractions = [event.data["fraction"] for event in made[4] if event.type == EventType.PROGRESS]
+    assert fractions == sorted(fractions)
+    assert 0 < fractions[0] < 0.05
+    assert fractions[-1] == 1
+
+
 def test_ranges_move_and_stand_still_in_the_last_third(made):
-    *_, kept = made
+    kept = made[3]
     scales = [name for name in kept[1] if name.endswith(".scale")]
     assert scales
     assert any(not torch.equal(kept[1][name], kept[2][name]) for name in scales)

@@ -9,7 +9,9 @@ from dataclasses import replace
 from torch import nn
 from torch.fx import GraphModule
 
+from app.domain.job import EventType
 from app.domain.recipe import DistillSpec, QuantizeSpec
+from app.domain.task import EventMessage
 from workers.compression.distillation.distill import teacher_loss
 from workers.compression.network import Network
 from workers.compression.quantization import static, weight_only
@@ -18,6 +20,8 @@ from workers.compression.quantization.static import torchao_quiet
 from workers.compression.step import Context, StepResult
 from workers.compression.training import fit, label_loss
 
+CALIBRATING = 0.05
+"""Share of the step that finding ranges takes, roughly."""
 FROZEN, FROZEN_FROM = ".frozen", 2 / 3
 
 
@@ -44,21 +48,34 @@ def _freeze(module: nn.Module, done: float) -> None:
             flag.fill_(done >= FROZEN_FROM)
 
 
+def _part(context: Context, begin: float, share: float) -> Context:
+    """Give the context of a part of the step, whose progress is a part of the step's."""
+
+    def progress(event: EventMessage) -> None:
+        if event.type == EventType.PROGRESS:
+            whole = begin + share * event.data["fraction"]
+            event = event.model_copy(update={"data": event.data | {"fraction": whole}})
+        context.progress(event)
+
+    return replace(context, progress=progress)
+
+
 def _run_integer(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
     with torchao_quiet():
         from workers.compression.quantization.fake import drop_dropout, round_in_training
 
+    finding, learning = _part(context, 0, CALIBRATING), _part(context, CALIBRATING, 1 - CALIBRATING)
     trained: list[StepResult] = []
 
     def tune(observed: GraphModule, reference: GraphModule) -> GraphModule:
         student = replace(network, module=round_in_training(observed))
-        trained.append(_fit(student, spec, context))
+        trained.append(_fit(student, spec, learning))
         module = trained[0].network.module
         # What the layers lose is judged against the weights that the training ended with.
         reference.load_state_dict({name: module.state_dict()[name] for name in reference.state_dict()})
         return drop_dropout(module)
 
-    result = static.run(network, spec, context, tune)
+    result = static.run(network, spec, finding, tune)
     return StepResult(result.network, result.details | trained[0].details, trained[0].earlier_seconds)
 
 
