@@ -19,7 +19,7 @@ _WEIGHTS = {
 }
 PRECISIONS = {"int8": "int8", "int4": "int4", "fp16": "float16", "bf16": "bfloat16"}
 """What a target calls each of the formats that weights are stored in."""
-_OF_PACKING = {"group_size": 32, "symmetric": True}
+_OF_PACKING = {"group_size": 32, "symmetric": False}
 _OF_TRAINING = {"epochs": 3, "learning_rate": 0.001, "batch_size": 64, "optimizer": "sgd", "weight_decay": 1e-4}
 _OF_TEACHER = {"temperature": 4.0, "alpha": 0.7}
 _MEASURES = ("amount", "macs_ratio", "parameters_ratio")
@@ -187,7 +187,7 @@ class QuantizeSpec(StepSpec):
         None, description="Weights along a layer's inputs that share a scale, in packed weights; 32."
     )
     symmetric: bool | None = Field(
-        None, description="Whether the groups of packed weights have no zero point of their own; true."
+        None, description="Whether the groups of packed weights have no zero point of their own; false."
     )
     epochs: int | None = Field(None, ge=1, le=1000, description="Passes over the training split, of qat; 3.")
     learning_rate: float | None = Field(

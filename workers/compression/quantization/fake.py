@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e import DerivedObserverOrFakeQuantize, FakeQuantizeBase, ObserverBase
 
+from workers.compression.quantization.quantizer import SMALLEST_SCALE
+
 FOLLOWING = 0.01
 """Share of a batch's range in the running one of an activation."""
 _CHANNELS = frozenset({torch.per_channel_symmetric, torch.per_channel_affine})
@@ -29,7 +31,7 @@ class TrainedRange(FakeQuantizeBase):  # type: ignore[misc]
         self.dtype, self.qscheme = observer.dtype, observer.qscheme
         self.quant_min, self.quant_max = observer.quant_min, observer.quant_max
         self.ch_axis = getattr(observer, "ch_axis", -1)
-        self.smallest = float(observer.eps)
+        self.smallest = float(getattr(observer, "eps", SMALLEST_SCALE))
         scale, zero_point = observer.calculate_qparams()
         self.register_buffer("scale", scale.float())
         self.register_buffer("zero_point", zero_point.to(torch.int32))
