@@ -95,7 +95,7 @@ def _check_splits(spec: JobSpec, dataset: DatasetFacts) -> None:
     if not {"train", "validation"} & splits.keys():
         raise _mismatch("The data set has neither a validation split nor a train split to cut one from.")
     for position, step in enumerate(spec.recipe):
-        if step.trains and ("train" not in splits or splits["train"].samples < _FEWEST_TRAIN_ROWS):
+        if step.trained_epochs and ("train" not in splits or splits["train"].samples < _FEWEST_TRAIN_ROWS):
             message = f"The step trains; the data set has fewer than {_FEWEST_TRAIN_ROWS} train rows."
             raise _refuse(DatasetMismatch, f"/recipe/{position}", message)
         if isinstance(step, PruneSpec) and step.criterion == "taylor" and "train" not in splits:
@@ -117,7 +117,7 @@ def _check_order(spec: JobSpec) -> None:
 def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
     for position, step in enumerate(spec.recipe):
         pointer = f"/recipe/{position}"
-        if step.trains and not model.trainable:
+        if step.trained_epochs and not model.trainable:
             raise _refuse(NotTrainable, pointer, "The step trains, and this network was exported without a way to.")
         if (
             isinstance(step, PruneSpec)

@@ -14,7 +14,8 @@ from workers.compression.counting import count_macs, count_parameters
 from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups, find_groups
 from workers.compression.pruning.plan import override, pick, pools, tally
-from workers.compression.pruning.scoring import UNSCALED, scorable, score, tensor_of
+from workers.compression.pruning.rounds import Rounds, share_gone
+from workers.compression.pruning.scoring import TAYLOR_ROWS, UNSCALED, scorable, score, tensor_of
 from workers.compression.pruning.selection import Labels, Part
 from workers.compression.pruning.surgery import remove
 from workers.compression.step import Context, StepResult
@@ -42,20 +43,19 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
         raise NothingToPrune("Every layer that could lose channels is excluded.", hint="Exclude fewer layers.")
     totals = {part: len(units) for part, units in found.items()}
     smaller, removed = network, dict.fromkeys(totals, 0)
-    for done in range(1, spec.rounds + 1):
-        if done > 1:
+    rounds = Rounds(spec, context)
+    for number in range(1, spec.rounds + 1):
+        if number > 1:
             groups = find_groups(smaller)
             found = pools(groups, scorable(smaller, groups, spec.criterion), spec)
-        due = {
-            part: round(total * _amount(part, spec) * done / spec.rounds) - removed[part]
-            for part, total in totals.items()
-        }
-        units = _select(smaller, groups, found, spec, context, due, _goal(network, spec, done / spec.rounds))
+        gone = share_gone(spec, number)
+        due = {part: round(total * _amount(part, spec) * gone) - removed[part] for part, total in totals.items()}
+        units = _select(smaller, groups, found, spec, context, due, _goal(network, spec, gone))
         for part, count in tally(found, units).items():
             removed[part] += count
         if units.size:
             smaller = remove(smaller, groups, units)
-        context.fraction(done / spec.rounds, f"round {done} of {spec.rounds}: {len(units)} channels removed")
+        smaller = rounds.end(smaller, len(units), "channels")
     met, taken = _ratio_met(network, smaller, spec), sum(removed.values())
     if not taken:
         raise NoChange(
@@ -64,7 +64,10 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
         )
     _check(network, smaller)
     details = _details(network, smaller, sum(totals.values()), taken)
-    return StepResult(smaller, details | met | _unscored(network, spec.criterion))
+    details |= met | _unscored(network, spec.criterion) | {"rounds": rounds.rows}
+    if spec.criterion == "taylor":
+        details["gradient_rows"] = min(TAYLOR_ROWS, context.data.rows("train"))
+    return StepResult(smaller, details, rounds.earlier_seconds)
 
 
 @dataclass(frozen=True)

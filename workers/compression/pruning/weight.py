@@ -15,13 +15,18 @@ from app.domain.recipe import PruneSpec
 from workers.compression.inference import compute_logits
 from workers.compression.network import Network
 from workers.compression.pruning.masks import all_but, lowest, lowest_of_rows, wanda
+from workers.compression.pruning.rounds import Rounds, share_gone
 from workers.compression.step import Context, StepResult
 
 WANDA_ROWS = 1024
 
+Layers = dict[str, nn.Conv2d | nn.Linear]
+
 
 def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
     """Zero ``spec.amount`` of the weights of convolutions and linear layers, or all but n of every m inputs.
+
+    Zeros count towards the amount and stay through recoveries, so that each round adds to those before.
 
     Raises:
         NothingToPrune: no layer can be pruned so; the reasons are in the message.
@@ -32,11 +37,16 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
     if not layers:
         found = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise NothingToPrune(f"No weight can go. {found or 'There is no convolution or linear layer.'}")
-    scores = _scores(network, layers, spec, context)
-    zeros = {name: int((part.weight == 0).sum()) for name, part in layers.items()}
-    with torch.no_grad():
-        for name, gone in _choose(scores, layers, spec).items():
-            layers[name].weight.masked_fill_(gone, 0)
+    zeros = _count_zeros(layers)
+    rounds = Rounds(spec, context)
+    for number in range(1, spec.rounds + 1):
+        before = sum(_count_zeros(layers).values())
+        scores = _scores(smaller, layers, spec, context)
+        with torch.no_grad():
+            for name, gone in _choose(scores, layers, spec, share_gone(spec, number)).items():
+                layers[name].weight.masked_fill_(gone, 0)
+        smaller = rounds.end(smaller, sum(_count_zeros(layers).values()) - before, "weights")
+        layers, _ = _layers(smaller, spec)
     rows = [
         {
             "name": name,
@@ -49,15 +59,14 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
     total, left = (sum(int(str(row[key])) for row in rows) for key in ("weights", "zeros_after"))
     if left <= sum(zeros.values()):
         raise NoChange("no weight became zero that was not", hint="Ask for a larger amount.")
-    context.fraction(1, f"{left} of {total} weights are zero")
-    details: dict[str, object] = {"layers": rows, "sparsity": left / total}
+    details: dict[str, object] = {"layers": rows, "sparsity": left / total, "rounds": rounds.rows}
     details["unprunable"] = [{"name": name, "reason": reason} for name, reason in reasons.items()]
     if spec.criterion == "wanda":
         details["calibration_rows"] = min(WANDA_ROWS, context.data.rows("calibration"))
-    return StepResult(smaller, details)
+    return StepResult(smaller, details, rounds.earlier_seconds)
 
 
-def _layers(network: Network, spec: PruneSpec) -> tuple[dict[str, nn.Conv2d | nn.Linear], dict[str, str]]:
+def _layers(network: Network, spec: PruneSpec) -> tuple[Layers, dict[str, str]]:
     """List the layers whose weights may go, and why those of the others may not."""
     found, reasons = {}, {}
     for name, part in network.module.named_modules():
@@ -74,13 +83,15 @@ def _layers(network: Network, spec: PruneSpec) -> tuple[dict[str, nn.Conv2d | nn
     return found, reasons  # type: ignore[return-value]  # every class of them has a weight
 
 
+def _count_zeros(layers: Layers) -> dict[str, int]:
+    return {name: int((part.weight == 0).sum()) for name, part in layers.items()}
+
+
 def _input_axis(part: nn.Module) -> int:
     return 0 if isinstance(part, _ConvTransposeNd) else 1
 
 
-def _scores(
-    network: Network, layers: dict[str, nn.Conv2d | nn.Linear], spec: PruneSpec, context: Context
-) -> dict[str, torch.Tensor]:
+def _scores(network: Network, layers: Layers, spec: PruneSpec, context: Context) -> dict[str, torch.Tensor]:
     """Score every weight; one that is zero already scores below all others."""
     if spec.criterion == "random":
         generator = torch.Generator().manual_seed(context.seed)
@@ -93,12 +104,11 @@ def _scores(
     return {name: found.masked_fill(layers[name].weight == 0, -1) for name, found in scores.items()}
 
 
-def _choose(
-    scores: dict[str, torch.Tensor], layers: dict[str, nn.Conv2d | nn.Linear], spec: PruneSpec
-) -> dict[str, torch.Tensor]:
+def _choose(scores: dict[str, torch.Tensor], layers: Layers, spec: PruneSpec, share: float) -> dict[str, torch.Tensor]:
+    """Mark the weights that are to be zero once this share of the amount is gone."""
     if spec.kept:
         return {name: all_but(found, *spec.kept, _input_axis(layers[name])) for name, found in scores.items()}
-    amount = spec.amount or 0.0
+    amount = (spec.amount or 0.0) * share
     if spec.criterion == "wanda":
         return {name: lowest_of_rows(found, amount) for name, found in scores.items()}
     if spec.scope == "layer":
