@@ -105,8 +105,8 @@ class PruneSpec(StepSpec):
     )
     sensitivity: str | None = Field(
         None,
-        description="Id of a job that analyzed this model on this data set: more goes where its table says that "
-        "accuracy suffers least, and the amount or ratio holds for all groups together.",
+        description="Id of a job that analyzed this model, by this criterion and on this data set: more goes where "
+        "its table says that accuracy suffers least, and the amount or ratio holds for all groups together.",
     )
 
     @property

@@ -13,13 +13,16 @@ class _Part(BaseModel):
 
 
 class Measurement(_Part):
-    """The network without the least important ``removed`` of one group; ``drop`` is of accuracy."""
+    """The network without the least important ``removed`` of one group; ``drop`` is of accuracy.
+
+    ``loss`` is null where it is not finite.
+    """
 
     amount: float = Field(gt=0, le=1)
     removed: int = Field(ge=1)
     accuracy: float = Field(ge=0, le=1)
     drop: float = Field(ge=-1, le=1)
-    loss: float
+    loss: float | None
 
 
 class GroupSensitivity(_Part):
@@ -44,7 +47,7 @@ class SensitivityTable(_Part):
     split: Literal["train", "calibration"]
     rows: int = Field(ge=1)
     accuracy: float = Field(ge=0, le=1)
-    loss: float
+    loss: float | None
     complete: bool
     seconds: float
     groups: tuple[GroupSensitivity, ...] = Field(min_length=1)

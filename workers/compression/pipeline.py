@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from app.domain.errors import ObjectiveMissed
 from app.domain.job import LatencySpec, Objective, Stage
 from app.domain.recipe import Recipe, Step
 from app.domain.report import DataFigures, LatencyFigures, Report, StepOutcome
+from app.domain.sensitivity import SensitivityTable
 from app.domain.task import REPORT_FILE, ArtifactKind, ArtifactMessage
 from workers.compression import evaluation, training
 from workers.compression.bundle import write_bundle
@@ -82,6 +83,7 @@ def compress(
     device: torch.device,
     output: Output,
     service_version: str,
+    sensitivities: Mapping[str, SensitivityTable] | None = None,
 ) -> Report:
     """Run a recipe and write ``model.onnx``, ``model.pt2``, ``report.json`` and ``benchmark.zip``.
 
@@ -90,7 +92,8 @@ def compress(
     """
     tracker = Tracker(output.progress, [1.0, *map(_weight, recipe), *_CLOSING_WEIGHTS])
     with tempfile.TemporaryDirectory() as scratch:
-        context = Context(network, data, seed, device, tracker, Path(scratch))
+        tables = sensitivities or {}
+        context = Context(network, data, seed, device, tracker, Path(scratch), sensitivities=tables)
         files = (Path(scratch) / "baseline.onnx", output.folder / MODEL_ONNX)
         with tracker.part(Stage.BASELINE, "Measuring the network as it was uploaded"):
             onnx.save(network, files[0])
