@@ -19,6 +19,7 @@ class IdSpace:
         self.count = 0
         self._edges: list[NDArray[np.int64]] = []
         self._frozen: list[tuple[NDArray[np.int64], str]] = []
+        self._constants: set[int] = set()
 
     def fresh(self, *shape: int) -> torch.Tensor:
         size = int(np.prod(shape))
@@ -30,7 +31,13 @@ class IdSpace:
         """Make ids for values that no weight can shrink: one frozen id everywhere."""
         one = self.fresh(1)
         self.freeze(one, reason)
+        self._constants.add(int(one))
         return one.view([1] * len(shape)).expand(shape)
+
+    def is_constant(self, ids: torch.Tensor) -> bool:
+        """Tell whether these are the ids of values that no weight can shrink."""
+        small = compact(ids)
+        return small.numel() == 1 and int(small) in self._constants
 
     def join(self, left: torch.Tensor, right: torch.Tensor) -> None:
         """Tie ids that stand at the same place; the shapes broadcast."""
