@@ -1,32 +1,13 @@
 """A pruned network computes what the whole one does when nobody listens to the channels that went."""
 
-import numpy as np
 import pytest
 import torch
 
 from tests.compression.networks import ZOO, make
+from tests.compression.pruning.masking import masked, some
 from workers.compression.lifting import lift
 from workers.compression.pruning.groups import find_groups
-from workers.compression.pruning.selection import Share, choose, line
 from workers.compression.pruning.surgery import remove
-
-
-def masked(network, groups, units):
-    """Zero what every weight reads from the channels of these units."""
-    deaf = network.clone()
-    dead = torch.from_numpy(np.isin(groups.labels, units))
-    for (name, axis), ids in groups.walk.dimensions.items():
-        owner, _, leaf = name.rpartition(".")
-        tensor = getattr(deaf.module.get_submodule(owner), leaf)
-        if tensor.dim() > 1 and groups.walk.producers.get(name) != axis:
-            tensor.data.index_fill_(axis, dead[ids].nonzero().flatten(), 0)
-    return deaf
-
-
-def some(groups, amount, seed=0):
-    scores = np.random.default_rng(seed).random(len(groups.units))
-    share = Share(groups.units[np.argsort(scores)], round(amount * len(groups.units)))
-    return choose([share], [line(labels, 1) for labels in groups.lines])[0]
 
 
 @pytest.mark.parametrize("amount", [0.2, 0.5, 0.9])
