@@ -166,8 +166,7 @@ def test_example_tokens_are_known_to_every_table_and_masks_hide_nothing():
             flat = self.words(words.view(-1, words.shape[-1]))
             return (flat + self.kinds(kinds)) * mask[..., None] * scale
 
-    ints = torch.zeros(2, 5, dtype=torch.int64)
-    given = (ints, ints, ints, torch.randn(2, 5, 4))
+    given = (*(torch.zeros(2, 5, dtype=torch.int64) for _ in range(3)), torch.randn(2, 5, 4))
     batch = Dim("batch")
     exported = torch.export.export(Tokens().eval(), given, dynamic_shapes=tuple({0: batch} for _ in given))
     words, kinds, mask, scale = lift(exported).example_inputs(30)

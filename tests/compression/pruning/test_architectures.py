@@ -20,7 +20,6 @@ from workers.compression.lifting import lift
 from workers.compression.pruning.groups import find_groups
 from workers.compression.pruning.surgery import remove
 
-
 # torch's own LSTM sets the list of its weights anew whenever it runs.
 pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes? self.lstm._flat_weights:UserWarning")
 

@@ -117,7 +117,7 @@ def _square_up(walk: Walk, observed: list[torch.Tensor]) -> None:
     while changed:
         changed = False
         for ids in scattered:
-            labels = torch.from_numpy(walk.space.components()[0])[ids]
+            labels = torch.from_numpy(walk.space.labels())[ids]
             axes = [axis for axis in range(ids.dim()) if varies(labels, axis)]
             if len(axes) > 1:
                 axis = max(axes, key=lambda axis: (_units_left(labels, axis), axis))
