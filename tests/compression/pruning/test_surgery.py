@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.export import Dim
 
 from tests.compression.networks import ZOO, make
 from tests.compression.pruning.masking import masked, some
@@ -48,6 +50,27 @@ def test_a_fixed_batch_is_pruned_too():
     x = torch.randn(3, 3, 8, 8)
     with torch.no_grad():
         difference = remove(network, groups, units).module(x) - masked(network, groups, units).module(x)
+    assert difference.abs().max() <= 1e-5
+
+
+def test_what_meets_a_value_spread_over_heads_loses_whole_heads():
+    class Spread(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.fc = nn.Linear(6, 12), nn.Linear(12, 2)
+
+        def forward(self, x):
+            # Three heads of four: no head can lose one of the four, which the constant counts.
+            return self.fc((self.wide(x).view(-1, 3, 4) * torch.linspace(1, 2, 4)).flatten(1))
+
+    exported = torch.export.export(Spread(), (torch.randn(2, 6),), dynamic_shapes=({0: Dim("batch")},))
+    network = lift(exported)
+    groups = find_groups(network)
+    assert len(groups.units) == 3
+    small = remove(network, groups, groups.units[1:])
+    x = torch.randn(5, 6)
+    assert small.module.get_parameter("wide.weight").shape == (4, 6)
+    difference = small.module(x) - masked(network, groups, groups.units[1:]).module(x)
     assert difference.abs().max() <= 1e-5
 
 
