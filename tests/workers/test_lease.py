@@ -11,7 +11,7 @@ from app.db import artifacts, jobs
 from app.db.tables import DatasetRow, ModelRow, OutboxRow
 from app.services import recovery
 from app.storage import Storage, content_key
-from tests.workers.site import LIMITS, Site
+from tests.workers.site import LIMITS
 from tests.workers.test_runner import SLEEPER, in_thread, until
 from workers.isolation.backends import probe
 from workers.runner import run_job
@@ -36,21 +36,6 @@ open(out + "/model.onnx", "w").write(f"after {epoch}")
 say(type="artifact", name="model.onnx", kind="model", format="onnx")
 say(type="done")
 """
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
-
-
-@pytest.fixture
-def job_id(site, tmp_path):
-    model, data = tmp_path / "m.pt2", tmp_path / "d.npz"
-    model.write_bytes(b"model")
-    data.write_bytes(b"data")
-    return site.submit(site.add_upload(ModelRow, model), site.add_upload(DatasetRow, data), time_limit_seconds=60)
 
 
 def place(site, body):
@@ -216,7 +201,8 @@ def test_a_full_disk_is_transient_and_leaves_no_half_artifact(site, job_id, smal
 def _small(site, folder):
     storage = Storage(folder.as_uri())
     for path in (site.data / "m.pt2", site.data / "d.npz"):
-        storage.store_file(path, site.project)
+        with path.open("rb") as file:
+            storage.store_file(file, site.project)
     return storage
 
 

@@ -5,25 +5,9 @@ import pytest
 from sqlalchemy import select
 
 from app.db import artifacts, outbox
-from app.db.tables import DatasetRow, ModelRow, OutboxRow
+from app.db.tables import OutboxRow
 from app.storage import content_key
-from tests.workers.site import Site
 from workers.runner import run_job
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
-
-
-@pytest.fixture
-def job_id(site, tmp_path):
-    model, data = tmp_path / "m.pt2", tmp_path / "d.npz"
-    model.write_bytes(b"model")
-    data.write_bytes(b"data")
-    return site.submit(site.add_upload(ModelRow, model), site.add_upload(DatasetRow, data), time_limit_seconds=60)
 
 
 def names(site, job_id):
