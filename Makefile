@@ -37,6 +37,10 @@ test: setup ## Run the tests
 faults: setup ## Kill, cut and fill parts of the service, 100 rounds
 	$(BIN)/python -m tests.faults --rounds 100
 
+.PHONY: hostile
+hostile: setup ## Send hostile and damaged files through admission, 2,646 of them
+	$(BIN)/python -m tests.hostile
+
 .PHONY: lint
 lint: setup ## Check style, types and imports
 	$(BIN)/ruff check .
