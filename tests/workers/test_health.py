@@ -17,7 +17,6 @@ from tests.workers.test_queue import Queue
 from tests.workers.test_runner import until
 
 WORKER = [sys.executable, "-m", "app.cli", "worker", "--queue", "inspect"]
-START_SECONDS = 60
 FINE = {"database": "ok", "broker": "ok", "storage": "ok"}
 
 
@@ -60,7 +59,7 @@ def tells(port, **expected):
 
 def test_a_worker_tells_its_isolation_and_whether_it_works(queue, port, tmp_path):
     process = start(queue, QUICK_WORKER, WINNOW_WORKER_HEALTH_PORT=str(port))
-    until(lambda: tells(port, status="ready", busy=False), START_SECONDS)
+    until(lambda: tells(port, status="ready", busy=False))
     status, body = ask(port)
     assert status == 200
     isolation = next(name for name in ("bubblewrap", "landlock") if name in WORKING)
@@ -75,7 +74,7 @@ def test_a_worker_tells_its_isolation_and_whether_it_works(queue, port, tmp_path
     job = queue.site.submit(*inputs)
     queue.relay.wake()
     until(lambda: tells(port, status="ready", busy=True))
-    until(lambda: queue.site.job(job).ended_at, START_SECONDS)
+    until(lambda: queue.site.job(job).ended_at)
     until(lambda: tells(port, status="ready", busy=False))
 
     process.send_signal(signal.SIGTERM)
@@ -87,13 +86,13 @@ def test_a_worker_names_what_it_lacks_and_is_ready_again_without_a_restart(queue
     queue.broker.terminate()
     queue.broker.wait(10)
     start(queue, [*WORKER, "--health-port", str(port)])
-    until(lambda: tells(port, status="starting", queue="inspect"), START_SECONDS)
+    until(lambda: tells(port, status="starting", queue="inspect"))
     status, body = ask(port)
     assert (status, body["parts"]) == (503, FINE | {"broker": "The broker does not answer."})
     assert ask(port, "/healthz")[0] == 200
     clear_stale_broker(queue.path)
     queue.start_broker()
-    until(lambda: tells(port, status="ready", parts=FINE), START_SECONDS)
+    until(lambda: tells(port, status="ready", parts=FINE))
 
     objects, aside = queue.site.data / "objects", queue.site.data / "aside"
     objects.mkdir(exist_ok=True)

@@ -14,11 +14,14 @@ from app.storage import content_key
 from tests.workers.site import LIMITS
 from tests.workers.test_runner import names
 from workers import outputs
+from workers.deliveries import Announcements
 from workers.inspection import inspect
 from workers.isolation.backends import probe
 from workers.runner import run_job
 from workers.sandbox import ProtocolBreach, Sandbox
 from workers.workplace import Timing
+
+pytestmark = pytest.mark.timeout(60)
 
 SECRET = b"what only the supervisor may read"
 QUICK = Timing(checkpoint_seconds=0.05, retry_delay_seconds=0)
@@ -110,12 +113,11 @@ def test_a_file_swapped_for_a_link_between_its_announcement_and_its_reading_is_n
             os.replace(spare, path)
     open(path, "w").write("weights")
     threading.Thread(target=swap, daemon=True).start()
-    for _ in range(100):
+    for _ in range(40):
         {ANNOUNCE}
     """
-    for attempt in (1, 2, 3, 4):
-        run_job(place(site, body), job_id, attempt)
-    assert site.job(job_id).failure["code"] == "child_crashed"
+    run_job(place(site, body), job_id, 1)
+    assert reasons(site, job_id) == [None, None, "child_crashed"]
     assert SECRET not in kept(site, job_id).values()
     assert set(kept(site, job_id)) <= {"model.onnx", "job.log"}
 
@@ -127,11 +129,11 @@ def test_a_file_that_is_still_written_to_is_no_artifact(site, job_id):
     def write():
         while True:
             file.write(bytes(1 << 16))
-            if file.tell() > 32 << 20:
+            if file.tell() > 4 << 20:
                 file.truncate(0)
                 file.seek(0)
     threading.Thread(target=write, daemon=True).start()
-    for _ in range(50):
+    for _ in range(20):
         {ANNOUNCE}
     """
     run_job(place(site, body), job_id, 1)
@@ -183,17 +185,19 @@ def test_files_full_of_holes_are_counted_by_what_they_would_be_when_stored(site,
     assert set(names(site, job_id)) == {"a", "job.log"}
 
 
-def test_too_many_artifacts_are_a_breach(site, job_id):
-    body = """
-    for number in range(300):
-        name = f"model-{number}"
-        open(out + "/" + name, "w").write("same")
-        say(type="artifact", name=name, kind="model", format="onnx")
-    say(type="done")
-    """
-    run_job(place(site, body), job_id, 1)
-    assert reasons(site, job_id)[-1] == "child_crashed"
-    assert len(names(site, job_id).keys() - {"job.log"}) == 200
+def test_too_many_artifacts_are_a_breach(tmp_path):
+    announcements = Announcements(tmp_path, 1 << 20)
+    for number in range(201):
+        (tmp_path / f"model-{number}").write_text("same")
+
+    def announce(number):
+        with announcements.opened(f"model-{number}") as file:
+            assert file.read() == b"same"
+
+    for number in [*range(200), 0]:  # one of them again, as a candidate that was replaced
+        announce(number)
+    with pytest.raises(ProtocolBreach, match="more than 200"):
+        announce(200)
 
 
 @pytest.mark.parametrize(
@@ -213,10 +217,11 @@ def test_no_harm_to_the_checkpoints_keeps_what_is_not_theirs_or_ends_the_worker(
     time.sleep(0.5)
     os.abort()
     """
+    before = threading.active_count()
     run_job(place(site, body, disk_bytes=4 << 20), job_id, 1)
     assert reasons(site, job_id) == [None, None, "child_crashed"]
     assert "checkpoint.tar" not in names(site, job_id)
-    assert threading.active_count() == 1
+    assert threading.active_count() == before
 
 
 def test_a_checkpoint_holds_the_files_of_its_folder_alone(site, job_id, secret, tmp_path):

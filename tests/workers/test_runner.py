@@ -88,12 +88,19 @@ def test_a_child_that_dies_or_lies_is_tried_again_three_times_and_no_more(site, 
 
 
 def in_thread(workplace, job_id):
-    thread = threading.Thread(target=run_job, args=(workplace, job_id, 1))
+    # A daemon, for one that hangs is not to hold up the end of all tests.
+    thread = threading.Thread(target=run_job, args=(workplace, job_id, 1), daemon=True)
     thread.start()
     return thread
 
 
-def until(condition, seconds=20):
+def ended(thread, seconds=30):
+    """Wait for a worker's thread, which has been given a reason to end."""
+    thread.join(seconds)
+    assert not thread.is_alive()
+
+
+def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -108,7 +115,7 @@ def test_a_running_job_is_cancelled_within_five_seconds(site, job_id):
     until(lambda: site.job(job_id).stage == "distilling")
     began = time.monotonic()
     site.cancel(job_id)
-    thread.join()
+    ended(thread)
     assert time.monotonic() - began < 5
     assert site.job(job_id).state == "cancelled"
     assert site.nothing_runs()
@@ -131,7 +138,7 @@ def test_a_worker_that_has_to_end_puts_its_job_back(site, job_id):
     thread = in_thread(workplace, job_id)
     until(lambda: site.job(job_id).stage == "distilling")
     workplace.stopping.set()
-    thread.join()
+    ended(thread)
     job = site.job(job_id)
     assert (job.state, job.attempt, job.stage) == ("queued", 1, None)
     with site.sessions() as session:
