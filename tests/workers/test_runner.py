@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import select
 
 from app.db import artifacts, outbox
-from app.db.tables import OutboxRow
+from app.db.tables import DatasetRow, ModelRow, OutboxRow
 from app.storage import content_key
 from workers.runner import run_job
 
@@ -129,6 +129,9 @@ def test_a_job_over_its_time_is_ended(site, tmp_path, job_id):
     job = site.job(job_id)
     assert (job.state, job.failure["code"]) == ("timed_out", "time_limit_exceeded")
     assert site.nothing_runs()
+    other = site.submit(site.upload(ModelRow, row.model_id), site.upload(DatasetRow, row.dataset_id))
+    run_job(site.workplace('say(type="done")'), other, 1)
+    assert site.job(other).state == "succeeded"
 
 
 def test_a_worker_that_has_to_end_puts_its_job_back(site, job_id):
