@@ -22,7 +22,7 @@ FACTS_FILE = "facts.json"
 """Written by the two inspections into the output folder: ModelFacts or DatasetFacts."""
 REPORT_FILE = "report.json"
 CHECKPOINTS_FOLDER = "checkpoints"
-"""What the child needs to go on where it was killed; the supervisor carries all of it to the next attempt's folder."""
+"""What the child needs to go on where it was killed; the supervisor carries its files to the next attempt's folder."""
 LOG_FILE = "job.log"
 CHECKPOINT_FILE = "checkpoint.tar"
 """Artifacts of the supervisor's own: no child may announce one of these names."""
@@ -51,6 +51,8 @@ class Compress(_Part):
     dataset_path: str
     dataset_format: DatasetFormat
     job: JobSpec
+    sensitivities: dict[str, str] = {}
+    """For each job whose table a step takes, the path of that table."""
     device: str = "cpu"
     threads: int = 2
     service_version: str = ""

@@ -20,11 +20,11 @@ CHUNK_ROWS = 4096
 
 def run(network: Network, spec: DistillSpec, context: Context) -> StepResult:
     """Train by ``kd_loss``."""
-    return fit(network, spec, context, teacher_loss(spec, context))
+    return fit(network, spec, context, imitate(spec, context))
 
 
-def teacher_loss(spec: DistillSpec, context: Context) -> Criterion:
-    """Give the loss against the teacher's outputs, which are computed once, as no row is ever augmented."""
+def imitate(spec: DistillSpec, context: Context) -> Criterion:
+    """Give the loss against the baseline; its outputs are computed once, as no row is ever augmented."""
 
     @functools.cache
     def targets() -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ EMBEDDING_GROUP = 128
 def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
     """Quantize linear layers with their inputs, and the rows of embeddings, which no product follows.
 
-    Convolutions stay in float: ONNX Runtime's ConvInteger is slower than its float kernel (ADR 10).
+    Convolutions stay in float: ONNX Runtime's ConvInteger is slower than its float kernel (ADR 14).
     """
     with torchao_quiet():
         from workers.compression.quantization.quantizer import WEIGHT_MAX, WEIGHT_MAX_REDUCED

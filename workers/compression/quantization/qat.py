@@ -12,13 +12,13 @@ from torch.fx import GraphModule
 from app.domain.job import EventType
 from app.domain.recipe import DistillSpec, QuantizeSpec
 from app.domain.task import EventMessage
-from workers.compression.distillation.distill import teacher_loss
+from workers.compression.distillation.distill import imitate
 from workers.compression.network import Network
 from workers.compression.quantization import static, weight_only
 from workers.compression.quantization.rounding import make_trainable, pack_trained
 from workers.compression.quantization.static import torchao_quiet
 from workers.compression.step import Context, StepResult
-from workers.compression.training import fit, label_loss
+from workers.compression.training import fit, fit_labels
 
 CALIBRATING = 0.05
 """Share of the step that finding ranges takes, roughly."""
@@ -38,7 +38,7 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
 def _fit(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
     training = spec.training
     assert training is not None
-    loss = teacher_loss(training, context) if isinstance(training, DistillSpec) else label_loss
+    loss = imitate(training, context) if isinstance(training, DistillSpec) else fit_labels
     return fit(network, training, context, loss, _freeze)
 
 
