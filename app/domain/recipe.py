@@ -133,6 +133,28 @@ class FinetuneSpec(TrainingSpec):
     method: Literal["finetune"]
 
 
+Observer = Literal["histogram", "minmax", "percentile", "mse"]
+Choice = Literal["auto", "on", "off"]
+
+
+class LayerOverride(BaseModel):
+    """How one layer departs from the rest of its step; what is not given stays as it is there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bits: int | None = Field(
+        None, ge=2, le=8, description="Weights within ±(2^(bits−1) − 1); they are stored as bytes all the same."
+    )
+    observer: Observer | None = Field(None, description="How the ranges of what the layer reads and gives are found.")
+    keep_float: bool = Field(False, description="The layer stays in float.")
+
+    @model_validator(mode="after")
+    def _say_something(self) -> Self:
+        if self.keep_float == (self.bits is not None or self.observer is not None):
+            raise ValueError("give bits, an observer or both, or else keep_float")
+        return self
+
+
 class QuantizeSpec(StepSpec):
     """Store weights and compute activations as eight-bit integers."""
 
@@ -142,11 +164,58 @@ class QuantizeSpec(StepSpec):
     )
     weights: Literal["int8"] = Field("int8", description="Symmetric, one scale an output channel.")
     activations: Literal["uint8"] = Field("uint8", description="Asymmetric, one scale a tensor.")
-    observer: Literal["histogram", "minmax"] = Field("histogram", description="How ranges of activations are found.")
+    observer: Observer = Field(
+        "histogram",
+        description="How ranges of activations are found. minmax: all that was seen; percentile: all but its tails; "
+        "histogram: the least expected error, of steps and of what is cut off; mse: the least error measured.",
+    )
+    percentile: float = Field(
+        99.99, gt=50, le=100, description="Of the values seen, the percentage that the observer percentile keeps."
+    )
+    symmetric_activations: bool = Field(
+        False, description="Zero lies in the middle of the bytes, at 128, so that both signs reach equally far."
+    )
     samples: int = Field(256, ge=1, le=100_000, description="Calibration rows to observe.")
-    reduce_range: Literal["auto", "on", "off"] = Field(
+    calibration_batch_size: int = Field(
+        32, ge=1, le=4096, description="Calibration rows at a time; a fixed batch stays as it is."
+    )
+    reduce_range: Choice = Field(
         "auto",
         description="Keep weights in seven bits, so that 16-bit sums cannot saturate; auto: where there is no VNNI.",
+    )
+    bias_correction: Choice = Field(
+        "auto",
+        description="Move biases by what quantization shifts each output channel's mean (Nagel 2019); "
+        "auto: where outputs on calibration rows come nearer to the float ones.",
+    )
+    smooth_quant: Choice = Field(
+        "auto",
+        description="Move scale from activations into the weights that read them (Xiao 2023), where a layer norm or "
+        "a linear layer can take it; auto: where outputs on calibration rows come nearer to the float ones.",
+    )
+    smooth_alpha: float = Field(0.5, ge=0, le=1, description="Share of the activations' range that weights take over.")
+    include: tuple[str, ...] = Field(
+        (),
+        max_length=100,
+        description="Only these layers: names, patterns such as stages.* (fnmatch) or operators such as conv2d; "
+        "all where none is given.",
+    )
+    exclude: tuple[str, ...] = Field(
+        (),
+        max_length=100,
+        description="Layers that stay in float, likewise; operators without weights too, such as add or matmul.",
+    )
+    overrides: dict[str, LayerOverride] = Field(
+        {}, max_length=100, description="Single layers, by name, pattern or operator; the first that matches holds."
+    )
+    evaluations: int = Field(
+        64,
+        ge=1,
+        le=10_000,
+        description="With an objective: how many choices of layers may be tried to hold it by leaving layers in float.",
+    )
+    gate_rows: int = Field(
+        1024, ge=1, le=100_000, description="With an objective: rows to judge those choices on, never validation rows."
     )
 
 

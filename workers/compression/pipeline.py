@@ -90,7 +90,7 @@ def compress(
     """
     tracker = Tracker(output.progress, [1.0, *map(_weight, recipe), *_CLOSING_WEIGHTS])
     with tempfile.TemporaryDirectory() as scratch:
-        context = Context(network, data, seed, device, tracker, Path(scratch))
+        context = Context(network, data, seed, device, tracker, Path(scratch), objective=objective)
         files = (Path(scratch) / "baseline.onnx", output.folder / MODEL_ONNX)
         with tracker.part(Stage.BASELINE, "Measuring the network as it was uploaded"):
             onnx.save(network, files[0])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from app.domain.job import EventType
+from app.domain.job import EventType, Objective
 from app.domain.task import EventMessage
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class Context:
     progress: Progress
     folder: Path
     checkpoints: "Checkpoints | None" = None
+    objective: Objective | None = None
+    """What the job may lose; a step that can trade for it does."""
 
     def fraction(self, value: float, message: str) -> None:
         """Report the share of this step that is done, from 0 to 1."""
