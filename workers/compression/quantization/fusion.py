@@ -11,7 +11,6 @@ import onnxruntime
 from app.domain.errors import CheckFailed
 
 INTEGER_LAYERS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat"})
-FLOAT_LAYERS = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 MOVING = frozenset(
     {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Resize", "Identity", "Expand", "Slice"}
 )
@@ -40,11 +39,11 @@ def check_fused(path: Path) -> Counter[str]:
     """Count the operators of a quantized file, and make sure that its layers run on integers.
 
     Raises:
-        CheckFailed: no layer does, or one computes in float on weights that were dequantized just for it, or values
-            are quantized only to be dequantized again.
+        CheckFailed: no layer does, or one computes in float on what was stored as integers, or values are quantized
+            only to be dequantized again.
     """
     nodes = optimized_graph(path).node
-    lone = _layers_on_stored_weights(nodes)
+    lone = _readers_of_stored_values(nodes)
     if lone:
         raise CheckFailed(f"ONNX Runtime runs quantized layers in float: {', '.join(lone)}.")
     idle = unfused_pairs(nodes)
@@ -88,10 +87,11 @@ def _ends(name: str, readers: Mapping[str, list[onnx.NodeProto]]) -> list[onnx.N
     return found
 
 
-def _layers_on_stored_weights(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+def _readers_of_stored_values(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+    """Name what reads weights or biases that are dequantized in every run: what fuses takes them as integers."""
     listed = list(nodes)
     made = {name for node in listed for name in node.output}
     stored = {
         node.output[0] for node in listed if node.op_type == "DequantizeLinear" and made.isdisjoint(node.input)
     }  # fmt: skip
-    return [node.name for node in listed if node.op_type in FLOAT_LAYERS and not stored.isdisjoint(node.input)]
+    return [node.name for node in listed if not stored.isdisjoint(node.input)]

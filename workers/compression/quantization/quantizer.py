@@ -155,7 +155,9 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         bits = self.bits.get(kernels.layer_name(node))
         spec = self.weight if bits is None else self._weight(min(self.bound, 2 ** (bits - 1) - 1))
         inputs: dict[Node, QuantizationSpecBase] = {source: self._activation(source), weight: spec}
-        if rest and isinstance(rest[0], Node):
+        # Over more than rows and features a linear layer becomes a product and a sum, which takes its bias as float.
+        summed = node.target in kernels.LINEAR and source.meta["val"].dim() != 2
+        if rest and isinstance(rest[0], Node) and not summed:
             inputs[rest[0]] = DerivedQuantizationSpec(
                 derived_from=[(source, node), (weight, node)],
                 derive_qparams_fn=_bias_parameters,
