@@ -12,7 +12,7 @@ import torch
 from app.domain.errors import ObjectiveMissed
 from app.domain.job import LatencySpec, Objective, Stage
 from app.domain.recipe import Recipe, Step, TrainingSpec
-from app.domain.report import DataFigures, LatencyFigures, Report, StepOutcome
+from app.domain.report import DataFigures, FileAgreement, LatencyFigures, Report, StepOutcome
 from app.domain.task import REPORT_FILE, ArtifactKind, ArtifactMessage
 from workers.compression import evaluation, training
 from workers.compression.bundle import write_bundle
@@ -99,7 +99,7 @@ def compress(
             context.metric("baseline_accuracy", 0, accuracy)
         result, floating, steps = _run_steps(recipe, context, output, tracker)
         with tracker.part(Stage.EXPORTING, "Writing the files"):
-            _export(result, data, output, context)
+            agreement = _export(result, data, output, context)
         with tracker.part(Stage.EVALUATING, "Comparing both files on the validation rows"):
             after = evaluation.predict(files[1], data, JUDGE, torch.get_num_threads())
             comparison = evaluation.compare(before, after, data.labels(JUDGE), seed)
@@ -113,7 +113,7 @@ def compress(
             environment = read_environment(pairs[0].threads, service_version)
             layers = layer_figures(floating, steps)
             findings = Findings(
-                baseline, compressed, comparison, pairs[0].ratio, steps, layers, data=rows, environment=environment
+                baseline, compressed, comparison, pairs[0].ratio, steps, layers, agreement, rows, environment
             )
             report = build_report(findings, recipe, objective, seed)
             (output.folder / REPORT_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
@@ -179,16 +179,19 @@ def _keep_candidate(network: Network, output: Output) -> None:
     output.announce(CANDIDATE, "checkpoint", "onnx")
 
 
-def _export(network: Network, data: Dataset, output: Output, context: Context) -> None:
+def _export(network: Network, data: Dataset, output: Output, context: Context) -> FileAgreement:
     onnx_path, pt2_path = output.folder / MODEL_ONNX, output.folder / MODEL_PT2
     onnx.save(network, onnx_path)
     if network.quantized:
         check_fused(onnx_path)
     pt2.save(network, pt2_path)
     agreement = check_files(onnx_path, pt2_path, data, torch.get_num_threads())
-    context.log(f"{MODEL_PT2} and {MODEL_ONNX} agree on {agreement:.1%} of the validation rows compared")
+    context.log(
+        f"{MODEL_PT2} and {MODEL_ONNX} agree on {agreement.equal_predictions:.1%} of {agreement.rows} validation rows"
+    )
     output.announce(MODEL_ONNX, "model", "onnx")
     output.announce(MODEL_PT2, "model", "pt2")
+    return agreement
 
 
 def _profile(path: Path, counts: Counts, latency: list[LatencyFigures]) -> Profile:

@@ -75,6 +75,6 @@ def digits():
     return (load_digits().images[:, None] / 16).astype(np.float32)
 
 
-def make_context(network: Network, rows, folder: Path) -> Context:
-    data = Dataset({"calibration": Split((rows,), None, np.arange(len(rows)))}, (torch.float32,))
-    return Context(network, data, 0, torch.device("cpu"), lambda _: None, folder)
+def make_context(network: Network, rows, folder: Path, *, labels=None, objective=None) -> Context:
+    data = Dataset({"calibration": Split((rows,), labels, np.arange(len(rows)))}, (torch.float32,))
+    return Context(network, data, 0, torch.device("cpu"), lambda _: None, folder, objective=objective)

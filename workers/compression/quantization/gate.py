@@ -86,7 +86,7 @@ def hold(judge: Judge, layers: Sequence[str], costs: Mapping[str, float], allowe
     """Find the layers to leave in float, so that the drop is within what is allowed.
 
     ``layers`` come with the ones first that are likely to lose most; ``costs`` say what each costs in float, in any
-    unit. Of three quarters of the budget the first layers are ranked by what they lose as the only integer one.
+    unit. Two thirds of the budget rank the first layers by what they lose as the only integer one.
     """
     whole = frozenset[str]()
     first = judge.drop(whole)
@@ -110,7 +110,7 @@ def hold(judge: Judge, layers: Sequence[str], costs: Mapping[str, float], allowe
 def _rank(judge: Judge, layers: Sequence[str], costs: Mapping[str, float]) -> list[dict[str, Any]]:
     """Measure what layers lose alone; those that the budget does not reach stay behind in the order given."""
     everything = frozenset(layers)
-    reach = judge.budget * 3 // 4
+    reach = (judge.budget - 1) * 2 // 3
     measured = []
     for name in layers[:reach]:
         alone = everything - {name}
