@@ -131,6 +131,8 @@ def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
         if isinstance(step, QuantizeSpec) and not any(layer.quantizable for layer in model.layers):
             names = ", ".join(f"{layer.name} ({layer.op})" for layer in model.layers[:_LAYERS_NAMED])
             raise _refuse(NothingToQuantize, pointer, f"No layer can be quantized; there are: {names or 'none'}.")
+        if isinstance(step, QuantizeSpec):
+            _check_layers(step, model, pointer)
 
 
 def _check_criterion(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
@@ -145,14 +147,28 @@ def _check_criterion(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
 def _check_patterns(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
     names = [layer.name for layer in model.layers if layer.prunable or step.granularity != "channel"]
     places = [(f"{pointer}/exclude/{place}", pattern) for place, pattern in enumerate(step.exclude)]
-    # RFC 6901 writes ~ and / of a key as ~0 and ~1.
-    places += [
-        (f"{pointer}/overrides/{pattern.replace('~', '~0').replace('/', '~1')}", pattern) for pattern in step.overrides
-    ]
+    places += [(f"{pointer}/overrides/{_escaped(pattern)}", pattern) for pattern in step.overrides]
     for place, pattern in places:
         if not any(fnmatchcase(name, pattern) for name in names):
             message = f"No layer that can be pruned is named {pattern!r}; there are: {', '.join(names)}."
             raise _refuse(ValidationFailed, place, message)
+
+
+def _check_layers(step: QuantizeSpec, model: ModelFacts, pointer: str) -> None:
+    """Refuse patterns that match no layer; only ``exclude`` may mean an operator without weights, which runs tell."""
+    layers = [layer for layer in model.layers if layer.quantizable]
+    places = [(f"{pointer}/include/{place}", pattern) for place, pattern in enumerate(step.include)]
+    places += [(f"{pointer}/overrides/{_escaped(pattern)}", pattern) for pattern in step.overrides]
+    for place, pattern in places:
+        if not any(layer.op == pattern or fnmatchcase(layer.name, pattern) for layer in layers):
+            known = ", ".join(f"{layer.name} ({layer.op})" for layer in layers[:_LAYERS_NAMED])
+            message = f"No layer that can be quantized is named {pattern!r}; there are: {known}."
+            raise _refuse(ValidationFailed, place, message)
+
+
+def _escaped(key: str) -> str:
+    """Write a key as RFC 6901 has it in a pointer."""
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _reasons(layers: tuple[Layer, ...]) -> str:

@@ -146,7 +146,7 @@ class LayerOverride(BaseModel):
         None, ge=2, le=8, description="Weights within ±(2^(bits−1) − 1); they are stored as bytes all the same."
     )
     observer: Observer | None = Field(None, description="How the ranges of what the layer reads and gives are found.")
-    keep_float: bool = Field(False, description="The layer stays in float.")
+    keep_float: bool = Field(default=False, description="The layer stays in float.")
 
     @model_validator(mode="after")
     def _say_something(self) -> Self:
@@ -173,7 +173,7 @@ class QuantizeSpec(StepSpec):
         99.99, gt=50, le=100, description="Of the values seen, the percentage that the observer percentile keeps."
     )
     symmetric_activations: bool = Field(
-        False, description="Zero lies in the middle of the bytes, at 128, so that both signs reach equally far."
+        default=False, description="Zero lies in the middle of the bytes, at 128, so that both signs reach equally far."
     )
     samples: int = Field(256, ge=1, le=100_000, description="Calibration rows to observe.")
     calibration_batch_size: int = Field(

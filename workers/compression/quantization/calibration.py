@@ -1,7 +1,8 @@
 """What the calibration rows show: the rows themselves, and the range of every value that will be an integer."""
 
-from collections.abc import Iterator, Sequence, Set
-from typing import Any
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from app.domain.errors import InvalidDataset, RangeNotFound
 from workers.compression.network import Network
+from workers.compression.quantization import kernels
 from workers.compression.quantization.ranges import Histogram
 from workers.compression.step import Context
 
@@ -48,7 +50,9 @@ def read_rows(
         yield context.data.gather(split, picked if network.batch_is_dynamic else np.resize(picked, size))[0]
 
 
-def observe(module: GraphModule, names: Set[str], batches: Sequence[Inputs], context: Context) -> dict[str, Histogram]:
+def observe(
+    module: GraphModule, names: AbstractSet[str], batches: Sequence[Inputs], context: Context
+) -> dict[str, Histogram]:
     """Give what passes at each named node of the float graph.
 
     Raises:
@@ -60,24 +64,33 @@ def observe(module: GraphModule, names: Set[str], batches: Sequence[Inputs], con
             observation.run(*inputs)
             context.fraction((index + 1) / (len(batches) + 1), "Finding ranges on calibration rows")
     rows = sum(len(inputs[0]) for inputs in batches)
+    nodes = {node.name: node for node in module.graph.nodes}
     for name, seen in observation.seen.items():
+        place = f"The value {name!r}{_place(nodes[name])}"
         if not seen.finite:
             raise RangeNotFound(
-                f"On the calibration rows the value {name!r} is NaN or infinite.",
+                f"{place} is NaN or infinite on calibration rows.",
                 hint="Look for a division by zero or an overflow before it, or exclude the layers that read it.",
             )
         if seen.constant:
             raise RangeNotFound(
-                f"The value {name!r} is {seen.low:g} everywhere on all {rows} calibration rows: it has no range.",
+                f"{place} is {seen.low:g} everywhere on all {rows} calibration rows: it has no range.",
                 hint="Calibrate on rows that differ, remove what is dead, or exclude the layers around it.",
             )
     return observation.seen
 
 
+def _place(node: Node) -> str:
+    """Say behind which layer a value stands, by a name that the user knows."""
+    while node.target not in kernels.WEIGHTED and isinstance(node.args[0] if node.args else None, Node):
+        node = cast("Node", node.args[0])
+    return f", behind {kernels.layer_name(node)}," if node.target in kernels.WEIGHTED else ""
+
+
 class _Observation(fx.Interpreter):
-    def __init__(self, module: GraphModule, names: Set[str]) -> None:
+    def __init__(self, module: GraphModule, names: AbstractSet[str]) -> None:
         super().__init__(module)
-        self.seen = {name: Histogram() for name in sorted(names)}
+        self.seen = {node.name: Histogram() for node in module.graph.nodes if node.name in names}
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)

@@ -9,6 +9,7 @@ from torch.fx import GraphModule, Node
 from workers.compression.quantization import kernels
 from workers.compression.quantization.simulation import Inputs, Simulation, lockstep
 
+
 def correct_biases(
     module: GraphModule, weights: dict[tuple[str, int], Tensor], inputs: Inputs, layers: Mapping[str, Node]
 ) -> dict[str, Tensor]:

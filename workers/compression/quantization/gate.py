@@ -111,14 +111,16 @@ def _rank(judge: Judge, layers: Sequence[str], costs: Mapping[str, float]) -> li
     """Measure what layers lose alone; those that the budget does not reach stay behind in the order given."""
     everything = frozenset(layers)
     reach = (judge.budget - 1) * 2 // 3
-    measured = []
+    measured: list[dict[str, Any]] = []
     for name in layers[:reach]:
         alone = everything - {name}
         measured.append(
             {"name": name, "error_alone": judge.error(alone), "drop_alone": judge.drop(alone), "cost": costs[name]}
         )
     measured.sort(key=lambda entry: -entry["error_alone"])
-    rest = [{"name": name, "error_alone": None, "drop_alone": None, "cost": costs[name]} for name in layers[reach:]]
+    rest: list[dict[str, Any]] = [
+        {"name": name, "error_alone": None, "drop_alone": None, "cost": costs[name]} for name in layers[reach:]
+    ]
     return measured + rest
 
 

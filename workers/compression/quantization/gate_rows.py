@@ -26,7 +26,11 @@ class GateRows:
     kind: str
 
     def as_json(self) -> dict[str, Any]:
-        return {"rows": self.count, "rows_from": self.kind, "metric": "agreement" if self.labels is None else "accuracy"}
+        return {
+            "rows": self.count,
+            "rows_from": self.kind,
+            "metric": "agreement" if self.labels is None else "accuracy",
+        }
 
 
 def choose_rows(network: Network, context: Context, spec: QuantizeSpec) -> GateRows:

@@ -21,9 +21,7 @@ POOLING = frozenset(
      _aten.adaptive_avg_pool2d.default}
 )  # fmt: skip
 MEAN = frozenset({_aten.mean.dim})
-TABLED = frozenset(
-    {_aten.sigmoid.default, _aten.sigmoid_.default, _aten.leaky_relu.default, _aten.leaky_relu_.default}
-)
+TABLED = frozenset({_aten.sigmoid.default, _aten.sigmoid_.default, _aten.leaky_relu.default, _aten.leaky_relu_.default})
 """One byte in, one byte out: the kernel looks the result up."""
 MOVING = frozenset(
     {
@@ -57,7 +55,7 @@ def clips(node: Node) -> bool:
     A range of both signs has no end that is exactly the activation's: ONNX Runtime keeps such a clip, in float.
     """
     lowest = node.args[1] if len(node.args) > 1 else -1
-    return node.target in CLIPPING and (node.target not in _HARDTANH or lowest == 0)
+    return node.target in CLIPPING and bool(node.target not in _HARDTANH or lowest == 0)
 
 
 def spell_out(module: GraphModule) -> None:

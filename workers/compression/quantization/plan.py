@@ -137,13 +137,15 @@ def make_plan(network: Network, spec: QuantizeSpec, context: Context) -> Plan:
         smoothed, names = smooth(folded, batches, spec.smooth_alpha)
         if names:
             other = _observed(network, smoothed, spec, batches, context)
-            plan = _better("smoothing", spec.smooth_quant, plan, other, reference, trial)
+            better, decision = _better(spec.smooth_quant, plan, other, reference, trial)
+            plan = replace(better, smoothing=decision)
     if spec.bias_correction != "off":
         layers = plan.layers()
         one = tuple(torch.cat(values) for values in zip(*_some(batches), strict=True))
         rows = one if network.batch_is_dynamic else batches[0]
         other = replace(plan, biases=correct_biases(plan.module, plan.weights, rows, layers))
-        plan = _better("correction", spec.bias_correction, plan, other, reference, trial)
+        better, decision = _better(spec.bias_correction, plan, other, reference, trial)
+        plan = replace(better, correction=decision)
     return plan
 
 
@@ -200,12 +202,12 @@ def _choices(spec: QuantizeSpec, control: Control, nodes: dict[str, Node]) -> di
     return choices
 
 
-def _better(what: str, asked: str, plan: Plan, other: Plan, reference: Tensor, trial: list[Inputs]) -> Plan:
+def _better(asked: str, plan: Plan, other: Plan, reference: Tensor, trial: list[Inputs]) -> tuple[Plan, Decision]:
     """Take the other plan where it was asked for, or where its outputs are nearer to the float ones."""
     without, with_ = (_sqnr(reference, simulate(choice.simulation(), trial)) for choice in (plan, other))
     used = asked == "on" or with_ > without
     decision = Decision(used, *(round(value, 3) if math.isfinite(value) else None for value in (with_, without)))
-    return replace(other if used else plan, **{what: decision})
+    return (other if used else plan), decision
 
 
 def _sqnr(expected: Tensor, actual: Tensor) -> float:

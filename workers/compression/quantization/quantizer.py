@@ -6,7 +6,8 @@ and poolings need a pair on both sides, sums one on each input and on the output
 that nothing fuses costs time and accuracy, so an operator without an integer form gets none.
 """
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         *,
         reduce_range: bool,
         symmetric: bool = False,
-        floats: Set[str] = frozenset(),
+        floats: AbstractSet[str] = frozenset(),
         bits: Mapping[str, int] | None = None,
         parameters: Parameters | None = None,
     ) -> None:

@@ -110,8 +110,7 @@ def encode(low: float, high: float, *, symmetric: bool) -> tuple[float, int]:
     if not symmetric and scale * np.float32(LEVELS) > np.float32(high - low) and step > SMALLEST_SCALE:
         # One ulp too far, and ONNX Runtime no longer sees that the bytes end where a clipping activation does.
         scale = np.nextafter(scale, np.float32(0))
-    scale = float(scale)
-    return scale, MIDDLE if symmetric else int(np.clip(-np.round(low / scale), 0, LEVELS))
+    return float(scale), MIDDLE if symmetric else int(np.clip(-np.round(low / float(scale)), 0, LEVELS))
 
 
 def _extremes(seen: Histogram, _: Choice) -> Range:

@@ -1,4 +1,4 @@
-"""SmoothQuant: scale moves from activations, which share one range, into weights, which have one a channel (Xiao 2023)."""
+"""SmoothQuant (Xiao 2023): scale moves from activations, which share one range, into weights, which have many."""
 
 import copy
 from collections.abc import Sequence
@@ -30,21 +30,21 @@ def smooth(module: fx.GraphModule, batches: Sequence[Inputs], alpha: float) -> t
             reach.run(*inputs)
         for giver, readers in groups:
             layers = [smoothed.get_submodule(str(node.target)) for node in readers]
-            weights = torch.stack([layer.weight.abs().amax(0) for layer in layers]).amax(0)  # type: ignore[operator]
-            _migrate(smoothed.get_submodule(giver), layers, reach.most[readers[0].args[0]], weights, alpha)
+            _migrate(smoothed.get_submodule(giver), layers, reach.most[readers[0].args[0]], alpha)
     return smoothed, sorted({str(node.target) for _, readers in groups for node in readers})
 
 
-def _migrate(giver: nn.Module, readers: list[nn.Module], activations: Tensor, weights: Tensor, alpha: float) -> None:
+def _migrate(giver: nn.Module, readers: list[nn.Module], activations: Tensor, alpha: float) -> None:
+    weights = torch.stack([reader.get_parameter("weight").abs().amax(0) for reader in readers]).amax(0)
     scale = activations.pow(alpha) / weights.pow(1 - alpha)
     # A channel that is always zero, or that nothing reads, has nothing to move.
     scale = torch.where((activations > 0) & (weights > 0), scale, 1.0)
     rows = scale[:, None] if isinstance(giver, nn.Linear) else scale
-    giver.weight = nn.Parameter(giver.weight / rows)
+    giver.get_parameter("weight").div_(rows)
     if giver.bias is not None:
-        giver.bias = nn.Parameter(giver.bias / scale)
+        giver.get_parameter("bias").div_(scale)
     for reader in readers:
-        reader.weight = nn.Parameter(reader.weight * scale)
+        reader.get_parameter("weight").mul_(scale)
 
 
 def _groups(module: fx.GraphModule) -> list[tuple[str, list[fx.Node]]]:
