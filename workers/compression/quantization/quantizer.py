@@ -88,6 +88,14 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         if kernels.is_parameter(node.args[1]):
             _set(node, self._weighted_inputs(node), None)
 
+    def _annotate_embedding(self, node: Node, integer: set[Node]) -> None:  # noqa: ARG002 - likewise
+        # Bytes are looked up and dequantized as they leave: one scale a table, as the kernel moves values only.
+        weight = node.args[0]
+        if kernels.is_parameter(weight) and self.parameters is not None:
+            assert isinstance(weight, Node)
+            spec = self._activation(weight)
+            _set(node, {weight: spec}, spec)
+
     def _annotate_sum(self, node: Node, integer: set[Node]) -> None:
         # A number among the operands, or a float one, leaves no integer form.
         if all(isinstance(value, Node) for value in node.args[:2]) and not node.kwargs:
@@ -207,6 +215,7 @@ _Rule = Callable[[IntegerQuantizer, Node, set[Node]], None]
 _RULES: dict[Any, _Rule] = {
     **dict.fromkeys(kernels.CONVOLUTIONS, IntegerQuantizer._annotate_convolution),  # noqa: SLF001
     **dict.fromkeys(kernels.LINEAR, IntegerQuantizer._annotate_linear),  # noqa: SLF001
+    **dict.fromkeys(kernels.EMBEDDING, IntegerQuantizer._annotate_embedding),  # noqa: SLF001
     **dict.fromkeys(kernels.ELEMENTWISE, IntegerQuantizer._annotate_sum),  # noqa: SLF001
     **dict.fromkeys(kernels.MEAN, IntegerQuantizer._annotate_mean),  # noqa: SLF001
     **dict.fromkeys(kernels.CLIPPING, IntegerQuantizer._annotate_clip),  # noqa: SLF001

@@ -140,5 +140,5 @@ def layer_nodes(module: GraphModule) -> dict[str, Node]:
     return {
         kernels.layer_name(node): node
         for node in module.graph.nodes
-        if node.target in kernels.WEIGHTED and ANNOTATION in node.meta
+        if node.target in kernels.WEIGHTED | kernels.EMBEDDING and ANNOTATION in node.meta
     }
