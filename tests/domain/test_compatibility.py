@@ -1,4 +1,5 @@
 import pytest
+from pydantic import ValidationError
 
 from app.domain.compatibility import check
 from app.domain.dataset import DatasetFacts
@@ -26,6 +27,9 @@ def model(layers, *, trainable=True):
 def data(**splits):
     fields = [{"name": "x", "dtype": "float32", "shape": [8]}, {"name": "y", "dtype": "int64", "shape": []}]
     return DatasetFacts.model_validate({"format": "npz", "classes": 10, "fields": fields, "splits": splits or SPLITS})
+
+
+CALIBRATED = data(train={"samples": 9}, calibration={"samples": 9}, validation={"samples": 9})
 
 
 def refused(error, step, facts, rows=None):
@@ -60,6 +64,34 @@ def test_a_pattern_that_names_no_layer_is_refused(step, pointer):
     found, detail = refused(ValidationFailed, step, model([layer("a")]))
     assert found == pointer
     assert "there are: a" in detail
+
+
+@pytest.mark.parametrize(
+    ("step", "pointer"),
+    [
+        ({"include": ["a", "b*"]}, "/recipe/0/include/1"),
+        ({"overrides": {"b/~": {"bits": 4}}}, "/recipe/0/overrides/b~1~0"),
+        ({"overrides": {"norm": {"keep_float": True}}}, "/recipe/0/overrides/norm"),
+    ],
+)
+def test_a_pattern_that_names_nothing_to_quantize_is_refused(step, pointer):
+    found, detail = refused(
+        ValidationFailed, {"method": "quantize"} | step, model([layer("a"), layer("norm", "layer_norm")]), CALIBRATED
+    )
+    assert found == pointer
+    assert "there are: a (conv2d)" in detail
+
+
+def test_layers_to_quantize_go_by_name_pattern_and_operator():
+    step = {"method": "quantize", "include": ["a", "stage*", "conv2d"], "exclude": ["add"]}
+    spec = JobSpec(model_id="m", dataset_id="d", recipe=[step])
+    check(spec, model([layer("a"), layer("stages.0")]), CALIBRATED)
+
+
+@pytest.mark.parametrize("override", [{}, {"keep_float": False}, {"keep_float": True, "bits": 4}, {"bits": 1}])
+def test_an_override_says_one_thing(override):
+    with pytest.raises(ValidationError):
+        JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "quantize", "overrides": {"a": override}}])
 
 
 def distilled(facts, rows):
