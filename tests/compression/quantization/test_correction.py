@@ -87,4 +87,4 @@ def test_smoothing_moves_scale_and_changes_no_output(alpha):
         reach = smoothed.norm(rows[0][0]).abs().amax(0)
     if alpha == 1.0:
         torch.testing.assert_close(reach, torch.ones(16), rtol=1e-4, atol=1e-4)
-    assert reach.max() / reach.min() < 25
+    assert alpha == 0 or reach.max() / reach.min() < 25

@@ -70,6 +70,11 @@ class Outcome:
     ranking: tuple[dict[str, Any], ...]
     evaluations: int
 
+    def __str__(self) -> str:
+        left = f"{len(self.floats)} layers stay in float" if self.floats else "Every layer is quantized"
+        verdict = "within the objective" if self.held else "more than the objective allows"
+        return f"{left}: the drop is {self.drop:.4f}, {verdict}, after {self.evaluations} choices tried."
+
     def as_json(self) -> dict[str, Any]:
         return {
             "held": self.held,

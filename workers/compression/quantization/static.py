@@ -19,8 +19,6 @@ from workers.compression.step import Context, StepResult
 if TYPE_CHECKING:
     from workers.compression.quantization.quantizer import IntegerQuantizer
 
-ANNOTATION = "quantization_annotation"
-
 
 def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
     """Quantize weights and activations of every layer that has an integer kernel and is not left out.
@@ -44,6 +42,8 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
 
         plan = make_plan(network, spec, context)
         outcome = plan.hold_objective(context)
+        if outcome:
+            context.log(str(outcome), "info" if outcome.held else "warning")
         floats = outcome.floats if outcome else frozenset[str]()
         figures = plan.figures(floats)
         quantized = convert(plan.float_graph(floats), plan.quantizer(floats), plan.batches[0])
@@ -71,6 +71,8 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
 def convert(module: GraphModule, quantizer: "IntegerQuantizer", inputs: tuple[torch.Tensor, ...]) -> GraphModule:
     """Give the graph of integers that a quantizer makes of a float one, which stays as it is."""
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    from workers.compression.quantization.quantizer import ANNOTATION
 
     copied = copy.deepcopy(module)
     for node in copied.graph.nodes:
