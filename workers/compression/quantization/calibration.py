@@ -1,6 +1,6 @@
 """What the calibration rows show: the rows themselves, and the range of every value that will be an integer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, cast
 
@@ -51,9 +51,9 @@ def read_rows(
 
 
 def observe(
-    module: GraphModule, names: AbstractSet[str], batches: Sequence[Inputs], context: Context
+    module: GraphModule, names: AbstractSet[str], batches: Sequence[Inputs], progress: Callable[[float], None]
 ) -> dict[str, Histogram]:
-    """Give what passes at each named node of the float graph.
+    """Give what passes at each named node of the float graph; ``progress`` hears of the share that is done.
 
     Raises:
         RangeNotFound: a value is NaN or infinite, or one and the same on all rows.
@@ -62,7 +62,7 @@ def observe(
     with torch.no_grad():
         for index, inputs in enumerate(batches):
             observation.run(*inputs)
-            context.fraction((index + 1) / (len(batches) + 1), "Finding ranges on calibration rows")
+            progress((index + 1) / len(batches))
     rows = sum(len(inputs[0]) for inputs in batches)
     nodes = {node.name: node for node in module.graph.nodes}
     for name, seen in observation.seen.items():

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -31,6 +31,9 @@ from workers.compression.step import Context
 
 _TRIAL_ROWS = 128
 """Rows to correct biases on and to compare choices by; more move no figure that was looked at."""
+_OBSERVED = (0.0, 0.3, 0.5)
+"""Shares of the step after nothing, the first pass over the calibration rows and that over the smoothed network."""
+_JUDGED = 0.9
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ class Plan:
         reference = simulate(fx.Interpreter(self.module), rows.batches)[: rows.count].numpy()
 
         def run(floats: frozenset[str]) -> Any:
-            context.fraction(min(0.95, len(judge.tried) / judge.budget), "Holding the objective")
+            done = len(judge.tried) / judge.budget
+            context.fraction(_OBSERVED[-1] + done * (_JUDGED - _OBSERVED[-1]), "Holding the objective")
             return simulate(self.simulation(floats), rows.batches)[: rows.count].numpy()
 
         judge = gate.Judge(reference, rows.labels, run, self.spec.evaluations)
@@ -131,12 +135,12 @@ def make_plan(network: Network, spec: QuantizeSpec, context: Context) -> Plan:
     usable = others and all(torch.isfinite(value).all() for inputs in others for value in inputs)
     trial = others if usable else _some(batches)
     folded = fold_batch_norms(network.module)
-    plan = _observed(network, folded, spec, batches, context)
+    plan = _observed(network, folded, spec, batches, _part(context, 0))
     reference = simulate(fx.Interpreter(plan.module), trial)
     if spec.smooth_quant != "off":
         smoothed, names = smooth(folded, batches, spec.smooth_alpha)
         if names:
-            other = _observed(network, smoothed, spec, batches, context)
+            other = _observed(network, smoothed, spec, batches, _part(context, 1))
             better, decision = _better(spec.smooth_quant, plan, other, reference, trial)
             plan = replace(better, smoothing=decision)
     if spec.bias_correction != "off":
@@ -150,7 +154,7 @@ def make_plan(network: Network, spec: QuantizeSpec, context: Context) -> Plan:
 
 
 def _observed(
-    network: Network, folded: GraphModule, spec: QuantizeSpec, batches: list[Inputs], context: Context
+    network: Network, folded: GraphModule, spec: QuantizeSpec, batches: list[Inputs], progress: Callable[[float], None]
 ) -> Plan:
     module = replace(network, module=folded).export().module(check_guards=False)  # guards are calls of a module
     assert isinstance(module, GraphModule)
@@ -175,10 +179,15 @@ def _observed(
             if layers
             else "No convolution or linear layer of this network has an integer kernel."
         )
-    seen = observe(module, plan.parameters.keys(), batches, context)
+    seen = observe(module, plan.parameters.keys(), batches, progress)
     choices = _choices(spec, plan.control, nodes)
     default = Choice(spec.observer, spec.percentile, spec.symmetric_activations)
     return replace(plan, parameters={name: choices.get(name, default).parameters(seen[name]) for name in seen})
+
+
+def _part(context: Context, place: int) -> Callable[[float], None]:
+    low, high = _OBSERVED[place : place + 2]
+    return lambda share: context.fraction(low + share * (high - low), "Finding ranges on calibration rows")
 
 
 class _Wanted(dict[str, tuple[float, int]]):
