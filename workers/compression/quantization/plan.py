@@ -107,7 +107,10 @@ class Plan:
         return module
 
     def hold_objective(self, context: Context) -> gate.Outcome | None:
-        """Choose the layers that must stay in float for the objective; None where there is none."""
+        """Choose the layers that must stay in float for the objective; None where there is none.
+
+        The drop is that from the network as it came to this step: what steps before it lost is not its to give back.
+        """
         if context.objective is None:
             return None
         rows = choose_rows(self.network, context, self.spec)
@@ -120,8 +123,8 @@ class Plan:
             return simulate(self.simulation(floats), rows.batches)[: rows.count].numpy()
 
         judge = gate.Judge(reference, rows.labels, run, self.spec.evaluations)
-        figures = self.figures()
-        order = [str(layer["name"]) for layer in sorted(figures, key=lambda layer: layer["sqnr_db"] or math.inf)]
+        sqnr = {layer["name"]: math.inf if layer["sqnr_db"] is None else layer["sqnr_db"] for layer in self.figures()}
+        order = sorted(sqnr, key=lambda name: sqnr[name])
         macs = {layer.name: float(layer.macs) for layer in describe_layers(self.network)}
         return gate.hold(judge, order, macs, context.objective.max_drop)
 
