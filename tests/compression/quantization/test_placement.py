@@ -76,6 +76,29 @@ def test_what_has_an_integer_kernel_runs_on_integers(tmp_path, middle, convoluti
     assert counted == Counter({"QuantizeLinear": 1, "QLinearConv": 2, "DequantizeLinear": 1} | wanted)
 
 
+@pytest.mark.parametrize(
+    ("pad", "left"),
+    [
+        (lambda x: F.pad(x, (0, 1, 2, 0)), 0),
+        (lambda x: F.pad(F.pad(x, (1, 1, 1, 1)), (0, 1, 0, 1)), 1),
+        (lambda x: F.pad(x, (0, 1, 0, 1), value=2.0), 1),
+        (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), 1),
+    ],
+)
+def test_padding_with_zeros_becomes_the_convolutions_own(tmp_path, pad, left):
+    rows = np.random.default_rng(0).normal(size=(48, 3, 12, 12)).astype(np.float32)
+    network = make_network(Between(pad), (3, 12, 12))
+    # Saving compares the file's outputs with torch's.
+    onnx_format.save(network, tmp_path / "float.onnx")
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "float.onnx").graph.node)
+    assert found["Pad"] == left
+    _, operators = operators_of(network, rows, tmp_path)
+    assert operators["QLinearConv"] == 2
+    assert operators["Pad"] == left
+    if not left:
+        assert (operators["QuantizeLinear"], operators["DequantizeLinear"]) == (1, 1)
+
+
 @pytest.mark.parametrize("middle", [F.gelu, lambda x: F.hardtanh(x, -1, 1), F.hardswish])
 def test_what_has_none_is_float_between_two_conversions(tmp_path, middle):
     rows = np.random.default_rng(0).normal(size=(48, 3, 12, 12)).astype(np.float32)

@@ -3,6 +3,8 @@
 import torch
 from torch.fx import GraphModule, Node
 
+from workers.compression.layers import arguments
+
 _aten = torch.ops.aten
 
 CONVOLUTIONS = frozenset(
@@ -45,6 +47,9 @@ MOVING = frozenset(
 """These give out values that came in, so that both sides share one scale."""
 
 
+PADDING = frozenset({_aten.pad.default, _aten.constant_pad_nd.default})
+
+
 def is_parameter(argument: object) -> bool:
     return isinstance(argument, Node) and argument.op == "get_attr"
 
@@ -56,6 +61,14 @@ def clips(node: Node) -> bool:
     """
     lowest = node.args[1] if len(node.args) > 1 else -1
     return node.target in CLIPPING and bool(node.target not in _HARDTANH or lowest == 0)
+
+
+def moves(node: Node) -> bool:
+    """Tell whether a node gives out values that came in, and zeros at most beside them, which bytes hold exactly."""
+    if node.target in PADDING:
+        given = arguments(node)
+        return given.get("mode", "constant") == "constant" and not given["value"]
+    return node.target in MOVING
 
 
 def spell_out(module: GraphModule) -> None:

@@ -120,7 +120,7 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
 
     def _annotate_moving(self, node: Node, integer: set[Node]) -> None:
         source = node.args[0]
-        if isinstance(source, Node) and source in integer:
+        if isinstance(source, Node) and source in integer and kernels.moves(node):
             spec = self._activation(source)
             _set(node, {source: spec}, SharedQuantizationSpec((source, node)) if self.parameters is None else spec)
             integer.add(node)
@@ -187,7 +187,7 @@ def clipped(node: Node) -> Node:
 
 def moved_from(value: Node) -> Node:
     """Follow a value back through operators that only move it."""
-    while value.target in kernels.MOVING and isinstance(value.args[0], Node):
+    while kernels.moves(value) and isinstance(value.args[0], Node):
         value = value.args[0]
     return value
 
@@ -223,7 +223,7 @@ _RULES: dict[Any, _Rule] = {
         kernels.TABLED | kernels.CONCATENATION | kernels.POOLING,
         IntegerQuantizer._annotate_when_integer,  # noqa: SLF001
     ),
-    **dict.fromkeys(kernels.MOVING, IntegerQuantizer._annotate_moving),  # noqa: SLF001
+    **dict.fromkeys(kernels.MOVING | kernels.PADDING, IntegerQuantizer._annotate_moving),  # noqa: SLF001
 }
 QUANTIZABLE = frozenset(_RULES)
 """Operators that can become integer ones."""
