@@ -1,5 +1,6 @@
 """Whether a recipe makes sense for a model and a data set, told before anything is queued."""
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from app.domain.dataset import DatasetFacts
@@ -189,27 +190,59 @@ def _check_quantize(step: QuantizeSpec, target: str, model: ModelFacts, pointer:
         message = f"{target} runs nothing stored as {precision}; it has {', '.join(BY_NAME[target].precisions)}."
         raise refuse(UnsupportedPrecision, f"{pointer}/weights", message)
     layers = [layer for layer in model.layers if _takes(step, layer)]
-    if not layers:
-        names = ", ".join(f"{layer.name} ({layer.op})" for layer in model.layers[:_LAYERS_NAMED])
-        message = f"No layer can be quantized by the scheme {step.scheme}; there are: {names or 'none'}."
+    if not layers or (step.calibrates and not any(layer.quantizable for layer in layers)):
+        message = f"No layer can be quantized by the scheme {step.scheme}; there are: {_listed(model.layers)}."
         raise refuse(NothingToQuantize, pointer, message)
-    for place, pattern in enumerate(step.exclude):
+    _check_layers(step, layers, pointer)
+    if all(_stays_float(step, layer) for layer in layers):
+        place = f"{pointer}/exclude" if step.exclude else pointer
+        raise refuse(NothingToQuantize, place, "Every layer that could be quantized is left in float.")
+
+
+def _takes(step: QuantizeSpec, layer: Layer) -> bool:
+    if step.packs or step.scheme == "dynamic":
+        return layer.op in _WITHOUT_SPACE
+    if step.calibrates:
+        # The tables of embeddings go along, and no network is quantized for them alone.
+        return layer.quantizable or layer.op == "embedding"
+    return layer.op.startswith(_WITH_WEIGHTS)
+
+
+def _check_layers(step: QuantizeSpec, layers: Sequence[Layer], pointer: str) -> None:
+    """Refuse patterns that match no layer, and widths of what has one only.
+
+    Where a graph is quantized, ``exclude`` may mean an operator without weights, which only the run knows.
+    """
+    places = [(f"{pointer}/include/{place}", pattern) for place, pattern in enumerate(step.include)]
+    if not step.calibrates:
+        places += [(f"{pointer}/exclude/{place}", pattern) for place, pattern in enumerate(step.exclude)]
+    places += [(f"{pointer}/overrides/{_escaped(pattern)}", pattern) for pattern in step.overrides]
+    for place, pattern in places:
         if not any(_matches(pattern, layer) for layer in layers):
-            names = ", ".join(f"{layer.name} ({layer.op})" for layer in layers[:_LAYERS_NAMED])
-            message = f"No layer that {step.scheme} quantizes is named {pattern!r}; there are: {names}."
-            raise refuse(ValidationFailed, f"{pointer}/exclude/{place}", message)
-    if all(any(_matches(pattern, layer) for pattern in step.exclude) for layer in layers):
-        raise refuse(NothingToQuantize, f"{pointer}/exclude", "Every layer that could be quantized is excluded.")
+            message = f"No layer that {step.scheme} quantizes is named {pattern!r}; there are: {_listed(layers)}."
+            raise refuse(ValidationFailed, place, message)
+    for pattern, override in step.overrides.items():
+        matched = [layer for layer in layers if _matches(pattern, layer)]
+        if step.calibrates and override.bits is not None and all(layer.op == "embedding" for layer in matched):
+            message = f"The table of {matched[0].name} is of bytes; bits are for layers that multiply."
+            raise refuse(ValidationFailed, f"{pointer}/overrides/{_escaped(pattern)}/bits", message)
+
+
+def _stays_float(step: QuantizeSpec, layer: Layer) -> bool:
+    if step.include and not any(_matches(pattern, layer) for pattern in step.include):
+        return True
+    if any(_matches(pattern, layer) for pattern in step.exclude):
+        return True
+    override = next((given for pattern, given in step.overrides.items() if _matches(pattern, layer)), None)
+    return override is not None and override.keep_float
 
 
 def _matches(pattern: str, layer: Layer) -> bool:
     return layer.op == pattern or fnmatchcase(layer.name, pattern)
 
 
-def _takes(step: QuantizeSpec, layer: Layer) -> bool:
-    if step.packs or step.scheme == "dynamic":
-        return layer.op in _WITHOUT_SPACE
-    return layer.quantizable if step.scheme in {"static", "qat"} else layer.op.startswith(_WITH_WEIGHTS)
+def _listed(layers: Sequence[Layer]) -> str:
+    return ", ".join(f"{layer.name} ({layer.op})" for layer in layers[:_LAYERS_NAMED]) or "none"
 
 
 def _check_criterion(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
@@ -224,14 +257,16 @@ def _check_criterion(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
 def _check_patterns(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
     names = [layer.name for layer in model.layers if layer.prunable or step.granularity != "channel"]
     places = [(f"{pointer}/exclude/{place}", pattern) for place, pattern in enumerate(step.exclude)]
-    # RFC 6901 writes ~ and / of a key as ~0 and ~1.
-    places += [
-        (f"{pointer}/overrides/{pattern.replace('~', '~0').replace('/', '~1')}", pattern) for pattern in step.overrides
-    ]
+    places += [(f"{pointer}/overrides/{_escaped(pattern)}", pattern) for pattern in step.overrides]
     for place, pattern in places:
         if not any(fnmatchcase(name, pattern) for name in names):
             message = f"No layer that can be pruned is named {pattern!r}; there are: {', '.join(names)}."
             raise refuse(ValidationFailed, place, message)
+
+
+def _escaped(key: str) -> str:
+    """Write a key as RFC 6901 has it in a pointer."""
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _reasons(layers: tuple[Layer, ...]) -> str:

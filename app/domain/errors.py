@@ -233,6 +233,10 @@ class UnsupportedPrecision(Invalid):
     code, title = "unsupported_precision", "The target does not run this precision"
 
 
+class RangeNotFound(Invalid):
+    code, title = "range_not_found", "The calibration rows give no range for a value to be quantized"
+
+
 class NotTrainable(Invalid):
     code, title = "not_trainable", "This network cannot be trained"
 

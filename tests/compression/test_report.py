@@ -7,6 +7,7 @@ from app.domain.recipe import FinetuneSpec, PruneSpec, QuantizeSpec
 from app.domain.report import (
     DataFigures,
     Environment,
+    FileAgreement,
     LatencyFigures,
     LatencyRatio,
     MetricDrop,
@@ -46,6 +47,9 @@ def findings(folder, *, sizes=(1000, 250), ratio=(3.0, (2.5, 3.5)), drop=(0.01, 
         latency_ratio=LatencyRatio(value=ratio[0], ci95=ratio[1]),
         steps=(),
         layers=(),
+        files=FileAgreement(
+            rows=50, equal_predictions=1, largest_difference=0.1, relative_difference=0.01, widest_tie=0
+        ),
         data=DataFigures(train=1, calibration=0, validation=50, overlap=0),
         environment=Environment(cpu="", isa=(), threads=1, torch="", onnxruntime="", python="", service=""),
     )

@@ -37,6 +37,9 @@ def data(**splits):
     return DatasetFacts.model_validate({"format": "npz", "classes": 10, "fields": fields, "splits": splits or SPLITS})
 
 
+CALIBRATED = data(train={"samples": 9}, calibration={"samples": 9}, validation={"samples": 9})
+
+
 def refused(error, step, facts, rows=None):
     spec = JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "prune"} | step])
     with pytest.raises(error) as caught:
@@ -79,6 +82,34 @@ def test_a_pattern_that_names_no_layer_is_refused(step, pointer):
     found, detail = refused(ValidationFailed, step, model([layer("a")]))
     assert found == pointer
     assert "there are: a" in detail
+
+
+@pytest.mark.parametrize(
+    ("step", "pointer"),
+    [
+        ({"include": ["a", "b*"]}, "/recipe/0/include/1"),
+        ({"overrides": {"b/~": {"bits": 4}}}, "/recipe/0/overrides/b~1~0"),
+        ({"overrides": {"norm": {"keep_float": True}}}, "/recipe/0/overrides/norm"),
+    ],
+)
+def test_a_pattern_that_names_nothing_to_quantize_is_refused(step, pointer):
+    found, detail = refused(
+        ValidationFailed, {"method": "quantize"} | step, model([layer("a"), layer("norm", "layer_norm")]), CALIBRATED
+    )
+    assert found == pointer
+    assert "there are: a (conv2d)" in detail
+
+
+def test_layers_to_quantize_go_by_name_pattern_and_operator():
+    step = {"method": "quantize", "include": ["a", "stage*", "conv2d"], "exclude": ["add"]}
+    spec = JobSpec(model_id="m", dataset_id="d", recipe=[step])
+    check(spec, model([layer("a"), layer("stages.0")]), CALIBRATED)
+
+
+@pytest.mark.parametrize("override", [{}, {"keep_float": False}, {"keep_float": True, "bits": 4}, {"bits": 1}])
+def test_an_override_says_one_thing(override):
+    with pytest.raises(ValidationError):
+        JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "quantize", "overrides": {"a": override}}])
 
 
 def distilled(facts, rows):
@@ -158,16 +189,33 @@ def test_a_quantized_model_is_not_quantized_again():
     assert (code, pointer) == ("recipe_order", "/recipe/0")
 
 
-def test_layers_that_are_excluded_must_be_there_and_leave_some():
+def test_layers_that_are_left_out_must_be_there_and_leave_some():
     facts = model([CONVOLUTION, LINEAR])
-    assert quantized({"exclude": ["fc", "nothing.*"]}, facts)[:2] == ("validation_failed", "/recipe/0/exclude/1")
+    for field in ("exclude", "include"):
+        assert quantized({"scheme": "cast", field: ["fc", "nothing.*"]}, facts)[:2] == (
+            "validation_failed",
+            f"/recipe/0/{field}/1",
+        )
+        assert quantized({"scheme": "dynamic", field: ["conv"]}, facts)[:2] == (
+            "validation_failed",
+            f"/recipe/0/{field}/0",
+        )
     assert quantized({"exclude": ["fc", "c*"]}, facts)[:2] == ("nothing_to_quantize", "/recipe/0/exclude")
-    assert quantized({"scheme": "dynamic", "exclude": ["conv"]}, facts)[:2] == (
-        "validation_failed",
-        "/recipe/0/exclude/0",
-    )
-    quantizes({"exclude": ["fc"]}, facts)
+    kept = {"fc": {"bits": 4}, "*": {"keep_float": True}}
+    assert quantized({"include": ["conv"], "overrides": kept}, facts)[:2] == ("nothing_to_quantize", "/recipe/0")
+    quantizes({"overrides": kept}, facts)
+    quantizes({"exclude": ["fc", "mul"]}, facts)
     quantizes({"exclude": ["linear"]}, facts)
+
+
+def test_tables_can_be_left_in_float_and_have_no_width():
+    facts = model([CONVOLUTION, WORDS])
+    quantizes({"include": ["conv"], "exclude": ["words"]}, facts)
+    quantizes({"overrides": {"*": {"bits": 4}}}, facts)
+    assert quantized({"overrides": {"embedding": {"bits": 4}}}, facts)[:2] == (
+        "validation_failed",
+        "/recipe/0/overrides/embedding/bits",
+    )
 
 
 def test_only_what_calibrates_needs_rows_for_it_and_only_what_trains_train_rows():
@@ -193,11 +241,35 @@ def test_only_what_calibrates_needs_rows_for_it_and_only_what_trains_train_rows(
         {"scheme": "qat", "group_size": 64},
         {"scheme": "qat", "alpha": 0.5},
         {"scheme": "dynamic", "teacher": "baseline"},
+        {"scheme": "dynamic", "observer": "mse"},
+        {"scheme": "weight_only", "samples": 8},
+        {"scheme": "cast", "reduce_range": "on"},
+        {"scheme": "qat", "weights": "int4", "smooth_quant": "off"},
+        {"scheme": "qat", "evaluations": 8},
+        {"scheme": "dynamic", "overrides": {"a": {"bits": 4}}},
+        {"scheme": "weight_only", "overrides": {"a": {"bits": 5}}},
+        {"scheme": "cast", "overrides": {"a": {"observer": "mse"}}},
     ],
 )
-def test_fields_that_mean_nothing_to_the_scheme_are_refused(step):
-    with pytest.raises(ValidationError):
+def test_fields_that_mean_nothing_to_the_scheme_are_refused_by_name(step):
+    with pytest.raises(ValidationError) as caught:
         QuantizeSpec.model_validate({"method": "quantize"} | step)
+    assert [fault["loc"] for fault in caught.value.errors()] == [(list(step)[-1],)]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"scheme": "dynamic", "reduce_range": "on", "evaluations": 8, "gate_rows": 9, "batch_size": 8},
+        {"scheme": "weight_only", "overrides": {"a": {"bits": 4}, "b": {"keep_float": True}}},
+        {"scheme": "qat", "observer": "mse", "samples": 8, "overrides": {"a": {"bits": 4, "observer": "mse"}}},
+    ],
+)
+def test_fields_that_the_scheme_can_honour_are_taken(step):
+    assert (
+        QuantizeSpec.model_validate({"method": "quantize"} | step).model_dump(mode="json").items()
+        >= {"scheme": step["scheme"]}.items()
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from app.domain.errors import ObjectiveMissed
 from app.domain.job import LatencySpec, Objective, Stage
 from app.domain.recipe import QuantizeSpec, Recipe, Step
-from app.domain.report import DataFigures, LatencyFigures, Report, StepOutcome
+from app.domain.report import DataFigures, FileAgreement, LatencyFigures, Report, StepOutcome
 from app.domain.sensitivity import SensitivityTable
 from app.domain.task import REPORT_FILE, ArtifactKind, ArtifactMessage
 from workers.compression import evaluation, training
@@ -91,8 +91,16 @@ def compress(
     """
     tracker = Tracker(output.progress, [1.0, *map(_weight, recipe), *_CLOSING_WEIGHTS])
     with tempfile.TemporaryDirectory() as scratch:
-        tables = sensitivities or {}
-        context = Context(network, data, seed, device, tracker, Path(scratch), sensitivities=tables)
+        context = Context(
+            network,
+            data,
+            seed,
+            device,
+            tracker,
+            Path(scratch),
+            objective=objective,
+            sensitivities=sensitivities or {},
+        )
         files = (Path(scratch) / "baseline.onnx", output.folder / MODEL_ONNX)
         with tracker.part(Stage.BASELINE, "Measuring the network as it was uploaded"):
             onnx.save(network, files[0])
@@ -101,7 +109,7 @@ def compress(
             context.metric("baseline_accuracy", 0, accuracy)
         result, floating, steps = _run_steps(recipe, context, output, tracker)
         with tracker.part(Stage.EXPORTING, "Writing the files"):
-            _export(result, recipe[-1], files[0], output, context)
+            agreement = _export(result, recipe[-1], files[0], output, context)
         with tracker.part(Stage.EVALUATING, "Comparing both files on the validation rows"):
             after = evaluation.predict(files[1], data, JUDGE, torch.get_num_threads())
             comparison = evaluation.compare(before, after, data.labels(JUDGE), seed)
@@ -115,7 +123,7 @@ def compress(
             environment = read_environment(pairs[0].threads, service_version)
             layers = layer_figures(floating, steps)
             findings = Findings(
-                baseline, compressed, comparison, pairs[0].ratio, steps, layers, data=rows, environment=environment
+                baseline, compressed, comparison, pairs[0].ratio, steps, layers, agreement, rows, environment
             )
             report = build_report(findings, recipe, objective, seed)
             (output.folder / REPORT_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
@@ -181,16 +189,19 @@ def _keep_candidate(network: Network, output: Output) -> None:
     output.announce(CANDIDATE, "checkpoint", "onnx")
 
 
-def _export(network: Network, last: Step, baseline: Path, output: Output, context: Context) -> None:
+def _export(network: Network, last: Step, baseline: Path, output: Output, context: Context) -> FileAgreement:
     onnx_path, pt2_path = output.folder / MODEL_ONNX, output.folder / MODEL_PT2
     onnx.save(network, onnx_path)
     if isinstance(last, QuantizeSpec):
         quantize.check_file(onnx_path, baseline, last)
     pt2.save(network, pt2_path)
     agreement = check_files(onnx_path, pt2_path, context.data, torch.get_num_threads())
-    context.log(f"{MODEL_PT2} and {MODEL_ONNX} agree on {agreement:.1%} of the validation rows compared")
+    context.log(
+        f"{MODEL_PT2} and {MODEL_ONNX} agree on {agreement.equal_predictions:.1%} of {agreement.rows} validation rows"
+    )
     output.announce(MODEL_ONNX, "model", "onnx")
     output.announce(MODEL_PT2, "model", "pt2")
+    return agreement
 
 
 def _profile(path: Path, counts: Counts, latency: list[LatencyFigures]) -> Profile:

@@ -10,6 +10,7 @@ from app.domain.report import (
     DataFigures,
     Delta,
     Environment,
+    FileAgreement,
     LatencyFigures,
     LatencyRatio,
     LayerFigures,
@@ -53,6 +54,7 @@ class Findings:
     latency_ratio: LatencyRatio
     steps: tuple[StepOutcome, ...]
     layers: tuple[LayerFigures, ...]
+    files: FileAgreement
     data: DataFigures
     environment: Environment
 
@@ -81,6 +83,7 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
         steps=findings.steps,
         layers=findings.layers,
         classes=comparison.classes,
+        files=findings.files,
         data=findings.data,
         environment=findings.environment,
         recipe=recipe,

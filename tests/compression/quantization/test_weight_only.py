@@ -25,7 +25,7 @@ from workers.compression.quantization.stored import PackedLinear
 from workers.compression.quantization.swapping import stored_bytes
 from workers.compression.quantization.written import check_packed
 
-LAYERS = {"embedding", "query", "key", "product_product", "mixed_product", "head"}
+LAYERS = {"embedding", "query", "key", "product", "mixed", "head"}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_the_packing_is_that_of_the_runtime_whatever_the_size(tmp_path):
     torch.manual_seed(1)
     for inputs, bits, symmetric in ((33, 4, True), (96, 4, False), (40, 8, False)):
         layer = nn.Linear(inputs, 3)
-        packed = weight_only.makers(bits, 32, symmetric=symmetric)[nn.Linear](layer)
+        packed = weight_only.makers(bits, 32, symmetric=symmetric)[nn.Linear](layer, None)
         network = make_network(nn.Sequential(layer), (inputs,))
         network.module.set_submodule("0", packed)
         path = tmp_path / f"{inputs}.onnx"

@@ -1,21 +1,44 @@
 """Rounding to eight bits inside a network that trains, in the place of torchao's observers."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import DerivedObserverOrFakeQuantize, FakeQuantizeBase, ObserverBase
 
-from workers.compression.quantization.quantizer import SMALLEST_SCALE
+from workers.compression.quantization import kernels
+from workers.compression.quantization.ranges import SMALLEST_SCALE, encode
 
 FOLLOWING = 0.01
 """Share of a batch's range in the running one of an activation."""
-_CHANNELS = frozenset({torch.per_channel_symmetric, torch.per_channel_affine})
-_SYMMETRIC = frozenset({torch.per_channel_symmetric, torch.per_tensor_symmetric})
 _DROPOUT = torch.ops.aten.dropout.default
 
 
-class TrainedRange(FakeQuantizeBase):  # type: ignore[misc]
-    """Rounds to the integers of an observer, whose range it begins with and then lets follow what it sees.
+class Rounding(FakeQuantizeBase):  # type: ignore[misc]
+    """Rounds to the integers of an observer."""
+
+    def __init__(self, observer: ObserverBase) -> None:
+        super().__init__()
+        self.dtype, self.qscheme = observer.dtype, observer.qscheme
+        self.quant_min, self.quant_max = observer.quant_min, observer.quant_max
+        self.ch_axis = getattr(observer, "ch_axis", -1)
+
+    @property
+    def per_channel(self) -> bool:
+        return self.qscheme in {torch.per_channel_symmetric, torch.per_channel_affine}
+
+    def round(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        if self.per_channel:
+            return torch.fake_quantize_per_channel_affine(
+                x, scale, zero_point, self.ch_axis, self.quant_min, self.quant_max
+            )
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, self.quant_min, self.quant_max)
+
+
+class TrainedRange(Rounding):
+    """Begins with an observer's range and then lets it follow what it sees.
 
     A weight's range is always that of the weight as it stands; an activation's moves slowly.
     """
@@ -26,12 +49,9 @@ class TrainedRange(FakeQuantizeBase):  # type: ignore[misc]
     high: Tensor
     frozen: Tensor
 
-    def __init__(self, observer: ObserverBase) -> None:
-        super().__init__()
-        self.dtype, self.qscheme = observer.dtype, observer.qscheme
-        self.quant_min, self.quant_max = observer.quant_min, observer.quant_max
-        self.ch_axis = getattr(observer, "ch_axis", -1)
-        self.smallest = float(getattr(observer, "eps", SMALLEST_SCALE))
+    def __init__(self, observer: ObserverBase, following: float = FOLLOWING) -> None:
+        super().__init__(observer)
+        self.following = following
         scale, zero_point = observer.calculate_qparams()
         self.register_buffer("scale", scale.float())
         self.register_buffer("zero_point", zero_point.to(torch.int32))
@@ -42,43 +62,56 @@ class TrainedRange(FakeQuantizeBase):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         if self.training and not self.frozen:
             self._follow(x.detach())
-        if self.qscheme in _CHANNELS:
-            return torch.fake_quantize_per_channel_affine(
-                x, self.scale, self.zero_point, self.ch_axis, self.quant_min, self.quant_max
-            )
-        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, self.quant_min, self.quant_max)
+        return self.round(x, self.scale, self.zero_point)
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         return self.scale, self.zero_point
 
     def _follow(self, x: Tensor) -> None:
-        if self.qscheme in _CHANNELS:
-            others = [axis for axis in range(x.ndim) if axis != self.ch_axis]
-            self.low.copy_(x.amin(others))
-            self.high.copy_(x.amax(others))
-        else:
-            self.low.lerp_(x.amin().reshape(self.low.shape), FOLLOWING)
-            self.high.lerp_(x.amax().reshape(self.high.shape), FOLLOWING)
-        low, high = self.low.clamp(max=0), self.high.clamp(min=0)
-        if self.qscheme in _SYMMETRIC:
-            self.scale.copy_(torch.maximum(-low, high) / ((self.quant_max - self.quant_min) / 2))
-            self.scale.clamp_(min=self.smallest)
+        if self.per_channel:
+            largest = x.abs().amax([axis for axis in range(x.ndim) if axis != self.ch_axis])
+            self.scale.copy_(largest / self.quant_max).clamp_(min=SMALLEST_SCALE)
             return
-        self.scale.copy_((high - low) / (self.quant_max - self.quant_min)).clamp_(min=self.smallest)
-        shift = self.quant_min - torch.round(low / self.scale)
-        self.zero_point.copy_(shift.clamp(self.quant_min, self.quant_max))
+        self.low.lerp_(x.amin().reshape(self.low.shape), self.following)
+        self.high.lerp_(x.amax().reshape(self.high.shape), self.following)
+        scale, zero_point = encode(
+            float(self.low), float(self.high), symmetric=self.qscheme == torch.per_tensor_symmetric
+        )
+        self.scale.fill_(scale)
+        self.zero_point.fill_(zero_point)
+
+
+class SameRange(Rounding):
+    """Rounds a value that was only moved by the range that another finds for it.
+
+    What dropout scaled up while the network trains is no value that the network will see: it passes as it is.
+    """
+
+    def __init__(self, observer: ObserverBase, first: TrainedRange, *, dropped: bool) -> None:
+        super().__init__(observer)
+        self.first, self.dropped = first, dropped
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.dropped and self.training else self.round(x, *self.calculate_qparams())
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        return self.first.calculate_qparams()
 
 
 def round_in_training(observed: GraphModule) -> GraphModule:
     """Give an observed graph in which every observer rounds, and dropout obeys ``train()`` and ``eval()``."""
-    observers = {name: part for name, part in observed.named_modules(remove_duplicate=False) if _observes(part)}
-    # Observers that are shared, since both sides of an operator have one scale, must stay so.
-    ranges = {id(part): TrainedRange(part) for part in observers.values()}
-    for name, part in observers.items():
-        observed.set_submodule(name, ranges[id(part)])
+    made: dict[int, Rounding] = {}
+    firsts: dict[Node, TrainedRange] = {}
+    for node, observer in _observers(observed, ObserverBase):
+        if id(observer) not in made:
+            origin, dropped = _origin(observed, node, _keeps_range)
+            first = firsts.setdefault(origin, TrainedRange(observer, 1.0 if origin.op == "get_attr" else FOLLOWING))
+            behind = SameRange(observer, first, dropped=dropped)
+            made[id(observer)] = behind if first in made.values() else first
+        observed.set_submodule(str(node.target), made[id(observer)])
     for part in observed.modules():
         if isinstance(part, DerivedObserverOrFakeQuantize):
-            part.obs_or_fqs = [ranges[id(observer)] for observer in part.obs_or_fqs]
+            part.obs_or_fqs = [made[id(observer)] for observer in part.obs_or_fqs]
     for node in observed.graph.find_nodes(op="call_function", target=_DROPOUT):
         name = f"{node.name}_trained"
         observed.add_submodule(name, nn.Dropout(node.args[1]))
@@ -100,5 +133,38 @@ def drop_dropout(trained: GraphModule) -> GraphModule:
     return trained
 
 
-def _observes(part: nn.Module) -> bool:
-    return isinstance(part, ObserverBase) and not isinstance(part, DerivedObserverOrFakeQuantize)
+def found_parameters(trained: GraphModule) -> dict[str, tuple[float, int]]:
+    """Give scale and zero point of each activation, by the name of the graph's node that gives it."""
+    found = {}
+    for node, part in _observers(trained, Rounding):
+        if not part.per_channel:
+            scale, zero_point = part.calculate_qparams()
+            found[_origin(trained, node, kernels.moves)[0].name] = float(scale), int(zero_point)
+    return found
+
+
+def _observers(module: GraphModule, kind: type[nn.Module]) -> list[tuple[Node, Any]]:
+    """List the calls of a kind of observer in graph order; the derived ones of biases follow others'."""
+    calls = [(node, module.get_submodule(str(node.target))) for node in module.graph.find_nodes(op="call_module")]
+    return [
+        (node, part)
+        for node, part in calls
+        if isinstance(part, kind) and not isinstance(part, DerivedObserverOrFakeQuantize)
+    ]
+
+
+def _keeps_range(node: Node) -> bool:
+    """Tell whether what a node gives lies on the range of what it reads: what is looked up, on the table's."""
+    return kernels.moves(node) or node.target in kernels.EMBEDDING
+
+
+def _origin(module: GraphModule, observer: Node, passes: Callable[[Node], bool]) -> tuple[Node, bool]:
+    """Follow what is observed back through what passes it on, and tell whether dropout stands in between."""
+    node, dropped = observer, False
+    while isinstance(node.args[0] if node.args else None, Node):
+        seen = node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), (ObserverBase, Rounding))
+        if not (seen or passes(node)):
+            break
+        dropped |= node.target == _DROPOUT
+        node = node.args[0]  # type: ignore[assignment]
+    return node, dropped

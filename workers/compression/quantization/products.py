@@ -17,12 +17,14 @@ _OPERANDS = {
 """What each operator calls its input, its weight and what it adds."""
 
 
-def adopt_products(module: fx.GraphModule) -> None:
+def adopt_products(module: fx.GraphModule) -> dict[str, str]:
     """Put a linear layer in the place of every ``x·W`` and ``x·W + b`` in the module.
 
-    The layer is called what the weight is, with ``_product`` behind. A linear operator is one still where its weight
-    is the network's own or serves an embedding too.
+    The module is called what the weight is, with ``_product`` behind. A linear operator is one still where its weight
+    is the network's own or serves an embedding too. Gives what each module is as a layer, as
+    ``counting.find_weights`` has it: the owner of its weight, or the weight itself.
     """
+    adopted = {}
     for node in list(module.graph.nodes):
         if node.op != "call_function" or op_name(node) not in _OPERANDS:
             continue
@@ -43,6 +45,7 @@ def adopt_products(module: fx.GraphModule) -> None:
             weight = weight.t()
         name = f"{str(right.target).removesuffix('.weight').replace('.', '_')}_product"
         module.add_submodule(name, _linear(weight.detach(), bias))
+        adopted[name] = str(right.target).rpartition(".")[0] or str(right.target)
         with module.graph.inserting_before(node):
             call = module.graph.call_module(name, (left,))
         node.replace_all_uses_with(call)
@@ -50,6 +53,7 @@ def adopt_products(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()
+    return adopted
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -7,7 +7,6 @@ what they see and stand still in the last third of the training, so that the wei
 from dataclasses import replace
 
 from torch import nn
-from torch.fx import GraphModule
 
 from app.domain.job import EventType
 from app.domain.recipe import DistillSpec, QuantizeSpec
@@ -62,26 +61,28 @@ def _part(context: Context, begin: float, share: float) -> Context:
 
 def _run_integer(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
     with torchao_quiet():
-        from workers.compression.quantization.fake import drop_dropout, round_in_training
+        from workers.compression.quantization.fake import drop_dropout, found_parameters, round_in_training
+        from workers.compression.quantization.plan import make_plan
 
-    finding, learning = _part(context, 0, CALIBRATING), _part(context, CALIBRATING, 1 - CALIBRATING)
-    trained: list[StepResult] = []
-
-    def tune(observed: GraphModule, reference: GraphModule) -> GraphModule:
+        plan = make_plan(network, spec, _part(context, 0, CALIBRATING))
+        float_graph = plan.float_graph()
+        observed = static.prepare(float_graph, plan.quantizer(), plan.batches[0])
         student = replace(network, module=round_in_training(observed))
-        trained.append(_fit(student, spec, learning))
-        module = trained[0].network.module
-        # What the layers lose is judged against the weights that the training ended with.
-        reference.load_state_dict({name: module.state_dict()[name] for name in reference.state_dict()})
-        return drop_dropout(module)
-
-    result = static.run(network, spec, finding, tune)
-    return StepResult(result.network, result.details | trained[0].details, trained[0].earlier_seconds)
+        fitted = _fit(student, spec, _part(context, CALIBRATING, 1 - CALIBRATING))
+        trained = drop_dropout(fitted.network.module)
+        # What the layers lose is judged against the weights, and by the ranges, that the training ended with.
+        weights = trained.state_dict()
+        float_graph.load_state_dict({name: weights[name] for name in float_graph.state_dict()})
+        parameters = found_parameters(trained)
+        result = static.finish(
+            replace(plan, module=float_graph, parameters=parameters, biases={}, weights={}), trained, context
+        )
+    return StepResult(result.network, result.details | fitted.details, fitted.earlier_seconds)
 
 
 def _run_packed(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
-    student = make_trainable(network, spec)
+    student, untrained = make_trainable(network, spec)
     fitted = _fit(student, spec, context)
-    swapped = pack_trained(fitted.network)
+    swapped = pack_trained(fitted.network, untrained)
     details = weight_only.describe(swapped, network, spec, context)
     return StepResult(swapped.after, details | fitted.details, fitted.earlier_seconds)

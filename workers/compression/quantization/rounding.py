@@ -87,24 +87,27 @@ class RoundedEmbedding(RoundedLayer):
 _ROUNDED = {PackedLinear: RoundedLinear, PackedEmbedding: RoundedEmbedding}
 
 
-def make_trainable(network: Network, spec: QuantizeSpec) -> Network:
-    """Put rounding layers where ``weight_only`` would pack. Raises as swap_layers does."""
+def make_trainable(network: Network, spec: QuantizeSpec) -> tuple[Network, Swapped]:
+    """Put rounding layers where ``weight_only`` would pack, and give what that is. Raises as swap_layers does."""
     bits, group_size, symmetric = packing(spec)
-    swapped = swap_layers(network, makers(bits, group_size, symmetric=symmetric), spec.exclude)
+    swapped = swap_layers(network, makers(bits, group_size, symmetric=symmetric), spec)
     module = copy.deepcopy(swapped.before.module)
     for name, packed in swapped.layers.items():
-        layer = module.get_submodule(name)
-        module.set_submodule(name, _ROUNDED[type(packed)](layer, bits, group_size, symmetric=symmetric))
-    return replace(network, module=module)
+        path = swapped.paths[name]
+        layer = module.get_submodule(path)
+        module.set_submodule(path, _ROUNDED[type(packed)](layer, packed.bits, group_size, symmetric=symmetric))
+    return replace(network, module=module), swapped
 
 
-def pack_trained(trained: Network) -> Swapped:
+def pack_trained(trained: Network, untrained: Swapped) -> Swapped:
     """Pack what the training ended with, on the ranges that it ended with."""
     before, after = trained.clone(), trained.clone()
     layers = {}
-    for name, part in trained.module.named_modules():
-        if isinstance(part, RoundedLinear | RoundedEmbedding):
-            before.module.set_submodule(name, part.plain())
-            layers[name] = part.packed().eval()
-            after.module.set_submodule(name, layers[name])
-    return Swapped(before, replace(after, quantized=True), layers, ())
+    for name in untrained.layers:
+        path = untrained.paths[name]
+        part = trained.module.get_submodule(path)
+        assert isinstance(part, RoundedLinear | RoundedEmbedding)
+        before.module.set_submodule(path, part.plain())
+        layers[name] = part.packed().eval()
+        after.module.set_submodule(path, layers[name])
+    return replace(untrained, before=before, after=replace(after, quantized=True), layers=layers)

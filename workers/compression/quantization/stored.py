@@ -23,6 +23,7 @@ UINT8_MAX = 255
 class StoredLayer(nn.Module):
     """A layer with its weight under ``STORED_WEIGHT``."""
 
+    bits: int
     saturated = 0.0
     """Share of weights that lay beyond what the stored ones reach."""
 
@@ -92,6 +93,7 @@ class DynamicLinear(StoredLayer):
     rows of a batch together, by the formulas of ONNX's ``DynamicQuantizeLinear``.
     """
 
+    bits = 8
     stored_weight: Tensor
     scales: Tensor
     bias: Tensor | None
@@ -122,6 +124,7 @@ class DynamicLinear(StoredLayer):
 class CastLayer(StoredLayer):
     """A layer whose weight is stored as 16-bit floats; it computes in float32 on what they are worth."""
 
+    bits = 16
     stored_weight: Tensor
 
     def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:

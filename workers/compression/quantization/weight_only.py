@@ -1,6 +1,5 @@
 """Weights packed in groups of a few bits; sums stay in float."""
 
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -18,7 +17,7 @@ BITS = {"int8": 8, "int4": 4}
 def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
     """Pack the weights of linear layers and embeddings. Raises as swap_layers does."""
     bits, group_size, symmetric = packing(spec)
-    swapped = swap_layers(network, makers(bits, group_size, symmetric=symmetric), spec.exclude)
+    swapped = swap_layers(network, makers(bits, group_size, symmetric=symmetric), spec)
     return StepResult(swapped.after, describe(swapped, network, spec, context))
 
 
@@ -30,22 +29,22 @@ def packing(spec: QuantizeSpec) -> tuple[int, int, bool]:
 
 
 def describe(swapped: Swapped, network: Network, spec: QuantizeSpec, context: Context) -> dict[str, Any]:
-    details = swapped.details(dict.fromkeys(swapped.layers, BITS[spec.weights]), sample_rows(network, context))
+    details = swapped.details(sample_rows(network, spec, context))
     return details | {"group_size": spec.group_size, "symmetric": spec.symmetric}
 
 
 def makers(bits: int, group_size: int, *, symmetric: bool) -> dict[type[nn.Module], Make]:
-    """Give what packs each kind of layer."""
+    """Give what packs each kind of layer, into ``bits`` where it has none of its own."""
 
-    def linear(layer: nn.Linear) -> PackedLinear:
-        groups = quantize_groups(layer.weight.detach(), bits, group_size, symmetric=symmetric)
+    def linear(layer: nn.Linear, own: int | None) -> PackedLinear:
+        groups = quantize_groups(layer.weight.detach(), own or bits, group_size, symmetric=symmetric)
         bias = None if layer.bias is None else layer.bias.detach().clone()
-        return PackedLinear(groups, bits, layer.in_features, bias, symmetric=symmetric)
+        return PackedLinear(groups, own or bits, layer.in_features, bias, symmetric=symmetric)
 
-    return {
-        nn.Linear: linear,
-        nn.Embedding: partial(pack_embedding, bits=bits, group_size=group_size, symmetric=symmetric),
-    }
+    def embedding(layer: nn.Embedding, own: int | None) -> PackedEmbedding:
+        return pack_embedding(layer, bits=own or bits, group_size=group_size, symmetric=symmetric)
+
+    return {nn.Linear: linear, nn.Embedding: embedding}
 
 
 def pack_embedding(layer: nn.Embedding, *, bits: int, group_size: int, symmetric: bool) -> PackedEmbedding:

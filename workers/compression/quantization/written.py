@@ -16,7 +16,8 @@ _SIXTEEN_BITS = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 def check_dynamic(path: Path) -> Counter[str]:
     """Make sure that linear layers run on integers, each with its scale in the same kernel. Raises CheckFailed."""
     operators = fused_operators(path)
-    if DYNAMIC.isdisjoint(operators):
+    # Of a network with no product to quantize, the embeddings alone are.
+    if (DYNAMIC | PACKED).isdisjoint(operators):
         raise CheckFailed("ONNX Runtime runs no layer of the quantized file on integers.")
     if operators["MatMulInteger"]:
         raise CheckFailed(
