@@ -310,7 +310,9 @@ class QuantizeSpec(StepSpec):
         99.99, gt=50, le=100, description="Of the values seen, the percentage that the observer percentile keeps."
     )
     symmetric_activations: bool = Field(
-        default=False, description="Zero lies in the middle of the bytes, at 128, so that both signs reach equally far."
+        default=False,
+        description="Zero lies in the middle of the bytes, at 128, so that both signs reach equally far; behind an "
+        "activation that cuts off at zero it stays at their end.",
     )
     samples: int = Field(256, ge=1, le=100_000, description="Calibration rows to observe.")
     batch_size: int = Field(

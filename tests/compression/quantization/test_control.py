@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import fx
 
 from app.domain.errors import NothingToQuantize, RangeNotFound, ValidationFailed
 from app.domain.job import Objective
@@ -104,10 +105,17 @@ def test_a_layer_can_have_an_observer_of_its_own(quantize):
     assert differing == 2, "what the layer reads and what it gives"
 
 
-def test_symmetric_activations_have_their_zero_in_the_middle(quantize):
-    nodes = quantize(symmetric_activations=True).network.module.graph.nodes
-    zeros = {node.args[2] for node in nodes if "quantize_per_tensor" in str(node.target)}
-    assert zeros == {128}
+def test_symmetric_activations_have_their_zero_in_the_middle(quantize, tmp_path):
+    network = quantize(symmetric_activations=True).network
+    zeros = {
+        node.args[0].name if isinstance(node.args[0], fx.Node) else "": node.args[2]
+        for node in network.module.graph.nodes
+        if ".quantize_per_tensor" in str(node.target)
+    }
+    assert set(zeros.values()) == {0, 128}
+    assert all(zero == (0 if name.startswith("relu") else 128) for name, zero in zeros.items())
+    onnx_format.save(network, tmp_path / "model.onnx")
+    assert check_fused(tmp_path / "model.onnx")["QLinearConv"] == 4, "an activation costs no operator of its own"
 
 
 def test_layers_go_back_until_the_objective_holds(quantize, rows, network, tmp_path):

@@ -169,7 +169,12 @@ def _observed(
     seen = observe(module, plan.parameters.keys(), batches, progress)
     choices = _choices(spec, plan.control, nodes)
     default = Choice(spec.observer, spec.percentile, spec.symmetric_activations)
-    return replace(plan, parameters={name: choices.get(name, default).parameters(seen[name]) for name in seen})
+    found = {name: choices.get(name, default) for name in seen}
+    for node in module.graph.nodes:
+        # What is cut off at zero has no other sign, and only bytes that end there do the cutting.
+        if node.name in found and kernels.clips(node):
+            found[node.name] = replace(found[node.name], symmetric=False)
+    return replace(plan, parameters={name: choice.parameters(seen[name]) for name, choice in found.items()})
 
 
 def _part(context: Context, place: int) -> Callable[[float], None]:

@@ -53,6 +53,7 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         super().__init__()
         self.bound = kernels.weight_bound(reduce_range=reduce_range)
         self.floats, self.bits, self.parameters = floats, bits or {}, parameters
+        self.symmetric = symmetric
         self.weight = self._weight(self.bound)
         self.activation = QuantizationSpec(
             dtype=torch.uint8,
@@ -134,14 +135,16 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
     def _activation(self, value: Node) -> QuantizationSpecBase:
         if self.parameters is None:
             return self.activation
-        scale, zero = self.parameters[moved_from(value).name]
+        source = moved_from(value)
+        scale, zero = self.parameters[source.name]
+        symmetric = self.symmetric and not kernels.clips(source)
         return FixedQParamsQuantizationSpec(
             dtype=torch.uint8,
             scale=scale,
             zero_point=zero,
             quant_min=0,
             quant_max=255,
-            qscheme=self.activation.qscheme,
+            qscheme=torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine,
         )
 
     def _weight(self, bound: int) -> QuantizationSpec:
