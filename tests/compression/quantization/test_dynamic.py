@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -8,8 +10,10 @@ from hypothesis.extra import numpy as arrays
 from torch import nn
 
 from app.domain.errors import CheckFailed, NothingToQuantize
+from app.domain.job import Objective
 from tests.compression.quantization.networks import make_network
 from tests.compression.quantization.schemes import (
+    LENGTH,
     make_text,
     operators,
     run_onnx,
@@ -121,3 +125,32 @@ def test_a_float_file_is_no_dynamic_one(network, tmp_path):
     onnx_format.save(network, tmp_path / "float.onnx")
     with pytest.raises(CheckFailed, match="no layer"):
         check_dynamic(tmp_path / "float.onnx")
+
+
+def test_layers_go_back_until_the_objective_holds(network, tmp_path):
+    """Weights that nothing reads stretch one layer's scales until the others round to zero."""
+    broken = network.clone()
+    with torch.no_grad():
+        broken.module.get_submodule("embedding").weight[:, 0] = 0.0
+        broken.module.get_submodule("key").weight[:, 0] = 1000.0
+        broken.module.product *= 30
+    rows = text_rows(200)
+    labels = run_torch(broken, rows).argmax(1)
+    assert len(set(labels)) > 1
+    context = replace(text_context(broken, tmp_path, rows, labels), objective=Objective(max_drop=0.05))
+    result, loaded = write(broken, spec("dynamic", exclude=["head"], batch_size=200), context, tmp_path)
+    gate = result.details["gate"]
+    assert gate["drop_of_all"] > 0.05 >= gate["drop"]
+    assert (gate["held"], gate["complete"], gate["floats"]) == (True, True, ["key"])
+    assert (gate["rows"], gate["metric"]) == (200, "accuracy")
+    assert gate["ranking"][0]["name"] == "key"
+    assert {entry["name"]: entry["cost"] for entry in gate["ranking"]}["key"] == LENGTH * 44 * 70
+    assert result.details["floats"] == {"head": "left out", "key": "objective"}
+    assert {layer["name"] for layer in result.details["layers"]} == {"embedding", "query", "product", "mixed"}
+    # What was judged is what comes out.
+    assert (run_torch(loaded, rows).argmax(1) != labels).mean() == pytest.approx(gate["drop"])
+    assert check_dynamic(tmp_path / "model.onnx")["MatMul"] == 1
+
+
+def test_without_an_objective_nothing_is_judged(written):
+    assert "gate" not in written[1].details

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from app.domain.errors import NoChange, NothingToQuantize, RecipeOrder
+from app.domain.errors import NoChange, NothingToQuantize, RecipeOrder, ValidationFailed
 from tests.compression.quantization.networks import make_network
 from tests.compression.quantization.schemes import (
     make_text,
@@ -131,3 +131,17 @@ def test_what_cannot_be_packed_is_refused(network, tmp_path):
     result = quantize.run(network, spec("weight_only", exclude=["[!h]*"]), context)
     with pytest.raises(RecipeOrder, match="already"):
         quantize.run(result.network, spec("weight_only"), context)
+
+
+def test_layers_are_chosen_and_have_bits_of_their_own(network, tmp_path):
+    overrides = {"que*": {"bits": 8}, "linear": {"bits": 4}, "embedding": {"keep_float": True}}
+    step = spec("weight_only", weights="int8", include=["linear", "embedding"], exclude=["head"], overrides=overrides)
+    result, loaded = write(network, step, text_context(network, tmp_path), tmp_path)
+    assert {layer["name"]: layer["bits"] for layer in result.details["layers"]} == {
+        "query": 8, "key": 4, "product": 4, "mixed": 4,
+    }  # fmt: skip
+    assert result.details["floats"] == {"embedding": "left out", "head": "left out"}
+    rows = text_rows(100)
+    np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", rows), run_torch(loaded, rows), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValidationFailed, match=r"include: .*'conv\*'.*query \(linear\)"):
+        quantize.run(network, spec("weight_only", include=["conv*"]), text_context(network, tmp_path))
