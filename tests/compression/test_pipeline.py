@@ -5,6 +5,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import zstandard
 from pydantic import TypeAdapter
 
 from app.domain.errors import ObjectiveMissed, RecipeOrder
@@ -96,6 +97,24 @@ def test_files_are_announced_once_complete_and_a_candidate_once_trained(finished
     with zipfile.ZipFile(folder / "benchmark.zip") as bundle:
         assert bundle.read("model.onnx") == (folder / "model.onnx").read_bytes()
         assert json.loads(bundle.read("environment.json"))["service"] == "test"
+
+
+def test_zeros_leave_packed_copies_and_no_claim_of_speed(digits_network, digits_data, tmp_path):
+    recipe = [{"method": "prune", "granularity": "weight", "amount": 0.9}]
+    report, _, artifacts = run(digits_network, digits_data, tmp_path / "out", recipe)
+    copies = {artifact.name: artifact.format for artifact in artifacts if artifact.name.endswith(".zst")}
+    assert copies == {"model.onnx.zst": "onnx.zst", "model.pt2.zst": "pt2.zst"}
+    for name in copies:
+        packed, plain = ((tmp_path / "out" / each).read_bytes() for each in (name, name.removesuffix(".zst")))
+        assert zstandard.ZstdDecompressor().decompress(packed) == plain
+        assert len(packed) < len(plain)
+    side = report.compressed
+    assert side.packed_bytes == (tmp_path / "out" / "model.onnx.zst").stat().st_size
+    assert (side.parameters, side.macs) == (report.baseline.parameters, report.baseline.macs)
+    assert side.nonzero_parameters < 0.15 * side.parameters
+    ratio = report.baseline.packed_bytes / side.packed_bytes
+    assert f"then it is {ratio:.2f} times smaller than the baseline's" in report.verdict.reasons[-1]
+    assert ratio > 2
 
 
 def test_stages_come_in_order_and_progress_never_falls(finished):

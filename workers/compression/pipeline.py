@@ -26,6 +26,7 @@ from workers.compression.formats import onnx, pt2
 from workers.compression.latency import measure_pair
 from workers.compression.memory import measure_peak_memory
 from workers.compression.network import Network
+from workers.compression.packing import SUFFIX, leaves_zeros, pack, packed_size
 from workers.compression.progress import Tracker
 from workers.compression.pruning import prune
 from workers.compression.quantization import static
@@ -85,6 +86,7 @@ def compress(
 ) -> Report:
     """Run a recipe and write ``model.onnx``, ``model.pt2``, ``report.json`` and ``benchmark.zip``.
 
+    Where single weights became zero, compressed copies of the first two stand beside them, if they are smaller.
     The report says whether the objective is met; :func:`require_objective` makes an error of it.
     The caller's network stays as it is.
     """
@@ -100,6 +102,7 @@ def compress(
         result, floating, steps = _run_steps(recipe, context, output, tracker)
         with tracker.part(Stage.EXPORTING, "Writing the files"):
             _export(result, data, output, context)
+            packed = _pack(files[0], output, Path(scratch)) if leaves_zeros(recipe) else (None, None)
         with tracker.part(Stage.EVALUATING, "Comparing both files on the validation rows"):
             after = evaluation.predict(files[1], data, JUDGE, torch.get_num_threads())
             comparison = evaluation.compare(before, after, data.labels(JUDGE), seed)
@@ -107,8 +110,8 @@ def compress(
             rows = _count_rows(data, recipe, steps)
         with tracker.part(Stage.PROFILING, "Timing both files in turn"):
             pairs = measure_pair(*files, latency.batch_sizes, latency.threads, seed)
-            baseline = _profile(files[0], count(network), [pair.baseline for pair in pairs])
-            compressed = _profile(files[1], count(floating), [pair.compressed for pair in pairs])
+            baseline = _profile(files[0], count(network), [pair.baseline for pair in pairs], packed[0])
+            compressed = _profile(files[1], count(floating), [pair.compressed for pair in pairs], packed[1])
         with tracker.part(Stage.PACKAGING, "Writing the report"):
             environment = read_environment(pairs[0].threads, service_version)
             layers = layer_figures(floating, steps)
@@ -191,10 +194,22 @@ def _export(network: Network, data: Dataset, output: Output, context: Context) -
     output.announce(MODEL_PT2, "model", "pt2")
 
 
-def _profile(path: Path, counts: Counts, latency: list[LatencyFigures]) -> Profile:
+def _pack(baseline: Path, output: Output, scratch: Path) -> tuple[int, int]:
+    """Put compressed copies beside both files where they are smaller; give the bytes of both ONNX files so."""
+    sizes = {}
+    for name, format_ in ((MODEL_ONNX, "onnx"), (MODEL_PT2, "pt2")):
+        path, packed = output.folder / name, output.folder / f"{name}{SUFFIX}"
+        sizes[name] = path.stat().st_size
+        if pack(path, packed):
+            sizes[name] = packed.stat().st_size
+            output.announce(packed.name, "model", f"{format_}{SUFFIX}")
+    return packed_size(baseline, scratch), sizes[MODEL_ONNX]
+
+
+def _profile(path: Path, counts: Counts, latency: list[LatencyFigures], packed_bytes: int | None) -> Profile:
     first = latency[0]
     peak = measure_peak_memory(path, first.batch_size, first.threads)
-    return Profile(path=path, counts=counts, latency=tuple(latency), peak_memory_bytes=peak)
+    return Profile(path, counts, tuple(latency), peak, packed_bytes)
 
 
 def _count_rows(data: Dataset, recipe: Recipe, steps: tuple[StepOutcome, ...]) -> DataFigures:
