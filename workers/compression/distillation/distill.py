@@ -1,6 +1,7 @@
 """Distillation: train the network as it stands on the labels and the baseline's outputs."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from workers.compression.network import Network
 from workers.compression.step import Context, StepResult
 from workers.compression.training import Rows, fit
 
+Logits = NDArray[np.float32]
+
 CHUNK_ROWS = 4096
 
 
@@ -22,9 +25,15 @@ def run(network: Network, spec: DistillSpec, context: Context) -> StepResult:
     """Train by ``kd_loss``; the teacher's outputs are computed once, as no row is ever augmented."""
 
     @functools.cache
-    def targets() -> NDArray[np.float32]:
+    def targets() -> Logits:
         # Not before the first batch: a training that has ended in an earlier attempt needs none.
         return write_targets(context, context.folder / "teacher.npy")
+
+    return imitate(network, spec, context, targets)
+
+
+def imitate(network: Network, spec: DistillSpec, context: Context, targets: Callable[[], Logits]) -> StepResult:
+    """Train by ``kd_loss`` towards the outputs that ``targets`` gives, (rows of train, classes)."""
 
     def criterion(logits: Tensor, labels: Tensor, batch: Rows) -> Tensor:
         picked = torch.from_numpy(targets()[batch]).to(context.device)
@@ -33,7 +42,7 @@ def run(network: Network, spec: DistillSpec, context: Context) -> StepResult:
     return fit(network, spec, context, criterion)
 
 
-def write_targets(context: Context, path: Path) -> NDArray[np.float32]:
+def write_targets(context: Context, path: Path) -> Logits:
     """Give the teacher's outputs on every row of train, (rows, classes), as a map of a file."""
     teacher = context.baseline.clone()
     teacher.module.to(context.device).eval()
