@@ -26,7 +26,8 @@ from app.domain.errors import (
 )
 from app.domain.job import JobSpec, JobState
 from app.domain.model import ModelFormat
-from app.domain.report import Report
+from app.domain.recipe import PruneSpec
+from app.domain.report import ANY_REPORT
 from app.domain.task import (
     CHECKPOINT_FILE,
     LOG_FILE,
@@ -39,7 +40,7 @@ from app.domain.task import (
     FailureMessage,
     Message,
 )
-from app.services import contents
+from app.services import contents, sensitivity
 from app.storage import content_key, is_full
 from workers import deliveries
 from workers.checkpoints import Checkpoints
@@ -178,20 +179,28 @@ def _attempt(workplace: Workplace, job: JobRow, folder: Path, watcher: JobWatche
 
 
 def _fetch(workplace: Workplace, job: JobRow, folder: Path, threads: int) -> Compress:
+    """Lay down what the child reads. Raises NoSensitivity where a table is gone that was there at submission."""
+    spec = JobSpec.model_validate(job.spec)
+    asked = {step.sensitivity for step in spec.recipe if isinstance(step, PruneSpec) and step.sensitivity}
     with workplace.sessions.begin() as session:
         model = models.get(session, job.project_id, job.model_id)
         dataset = datasets.get(session, job.project_id, job.dataset_id)
+        tables = {name: sensitivity.find_table(session, job.project_id, name) for name in sorted(asked)}
     assert model is not None  # the row's foreign keys
     assert dataset is not None
     model_path, dataset_path = f"model.{model.format}", f"data.{dataset.format}"
-    for row, path in ((model, model_path), (dataset, dataset_path)):
-        workplace.storage.fetch_to(content_key(job.project_id, row.sha256), folder / path)
+    table_paths = {name: f"{name}.json" for name in tables}
+    digests = {model_path: model.sha256, dataset_path: dataset.sha256}
+    digests |= {table_paths[name]: table.sha256 for name, table in tables.items()}
+    for path, sha256 in digests.items():
+        workplace.storage.fetch_to(content_key(job.project_id, sha256), folder / path)
     return Compress(
         model_path=model_path,
         model_format=cast("ModelFormat", model.format),
         dataset_path=dataset_path,
         dataset_format=cast("DatasetFormat", dataset.format),
-        job=JobSpec.model_validate(job.spec),
+        job=spec,
+        sensitivities=table_paths,
         device="cuda" if job.queue == "gpu" else "cpu",
         threads=threads,
         service_version=version("winnow"),
@@ -269,23 +278,4 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     path = folder / OUTPUT_FOLDER / REPORT_FILE
     if not path.is_file() or path.is_symlink():
         return None
-    report = Report.model_validate_json(path.read_bytes())
-    before, after, delta = report.baseline, report.compressed, report.delta
-    summary: dict[str, Any] = {
-        "size_ratio": delta.size_ratio,
-        "parameters_ratio": delta.parameters_ratio,
-        "macs_ratio": delta.macs_ratio,
-        "latency_ratio": delta.latency_ratio.value,
-        "metric_drop": delta.metric_drop.value,
-        "agreement": delta.agreement,
-        "size_bytes": after.size_bytes,
-    }
-    for name, value in after.metrics.items():
-        summary[name] = value.value
-        summary[f"baseline_{name}"] = before.metrics[name].value
-    if after.latency:
-        summary["p50_ms"] = after.latency[0].p50_ms
-        summary["baseline_p50_ms"] = before.latency[0].p50_ms
-    if report.objective is not None:
-        summary["objective_met"] = report.objective.met
-    return summary
+    return ANY_REPORT.validate_json(path.read_bytes()).headline()

@@ -26,7 +26,7 @@ from app.db.tables import ArtifactRow
 from app.domain.errors import FieldError, ValidationFailed
 from app.domain.ids import Prefix
 from app.domain.job import JobSpec, JobState
-from app.domain.report import Report
+from app.domain.report import AnyReport
 from app.services import artifacts, jobs
 from app.services.jobs import JobView
 
@@ -114,7 +114,7 @@ def list_job_artifacts(session: Reading, caller: Reader, job_id: str) -> Items[A
     return Items(items=[ArtifactOut.of(row) for row in artifacts.of_job(session, caller.project_id, job_id)])
 
 
-@router.get("/{job_id}/report", response_model=Report)
+@router.get("/{job_id}/report", response_model=AnyReport)
 async def get_job_report(request: Request, parts: PartsDep, caller: Reader, job_id: str) -> Response:
     """Give what the job measured, as JSON."""
     require_acceptable(request, JSON)

@@ -7,6 +7,7 @@ from app.domain.errors import (
     DatasetMismatch,
     FieldError,
     LabelsOutOfRange,
+    NoSensitivity,
     NothingToPrune,
     NothingToQuantize,
     NotTrainable,
@@ -32,15 +33,40 @@ def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
     _check_labels(model, dataset)
     _check_splits(spec, dataset)
     _check_order(spec)
+    _check_analysis(spec)
     _check_steps(spec, model)
 
 
-def _refuse(error: type[WinnowError], pointer: str, message: str) -> WinnowError:
-    return error(message, errors=[FieldError(pointer=pointer, message=message)])
+def check_sensitivity(spec: JobSpec, step: PruneSpec, analysis: JobSpec, dataset: DatasetFacts) -> None:
+    """Raise NoSensitivity where the table of an analysis is not of what a step of a job would remove."""
+    measured = analysis.recipe[0]
+    assert isinstance(measured, PruneSpec)  # nothing else leaves a table
+    for name, here, there in (
+        ("model_id", spec.model_id, analysis.model_id),
+        # Other data might have had the rows for choosing that judge here.
+        ("dataset_id", spec.dataset_id, analysis.dataset_id),
+        ("granularity", step.granularity, measured.granularity),
+        ("criterion", step.criterion, measured.criterion),
+    ):
+        if here != there:
+            raise NoSensitivity(f"The job analyzed another {name}: {there}, not {here}.")
+    if "validation" not in dataset.splits and spec.seed != analysis.seed:
+        raise NoSensitivity(
+            f"The job analyzed by the seed {analysis.seed}, and the seed is {spec.seed}. It says which rows of train"
+            " judge, as there is no validation split, and none of those may have chosen the amounts.",
+            hint="Give the same seed, or a data set with a validation split.",
+        )
+    if missing := sorted(set(measured.exclude) - set(step.exclude)):
+        raise NoSensitivity(f"The job left out the layers {', '.join(missing)}.", hint="Exclude them here as well.")
+
+
+def refuse(error: type[WinnowError], pointer: str, message: str, hint: str | None = None) -> WinnowError:
+    """Make an error with a pointer to the place of the payload that it is about."""
+    return error(message, hint=hint, errors=[FieldError(pointer=pointer, message=message)])
 
 
 def _mismatch(message: str) -> WinnowError:
-    return _refuse(DatasetMismatch, "/dataset_id", message)
+    return refuse(DatasetMismatch, "/dataset_id", message)
 
 
 def _check_fields(model: ModelFacts, dataset: DatasetFacts) -> None:
@@ -80,14 +106,14 @@ def _check_labels(model: ModelFacts, dataset: DatasetFacts) -> None:
         raise _mismatch(f"The data set has no class labels: accuracy needs a field {LABEL!r} of class indices.")
     output = model.signature.outputs[0]
     if len(output.shape) != 2 or not isinstance(output.shape[1], int):
-        raise _refuse(
+        raise refuse(
             UnsupportedNetwork,
             "/model_id",
             f"The model's first output has the shape {list(output.shape)}; accuracy needs [batch, classes].",
         )
     if dataset.classes > output.shape[1]:
         message = f"The highest label is {dataset.classes - 1}; the model tells {output.shape[1]} classes apart."
-        raise _refuse(LabelsOutOfRange, "/dataset_id", message)
+        raise refuse(LabelsOutOfRange, "/dataset_id", message)
 
 
 def _check_splits(spec: JobSpec, dataset: DatasetFacts) -> None:
@@ -95,51 +121,66 @@ def _check_splits(spec: JobSpec, dataset: DatasetFacts) -> None:
     if not {"train", "validation"} & splits.keys():
         raise _mismatch("The data set has neither a validation split nor a train split to cut one from.")
     for position, step in enumerate(spec.recipe):
-        if step.trains and ("train" not in splits or splits["train"].samples < _FEWEST_TRAIN_ROWS):
+        if step.trained_epochs and ("train" not in splits or splits["train"].samples < _FEWEST_TRAIN_ROWS):
             message = f"The step trains; the data set has fewer than {_FEWEST_TRAIN_ROWS} train rows."
-            raise _refuse(DatasetMismatch, f"/recipe/{position}", message)
+            raise refuse(DatasetMismatch, f"/recipe/{position}", message)
         if isinstance(step, PruneSpec) and step.criterion == "taylor" and "train" not in splits:
             message = "taylor needs train rows to take gradients on; the data set has no train split."
-            raise _refuse(DatasetMismatch, f"/recipe/{position}/criterion", message)
+            raise refuse(DatasetMismatch, f"/recipe/{position}/criterion", message)
+        if isinstance(step, PruneSpec) and step.analyze and not {"train", "calibration"} & splits.keys():
+            message = "An analysis measures on calibration or train rows, never on validation; there are neither."
+            raise refuse(DatasetMismatch, f"/recipe/{position}", message)
         calibrates = isinstance(step, QuantizeSpec) or (isinstance(step, PruneSpec) and step.criterion == "wanda")
         if calibrates and not {"train", "calibration"} & splits.keys():
             message = "The step needs rows to calibrate on; the data set has neither a calibration nor a train split."
-            raise _refuse(DatasetMismatch, f"/recipe/{position}", message)
+            raise refuse(DatasetMismatch, f"/recipe/{position}", message)
+
+
+def _check_analysis(spec: JobSpec) -> None:
+    for position, step in enumerate(spec.recipe):
+        if not isinstance(step, PruneSpec) or not step.analyze:
+            continue
+        if len(spec.recipe) > 1:
+            message = "An analysis is the only step of its job: it changes nothing that others could go on with."
+            raise refuse(RecipeOrder, f"/recipe/{position}", message)
+        if spec.objective is not None:
+            message = "An analysis compresses nothing that an objective could judge."
+            raise refuse(ValidationFailed, "/objective", message)
 
 
 def _check_order(spec: JobSpec) -> None:
     for position, (before, step) in enumerate(zip(spec.recipe, spec.recipe[1:], strict=False), start=1):
         if isinstance(before, QuantizeSpec):
             message = f"Nothing can follow quantize: move {step.method} before it."
-            raise _refuse(RecipeOrder, f"/recipe/{position}", message)
+            raise refuse(RecipeOrder, f"/recipe/{position}", message)
 
 
 def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
     for position, step in enumerate(spec.recipe):
         pointer = f"/recipe/{position}"
-        if step.trains and not model.trainable:
-            raise _refuse(NotTrainable, pointer, "The step trains, and this network was exported without a way to.")
+        if step.trained_epochs and not model.trainable:
+            raise refuse(NotTrainable, pointer, "The step trains, and this network was exported without a way to.")
         if (
             isinstance(step, PruneSpec)
             and step.granularity == "channel"
             and not any(layer.prunable for layer in model.layers)
         ):
-            raise _refuse(NothingToPrune, pointer, f"No layer can lose channels. {_reasons(model.layers)}")
+            raise refuse(NothingToPrune, pointer, f"No layer can lose channels. {_reasons(model.layers)}")
         if isinstance(step, PruneSpec):
             _check_criterion(step, model, f"{pointer}/criterion")
             _check_patterns(step, model, pointer)
         if isinstance(step, QuantizeSpec) and not any(layer.quantizable for layer in model.layers):
             names = ", ".join(f"{layer.name} ({layer.op})" for layer in model.layers[:_LAYERS_NAMED])
-            raise _refuse(NothingToQuantize, pointer, f"No layer can be quantized; there are: {names or 'none'}.")
+            raise refuse(NothingToQuantize, pointer, f"No layer can be quantized; there are: {names or 'none'}.")
 
 
 def _check_criterion(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
     if step.criterion == "taylor" and not model.trainable:
         message = "taylor takes gradients, and this network was exported without a way to."
-        raise _refuse(NotTrainable, pointer, message)
+        raise refuse(NotTrainable, pointer, message)
     if step.criterion == "bn_scale" and not any(layer.op == "batch_norm" and layer.prunable for layer in model.layers):
         message = "bn_scale reads the scales of batch norms, and none of this network's scales channels that can go."
-        raise _refuse(NothingToPrune, pointer, message)
+        raise refuse(NothingToPrune, pointer, message)
 
 
 def _check_patterns(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
@@ -152,7 +193,7 @@ def _check_patterns(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
     for place, pattern in places:
         if not any(fnmatchcase(name, pattern) for name in names):
             message = f"No layer that can be pruned is named {pattern!r}; there are: {', '.join(names)}."
-            raise _refuse(ValidationFailed, place, message)
+            raise refuse(ValidationFailed, place, message)
 
 
 def _reasons(layers: tuple[Layer, ...]) -> str:

@@ -237,6 +237,10 @@ class RecipeOrder(Invalid):
     code, title = "recipe_order", "The steps cannot follow each other like this"
 
 
+class NoSensitivity(Invalid):
+    code, title = "no_sensitivity", "The job named has no sensitivity table that this step can use"
+
+
 class NoChange(ClientError):
     code, kind, title = "no_change", Kind.INVALID, "A step changed nothing"
 

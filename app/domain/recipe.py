@@ -9,8 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_STEPS = 8
 DEFAULT_AMOUNT = 0.5
-_OF_CHANNELS = ("macs_ratio", "parameters_ratio", "minimum_channels", "round_to", "overrides", "rounds")
+MOST_AMOUNT = 0.95
+_OF_CHANNELS = ("macs_ratio", "parameters_ratio", "minimum_channels", "round_to", "overrides")
+_OF_ROUNDS = ("schedule", "recovery_epochs")
+_OF_RECOVERY = ("recovery_method", "recovery_learning_rate")
 _MEASURES = ("amount", "macs_ratio", "parameters_ratio")
+# An analysis chooses these itself, or stops before they matter.
+_NOT_ANALYZED = (*_MEASURES, "round_to", "overrides", "scope", "rounds", "sensitivity")
 
 
 class StepSpec(BaseModel):
@@ -19,7 +24,12 @@ class StepSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     trains: ClassVar[bool] = False
-    """Whether the step needs the training split and a trainable network."""
+    """Whether every step of the method needs the training split and a trainable network."""
+
+    @property
+    def trained_epochs(self) -> int:
+        """Give the epochs that this step trains for; more than 0 where it needs what :attr:`trains` speaks of."""
+        return 0
 
 
 class PruneSpec(StepSpec):
@@ -43,7 +53,7 @@ class PruneSpec(StepSpec):
     amount: float | None = Field(
         None,
         gt=0,
-        le=0.95,
+        le=MOST_AMOUNT,
         description="Share of the prunable channels or weights to remove; 0.5 where no ratio is given.",
     )
     macs_ratio: float | None = Field(
@@ -59,13 +69,49 @@ class PruneSpec(StepSpec):
     exclude: tuple[str, ...] = Field(
         (), max_length=100, description="Layers that stay whole: names or patterns such as stem.* (fnmatch)."
     )
-    overrides: dict[str, Annotated[float, Field(ge=0, le=0.95)]] = Field(
+    overrides: dict[str, Annotated[float, Field(ge=0, le=MOST_AMOUNT)]] = Field(
         {}, max_length=100, description="Amounts of single layers, by name or pattern; the first that matches holds."
     )
     scope: Literal["global", "layer"] = Field(
         "global", description="Rank channels over the whole network, or remove the same share of each group."
     )
     rounds: int = Field(1, ge=1, le=20, description="Remove the amount in this many rounds, scoring anew in each.")
+    schedule: Literal["constant", "cubic"] = Field(
+        "constant",
+        description="Share of the amount that is gone after round t of n. constant: t/n; "
+        "cubic: 1 − (1 − t/n)³, much at first and ever less (Zhu & Gupta 2017, eq. 1).",
+    )
+    recovery_epochs: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Passes over the training split behind every round but the last, which a step that trains can "
+        "follow. A round that removed nothing has none.",
+    )
+    recovery_method: Literal["finetune", "distill"] = Field(
+        "finetune", description="What recovers between rounds: labels alone, or the uploaded network's outputs as well."
+    )
+    recovery_learning_rate: float = Field(
+        0.01, gt=0, le=10, description="Peak rate of the cosine schedule, which each recovery runs through anew."
+    )
+    analyze: bool = Field(
+        False,  # noqa: FBT003 - a field's default
+        description="Change nothing: measure, group by group, how accuracy suffers as more of it goes, and keep the "
+        "table. Calibration rows judge where they have labels, else train rows; validation rows never do, so that they "
+        "stay a fair judge of what the table is used for. The only step of its job.",
+    )
+    budget_seconds: int = Field(
+        600, ge=1, le=7 * 24 * 3600, description="How long an analysis measures; what it left out is in its table."
+    )
+    sensitivity: str | None = Field(
+        None,
+        description="Id of a job that analyzed this model, by this criterion and on this data set: more goes where "
+        "its table says that accuracy suffers least, and the amount or ratio holds for all groups together.",
+    )
+
+    @property
+    def trained_epochs(self) -> int:
+        return (self.rounds - 1) * self.recovery_epochs
 
     @property
     def kept(self) -> tuple[int, int] | None:
@@ -77,7 +123,7 @@ class PruneSpec(StepSpec):
     @classmethod
     def _fill_amount(cls, given: Any) -> Any:
         if isinstance(given, dict) and all(given.get(name) is None for name in _MEASURES):
-            if ":" in str(given.get("granularity")):
+            if given.get("analyze") or ":" in str(given.get("granularity")):
                 return given
             return given | {"amount": DEFAULT_AMOUNT}
         return given
@@ -98,10 +144,34 @@ class PruneSpec(StepSpec):
             raise ValueError(f"{self.granularity} says itself how much goes: give no amount")
         if self.criterion in (("wanda",) if channels else ("taylor", "bn_scale")):
             raise ValueError(f"{self.criterion} does not score {'channels' if channels else 'single weights'}")
-        for name in () if channels else _OF_CHANNELS:
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is for channels; the granularity is {self.granularity}")
+        if not channels and (name := self._first_set(_OF_CHANNELS)):
+            raise ValueError(f"{name} is for channels; the granularity is {self.granularity}")
+        if kept and (name := self._first_set(("rounds", "analyze", "sensitivity"))):
+            raise ValueError(f"{name} is for amounts; {self.granularity} says itself how much goes, at once")
         return self
+
+    @model_validator(mode="after")
+    def _fit_rounds(self) -> Self:
+        if self.rounds == 1 and (name := self._first_set(_OF_ROUNDS)):
+            raise ValueError(f"{name} needs two rounds at least; there is one")
+        if not self.recovery_epochs and (name := self._first_set(_OF_RECOVERY)):
+            raise ValueError(f"{name} needs recovery_epochs; there are none")
+        return self
+
+    @model_validator(mode="after")
+    def _fit_analysis(self) -> Self:
+        if self.analyze and (name := self._first_set(_NOT_ANALYZED)):
+            raise ValueError(f"an analysis removes nothing: give no {name}")
+        if not self.analyze and (name := self._first_set(("budget_seconds",))):
+            raise ValueError(f"{name} bounds an analysis: it needs analyze")
+        if self.sensitivity is not None and self.scope == "layer":
+            raise ValueError("scope layer takes the same share of every group, sensitivity does not: give one of them")
+        return self
+
+    def _first_set(self, names: tuple[str, ...]) -> str | None:
+        """Name the first of these fields that is not at its default."""
+        fields = type(self).model_fields
+        return next((name for name in names if getattr(self, name) != fields[name].default), None)
 
 
 class TrainingSpec(StepSpec):
@@ -114,6 +184,10 @@ class TrainingSpec(StepSpec):
     batch_size: int = Field(64, ge=1, le=65536, description="Rows a step.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with Nesterov momentum 0.9, or AdamW.")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="Decay of weights; norms and biases have none.")
+
+    @property
+    def trained_epochs(self) -> int:
+        return self.epochs
 
 
 class DistillSpec(TrainingSpec):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from app.domain.job import Objective
 from app.domain.recipe import Recipe
@@ -135,6 +135,8 @@ class Environment(_Part):
 
 
 class Report(_Part):
+    """What a job that compressed something measured."""
+
     baseline: Side
     compressed: Side
     delta: Delta
@@ -147,3 +149,53 @@ class Report(_Part):
     environment: Environment
     recipe: Recipe
     seed: int
+
+    def headline(self) -> dict[str, Any]:
+        """Give the figures that a job shows of itself."""
+        before, after, delta = self.baseline, self.compressed, self.delta
+        figures: dict[str, Any] = {
+            "size_ratio": delta.size_ratio,
+            "parameters_ratio": delta.parameters_ratio,
+            "macs_ratio": delta.macs_ratio,
+            "latency_ratio": delta.latency_ratio.value,
+            "metric_drop": delta.metric_drop.value,
+            "agreement": delta.agreement,
+            "size_bytes": after.size_bytes,
+        }
+        for name, value in after.metrics.items():
+            figures[name] = value.value
+            figures[f"baseline_{name}"] = before.metrics[name].value
+        if after.latency:
+            figures["p50_ms"] = after.latency[0].p50_ms
+            figures["baseline_p50_ms"] = before.latency[0].p50_ms
+        if self.objective is not None:
+            figures["objective_met"] = self.objective.met
+        return figures
+
+
+class AnalysisReport(_Part):
+    """What a job that analyzed measured: the same fields, null where they would compare, as nothing was compressed."""
+
+    baseline: Side
+    compressed: None = None
+    delta: None = None
+    objective: None = None
+    verdict: Verdict
+    steps: tuple[StepOutcome, ...]
+    layers: tuple[LayerFigures, ...]
+    classes: tuple[ClassFigures, ...]
+    data: DataFigures
+    environment: Environment
+    recipe: Recipe
+    seed: int
+
+    def headline(self) -> dict[str, Any]:
+        """Give the figures that a job shows of itself."""
+        (step,) = self.steps
+        counted = ("groups", "groups_measured", "measurements", "complete")
+        figures = {f"baseline_{name}": value.value for name, value in self.baseline.metrics.items()}
+        return figures | {name: step.details[name] for name in counted}
+
+
+AnyReport = Report | AnalysisReport
+ANY_REPORT: TypeAdapter[AnyReport] = TypeAdapter(AnyReport)

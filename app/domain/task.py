@@ -51,6 +51,8 @@ class Compress(_Part):
     dataset_path: str
     dataset_format: DatasetFormat
     job: JobSpec
+    sensitivities: dict[str, str] = {}
+    """For each job whose table a step takes, the path of that table."""
     device: str = "cpu"
     threads: int = 2
     service_version: str = ""

@@ -16,7 +16,7 @@ from app.domain.errors import Conflict, FieldError, JobEnded, NotFound, NotReady
 from app.domain.ids import Prefix, is_id, new_id
 from app.domain.job import EventType, JobSpec, JobState
 from app.domain.model import ModelFacts, ObjectState
-from app.services import contents
+from app.services import contents, sensitivity
 from app.storage import Storage
 
 FIRST_ATTEMPT = 1
@@ -39,11 +39,9 @@ def submit(session: Session, project_id: str, spec: JobSpec) -> JobView:
     dataset = datasets.get(session, project_id, spec.dataset_id) if is_id(Prefix.DATASET, spec.dataset_id) else None
     model = _ready(model, "/model_id", f"model {spec.model_id!r}")
     dataset = _ready(dataset, "/dataset_id", f"data set {spec.dataset_id!r}")
-    compatibility.check(
-        spec,
-        ModelFacts.model_validate({**(model.facts or {}), "layers": model.layers}),
-        DatasetFacts.model_validate(dataset.facts),
-    )
+    rows = DatasetFacts.model_validate(dataset.facts)
+    compatibility.check(spec, ModelFacts.model_validate({**(model.facts or {}), "layers": model.layers}), rows)
+    sensitivity.check(session, project_id, spec, rows)
     now = datetime.now(UTC)
     row = JobRow(
         id=new_id(Prefix.JOB),

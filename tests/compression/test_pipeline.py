@@ -153,6 +153,23 @@ def test_the_seed_gives_the_same_bytes(digits_network, digits_data, tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
 
 
+@pytest.mark.parametrize(
+    ("step", "train"),
+    [
+        ({"criterion": "taylor"}, 1024),
+        ({"rounds": 2, "recovery_epochs": 1}, 1437),
+    ],
+)
+def test_train_rows_are_counted_by_what_read_them(digits_network, digits_data, tmp_path, step, train):
+    report, events, _ = run(digits_network, digits_data, tmp_path / "out", [{"method": "prune", "amount": 0.3} | step])
+    assert report.data.train == train
+    assert Report.model_validate_json((tmp_path / "out" / "report.json").read_text()).data.train == train
+    # A step counts 2 and each epoch 1, of all the parts with the 8 of the others.
+    done = [event.data["fraction"] for event in events if event.type == EventType.PROGRESS]
+    whole = 10 + len(report.steps[0].details["rounds"]) - 1
+    assert any(fraction == pytest.approx((whole - 7) / whole, abs=1e-4) for fraction in done)
+
+
 def test_training_after_quantizing_is_refused(digits_network, digits_data, tmp_path):
     finetune = {"method": "finetune", "epochs": 1}
     recipe = [finetune, {"method": "quantize"}, finetune]

@@ -15,7 +15,7 @@ from tests.compression.test_child import ROOT, compress_task
 
 EPOCHS = 4
 RECIPE = [
-    {"method": "prune", "amount": 0.3},
+    {"method": "prune", "amount": 0.3, "rounds": 2, "recovery_epochs": 2},
     {"method": "distill", "epochs": EPOCHS, "learning_rate": 0.05},
     {"method": "finetune", "epochs": EPOCHS, "learning_rate": 0.01, "optimizer": "adamw"},
     {"method": "quantize"},
@@ -87,13 +87,17 @@ def make_folder(digits_folder, tmp_path_factory):
     return make
 
 
-def test_a_child_killed_in_an_epoch_and_between_steps_ends_with_the_same_bytes(make_folder):
+RECOVERED = "step-01-round-01-epoch-0002.pt"
+
+
+def test_a_child_killed_in_a_recovery_in_an_epoch_and_between_steps_ends_with_the_same_bytes(make_folder):
     expected, messages = finish(make_folder())
-    assert trained(messages) == [1, 2, 3, 4, 1, 2, 3, 4]
+    assert trained(messages) == [1, 2, 1, 2, 3, 4, 1, 2, 3, 4]
 
     folder = make_folder()
-    kept = kill_once(folder, lambda _: len(checkpoints(folder)) == 2)
-    assert [name.partition("-epoch-")[0] for name in kept] == ["step-02", "step-02"]
+    assert kill_once(folder, lambda _: checkpoints(folder))[0].startswith("step-01-round-01-epoch-")
+    kept = kill_once(folder, lambda _: len(checkpoints(folder)) == 3)
+    assert [name.partition("-epoch-")[0] for name in kept] == ["step-01-round-01", "step-02", "step-02"]
     resumed = int(kept[-1].removesuffix(".pt").rpartition("-")[2])
 
     heard = []
@@ -103,7 +107,7 @@ def test_a_child_killed_in_an_epoch_and_between_steps_ends_with_the_same_bytes(m
         return message.type == "stage" and message.data["stage"] == "quantizing"
 
     kept = kill_once(folder, quantizing)
-    assert kept == ["step-02-epoch-0004.pt", "step-03-epoch-0004.pt"]
+    assert kept == [RECOVERED, "step-02-epoch-0004.pt", "step-03-epoch-0004.pt"]
     assert trained(heard) == [*range(resumed + 1, EPOCHS + 1), 1, 2, 3, 4]
     assert f"going on from step-02-epoch-{resumed:04d}.pt, after epoch {resumed} of 4" in logged(heard)
 
@@ -112,6 +116,7 @@ def test_a_child_killed_in_an_epoch_and_between_steps_ends_with_the_same_bytes(m
     assert trained(messages) == []
     assert not any("teacher" in line for line in logged(messages))
     report = Report.model_validate_json((folder / "out" / "report.json").read_text())
+    assert [epoch["epoch"] for epoch in report.steps[0].details["rounds"][0]["recovery"]["epochs"]] == [1, 2]
     steps = [step for step in report.steps if "epochs" in step.details]
     assert [[epoch["epoch"] for epoch in step.details["epochs"]] for step in steps] == [[1, 2, 3, 4]] * 2
     # What the attempts before had spent is counted.

@@ -44,6 +44,16 @@ def test_taylor_needs_train_rows_and_gradients():
     assert pointer == "/recipe/0/criterion"
 
 
+def test_recovery_needs_train_rows_and_gradients():
+    step = {"rounds": 2, "recovery_epochs": 1}
+    pointer, detail = refused(DatasetMismatch, step, model([layer("a")]), data(validation={"samples": 9}))
+    assert (pointer, "fewer than 5 train rows" in detail) == ("/recipe/0", True)
+    pointer, _ = refused(NotTrainable, step, model([layer("a")], trainable=False))
+    assert pointer == "/recipe/0"
+    spec = JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "prune"} | step])
+    check(spec, model([layer("a")]), data())
+
+
 def test_bn_scale_needs_a_batch_norm_over_channels_that_can_go():
     fixed = layer("norm", "batch_norm", prunable=False)
     pointer, _ = refused(NothingToPrune, {"criterion": "bn_scale"}, model([layer("a"), fixed]))

@@ -42,6 +42,31 @@ def test_two_jobs_at_once_both_finish_with_reports_and_artifacts(service, upload
     assert ids == list(range(1, len(ids) + 1))
 
 
+def test_an_analysis_and_a_prune_that_takes_its_table(service, uploads):
+    analysis = service.submit(*uploads, recipe=[{"method": "prune", "analyze": True, "budget_seconds": 60}])
+    ended = service.wait(analysis)
+    assert ended["state"] == "succeeded", ended["failure"]
+    assert (ended["summary"]["groups"], ended["summary"]["groups_measured"]) == (2, 2)
+    artifacts = {item["name"]: item for item in service.get(f"jobs/{analysis}/artifacts")["items"]}
+    assert set(artifacts) == {"sensitivity.json", "report.json", "job.log"}
+    table = service.get(f"artifacts/{artifacts['sensitivity.json']['id']}/content")
+    assert service.get(f"jobs/{analysis}/report")["steps"][0]["details"]["sensitivity"] == table
+    shown = service.get(f"models/{uploads[0]}/layers")["items"]
+    groups = {layer["name"]: layer["group"] for layer in shown if layer["prunable"]}
+    assert all(groups[layer] == group["group"] for group in table["groups"] for layer in group["layers"])
+
+    recipe = [{"method": "prune", "amount": 0.2, "sensitivity": analysis, "rounds": 2, "recovery_epochs": 1}]
+    job = service.submit(*uploads, recipe=recipe)
+    ended = service.wait(job)
+    assert ended["state"] == "succeeded", ended["failure"]
+    report = service.get(f"jobs/{job}/report")
+    (step,) = report["steps"]
+    assert step["details"]["removed_channels"] == 10
+    assert {row["layers"][0]: row["amount"] for row in step["details"]["sensitivity"]}.keys() == {"conv1", "conv2"}
+    assert report["data"]["train"] == 1437
+    assert report["delta"]["parameters_ratio"] > 1
+
+
 def engines(service):
     return [process for process in service.family() if "workers.compression" in process.cmdline()]
 

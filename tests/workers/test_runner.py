@@ -7,7 +7,7 @@ from sqlalchemy import select
 from app.db import artifacts, outbox
 from app.db.tables import DatasetRow, ModelRow, OutboxRow
 from app.storage import content_key
-from tests.workers.site import Site
+from tests.workers.site import RECIPE, Site
 from workers.runner import run_job
 
 
@@ -51,6 +51,45 @@ def test_a_job_reads_its_inputs_and_leaves_events_and_artifacts(site, job_id):
     assert site.storage.read_bytes(content_key(site.project, names(site, job_id)["model.onnx"].sha256)) == b"small"
     assert b"a line" in site.storage.read_bytes(content_key(site.project, names(site, job_id)["job.log"].sha256))
     assert not any((site.data / "scratch").iterdir())
+
+
+@pytest.fixture
+def taking(site, tmp_path):
+    """Give an analysis that has ended with a table, and a job that takes it."""
+    model, data = tmp_path / "m.pt2", tmp_path / "d.npz"
+    model.write_bytes(b"model")
+    data.write_bytes(b"data")
+    uploads = site.add_upload(ModelRow, model), site.add_upload(DatasetRow, data)
+    analysis = site.submit(*uploads, recipe=[{"method": "prune", "analyze": True}])
+    body = """
+    open(out + "/sensitivity.json", "w").write("table")
+    say(type="artifact", name="sensitivity.json", kind="report", format="json")
+    say(type="done")
+    """
+    run_job(site.workplace(body), analysis, 1)
+    return analysis, site.submit(*uploads, recipe=[RECIPE[0] | {"sensitivity": analysis}])
+
+
+def test_a_table_that_a_step_takes_is_laid_down_for_the_child(site, taking):
+    analysis, job_id = taking
+    body = f"""
+    import json
+    path = json.load(open("task.json"))["sensitivities"][{analysis!r}]
+    assert open(path).read() == "table"
+    say(type="done")
+    """
+    run_job(site.workplace(body), job_id, 1)
+    assert site.job(job_id).state == "succeeded"
+
+
+def test_a_table_that_is_gone_fails_the_job_by_name(site, taking):
+    analysis, job_id = taking
+    with site.sessions.begin() as session:
+        artifacts.delete(session, artifacts.by_name(session, analysis, "sensitivity.json"))
+    run_job(site.workplace('say(type="done")'), job_id, 1)
+    job = site.job(job_id)
+    assert (job.state, job.failure["code"], job.failure["class"]) == ("failed", "no_sensitivity", "user")
+    assert analysis in job.failure["detail"]
 
 
 def test_a_message_delivered_twice_does_nothing(site, job_id):

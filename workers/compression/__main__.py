@@ -8,10 +8,12 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from app.domain.errors import InternalError, OutOfMemory, StorageFull, WinnowError
+from app.domain.errors import InternalError, NoSensitivity, OutOfMemory, StorageFull, WinnowError
 from app.domain.job import EventType, Stage
+from app.domain.recipe import PruneSpec
+from app.domain.sensitivity import SensitivityTable
 from app.domain.task import (
     CHECKPOINTS_FOLDER,
     FACTS_FILE,
@@ -99,6 +101,7 @@ def _write_facts(output: Path, facts: BaseModel) -> None:
 def _compress(folder: Path, task: Compress, send: Send) -> None:
     import torch
 
+    from workers.compression.analysis import analyze
     from workers.compression.datasets import load_dataset
     from workers.compression.formats import pt2
     from workers.compression.pipeline import Output, compress, require_objective
@@ -106,21 +109,42 @@ def _compress(folder: Path, task: Compress, send: Send) -> None:
     torch.set_num_threads(task.threads)
     torch.use_deterministic_algorithms(mode=True)
     network = pt2.load(folder / task.model_path)
-    job = task.job
+    job, device = task.job, torch.device(task.device)
     data = load_dataset(folder / task.dataset_path, task.dataset_format, network.signature, job.seed)
+    output = Output(folder / OUTPUT_FOLDER, folder / CHECKPOINTS_FOLDER, send, send)
+    match job.recipe:
+        case (PruneSpec(analyze=True) as spec,):
+            analyze(
+                network,
+                spec,
+                data,
+                latency=job.latency,
+                seed=job.seed,
+                device=device,
+                output=output,
+                service_version=task.service_version,
+            )
+        case recipe:
+            report = compress(
+                network,
+                recipe,
+                data,
+                objective=job.objective,
+                latency=job.latency,
+                seed=job.seed,
+                device=device,
+                output=output,
+                service_version=task.service_version,
+                sensitivities={name: _read_table(folder / path) for name, path in task.sensitivities.items()},
+            )
+            require_objective(report)
 
-    report = compress(
-        network,
-        job.recipe,
-        data,
-        objective=job.objective,
-        latency=job.latency,
-        seed=job.seed,
-        device=torch.device(task.device),
-        output=Output(folder / OUTPUT_FOLDER, folder / CHECKPOINTS_FOLDER, send, send),
-        service_version=task.service_version,
-    )
-    require_objective(report)
+
+def _read_table(path: Path) -> SensitivityTable:
+    try:
+        return SensitivityTable.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise NoSensitivity(f"The table cannot be read: {error}", hint="Analyze the model again.") from error
 
 
 def _in_our_words(error: Exception) -> WinnowError | None:

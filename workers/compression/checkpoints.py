@@ -1,12 +1,12 @@
-"""Checkpoints: what a training step needs to go on where its process was killed.
+"""Checkpoints: what a step that takes long needs to go on where its process was killed.
 
-Steps that do not train are not kept: run again, they give the same network in seconds.
+What is over in seconds is not kept: run again, it gives the same network.
 """
 
 import os
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,18 @@ Log = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one step, counted from 1 in its recipe; several steps share the folder."""
+    """The checkpoints of one step, counted from 1 in its recipe; several steps share the folder.
+
+    Where a step trains more than once, each of its rounds has checkpoints of its own.
+    """
 
     folder: Path
     step: int
     log: Log
+    round: int | None = None
+
+    def of_round(self, number: int) -> "Checkpoints":
+        return replace(self, round=number)
 
     def save(self, epoch: int, state: dict[str, Any], *, finished: bool) -> None:
         """Write the state after an epoch, whole or not at all; where there is no room for it, say so and go on.
@@ -62,7 +69,8 @@ class Checkpoints:
                 yield path.name, state
 
     def _prefix(self) -> str:
-        return f"step-{self.step:02d}-epoch-"
+        part = "" if self.round is None else f"round-{self.round:02d}-"
+        return f"step-{self.step:02d}-{part}epoch-"
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob(f"{self._prefix()}*.pt"), reverse=True)

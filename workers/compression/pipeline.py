@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 
 from app.domain.errors import ObjectiveMissed
 from app.domain.job import LatencySpec, Objective, Stage
-from app.domain.recipe import Recipe, Step, TrainingSpec
+from app.domain.recipe import Recipe, Step
 from app.domain.report import DataFigures, LatencyFigures, Report, StepOutcome
+from app.domain.sensitivity import SensitivityTable
 from app.domain.task import REPORT_FILE, ArtifactKind, ArtifactMessage
 from workers.compression import evaluation, training
 from workers.compression.bundle import write_bundle
@@ -83,6 +84,7 @@ def compress(
     device: torch.device,
     output: Output,
     service_version: str,
+    sensitivities: Mapping[str, SensitivityTable] | None = None,
 ) -> Report:
     """Run a recipe and write ``model.onnx``, ``model.pt2``, ``report.json`` and ``benchmark.zip``.
 
@@ -92,7 +94,8 @@ def compress(
     """
     tracker = Tracker(output.progress, [1.0, *map(_weight, recipe), *_CLOSING_WEIGHTS])
     with tempfile.TemporaryDirectory() as scratch:
-        context = Context(network, data, seed, device, tracker, Path(scratch))
+        tables = sensitivities or {}
+        context = Context(network, data, seed, device, tracker, Path(scratch), sensitivities=tables)
         files = (Path(scratch) / "baseline.onnx", output.folder / MODEL_ONNX)
         with tracker.part(Stage.BASELINE, "Measuring the network as it was uploaded"):
             onnx.save(network, files[0])
@@ -140,7 +143,7 @@ def require_objective(report: Report) -> None:
 
 
 def _weight(step: Step) -> float:
-    return 2.0 + step.epochs if isinstance(step, TrainingSpec) else 2.0
+    return 2.0 + step.trained_epochs
 
 
 def _run_steps(
@@ -169,7 +172,7 @@ def _run_steps(
                 )
             )
             # Exporting takes seconds, and a network that was only cut is no candidate.
-            if step.trains and place < len(recipe):
+            if step.trained_epochs and place < len(recipe):
                 _keep_candidate(network, output)
     return network, floating, tuple(outcomes)
 
@@ -213,9 +216,10 @@ def _profile(path: Path, counts: Counts, latency: list[LatencyFigures], packed_b
 
 
 def _count_rows(data: Dataset, recipe: Recipe, steps: tuple[StepOutcome, ...]) -> DataFigures:
-    """Count the rows that were really used: none of train where nothing trained, none to calibrate likewise."""
+    """Count the rows that were really used: of train all where a step trained, else those that gave gradients."""
+    trained = any(step.trained_epochs for step in recipe)
     return DataFigures(
-        train=data.rows("train") if any(step.trains for step in recipe) else 0,
+        train=data.rows("train") if trained else max(step.details.get("gradient_rows", 0) for step in steps),
         calibration=max(step.details.get("calibration_rows", 0) for step in steps),
         validation=data.rows(JUDGE),
         overlap=data.overlap,

@@ -54,8 +54,8 @@ class Findings:
 def build_report(findings: Findings, recipe: Recipe, objective: Objective | None, seed: int) -> Report:
     """Put the report together; ``recipe`` has its defaults filled in."""
     comparison = findings.comparison
-    baseline = _side(findings.baseline, comparison.baseline)
-    compressed = _side(findings.compressed, comparison.compressed)
+    baseline = describe_side(findings.baseline, comparison.baseline)
+    compressed = describe_side(findings.compressed, comparison.compressed)
     delta = Delta(
         size_ratio=baseline.size_bytes / compressed.size_bytes,
         parameters_ratio=baseline.parameters / max(1, compressed.parameters),
@@ -124,7 +124,7 @@ def _with_leaks(verdict: Verdict, data: DataFigures) -> Verdict:
     return verdict.model_copy(update={"reasons": (*verdict.reasons, reason)})
 
 
-def _side(profile: Profile, accuracy: MetricValue) -> Side:
+def describe_side(profile: Profile, accuracy: MetricValue) -> Side:
     return Side(
         size_bytes=profile.path.stat().st_size,
         packed_bytes=profile.packed_bytes,

@@ -1,6 +1,6 @@
 """What every step of a recipe is given, and what it gives back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from app.domain.job import EventType
+from app.domain.sensitivity import SensitivityTable
 from app.domain.task import EventMessage
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Context:
     """What a step works with: ``baseline`` is the uploaded network, never to be changed; ``folder`` is for scratch.
 
     Where there are ``checkpoints``, they are this step's own, and what takes long goes on from them.
+    ``sensitivities`` are the tables of other jobs, by their ids, that steps ask for.
     """
 
     baseline: "Network"
@@ -32,6 +34,7 @@ class Context:
     progress: Progress
     folder: Path
     checkpoints: "Checkpoints | None" = None
+    sensitivities: Mapping[str, SensitivityTable] = field(default_factory=dict)
 
     def fraction(self, value: float, message: str) -> None:
         """Report the share of this step that is done, from 0 to 1."""

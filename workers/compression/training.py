@@ -35,11 +35,11 @@ MOMENTUM = 0.9
 
 def run(network: Network, spec: FinetuneSpec, context: Context) -> StepResult:
     """Train on the labels alone, by cross-entropy."""
+    return fit(network, spec, context, fit_labels)
 
-    def criterion(logits: Tensor, labels: Tensor, _: Rows) -> Tensor:
-        return F.cross_entropy(logits, labels)
 
-    return fit(network, spec, context, criterion)
+def fit_labels(logits: Tensor, labels: Tensor, _: Rows) -> Tensor:
+    return F.cross_entropy(logits, labels)
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,16 @@ class _Run:
             self.best, self.best_epoch = score, self.epoch
             self.best_weights = {name: value.clone() for name, value in self.module.state_dict().items()}
 
-    def state(self) -> dict[str, Any]:
-        """Give what :meth:`restore` takes. The schedule and the order of rows follow from the epoch alone."""
+    def state(self, *, finished: bool) -> dict[str, Any]:
+        """Give what :meth:`restore` takes. The schedule and the order of rows follow from the epoch alone.
+
+        Of a finished training the best weights are all that matters, so that it takes a third of the room.
+        """
         assert self.best is not None
         return {
             "epoch": self.epoch,
-            "weights": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "weights": self.best_weights if finished else self.module.state_dict(),
+            "optimizer": None if finished else self.optimizer.state_dict(),
             "generators": _generators(self.device),
             "best": (self.best.accuracy, self.best.loss),
             "best_epoch": self.best_epoch,
@@ -96,7 +99,8 @@ class _Run:
         """Go on from a state. Raises whatever a state of another network or of no training causes."""
         self.module.load_state_dict(state["best_weights"])  # tells whether they fit
         self.module.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if state["optimizer"] is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.best_epoch = int(state["epoch"]), int(state["best_epoch"])
         self.best, self.best_weights = _Score(*state["best"]), state["best_weights"]
         self.history, self.earlier_seconds = list(state["history"]), float(state["seconds"])
@@ -134,7 +138,8 @@ def fit(network: Network, spec: TrainingSpec, context: Context, criterion: Crite
             for name, value in (("loss", loss), ("learning_rate", rate), ("accuracy", score.accuracy)):
                 context.metric(name, run.epoch, value)
             if context.checkpoints is not None:
-                context.checkpoints.save(run.epoch, run.state(), finished=run.epoch == spec.epochs)
+                finished = run.epoch == spec.epochs
+                context.checkpoints.save(run.epoch, run.state(finished=finished), finished=finished)
     details = {
         "train_rows": len(fitted),
         "held_out_rows": len(held),

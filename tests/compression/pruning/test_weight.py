@@ -105,7 +105,6 @@ def test_transposed_convolutions_count_their_inputs_first(context):
         ({"granularity": "4:4"}, "n must be less"),
         ({"granularity": "2:4", "amount": 0.5}, "no amount"),
         ({"granularity": "2:4", "macs_ratio": 2}, "macs_ratio is for channels"),
-        ({"rounds": 2}, "rounds is for channels"),
         ({"criterion": "taylor"}, "does not score single weights"),
         ({"granularity": "channel", "criterion": "wanda"}, "does not score channels"),
         ({"granularity": "2to4"}, "pattern"),

@@ -14,7 +14,7 @@ from workers.compression.distillation.losses import kd_loss
 from workers.compression.inference import compute_logits
 from workers.compression.network import Network
 from workers.compression.step import Context, StepResult
-from workers.compression.training import Rows, fit
+from workers.compression.training import Criterion, Rows, fit
 
 Logits = NDArray[np.float32]
 
@@ -22,7 +22,12 @@ CHUNK_ROWS = 4096
 
 
 def run(network: Network, spec: DistillSpec, context: Context) -> StepResult:
-    """Train by ``kd_loss``; the teacher's outputs are computed once, as no row is ever augmented."""
+    """Train by ``kd_loss``."""
+    return fit(network, spec, context, imitate(spec, context))
+
+
+def imitate(spec: DistillSpec, context: Context) -> Criterion:
+    """Give the loss against the baseline; its outputs are computed once, as no row is ever augmented."""
 
     @functools.cache
     def targets() -> Logits:
@@ -39,7 +44,7 @@ def imitate(network: Network, spec: DistillSpec, context: Context, targets: Call
         picked = torch.from_numpy(targets()[batch]).to(context.device)
         return kd_loss(logits, picked, labels, spec.temperature, spec.alpha)
 
-    return fit(network, spec, context, criterion)
+    return criterion
 
 
 def write_targets(context: Context, path: Path) -> Logits:

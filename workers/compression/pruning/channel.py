@@ -10,11 +10,13 @@ import torch
 
 from app.domain.errors import CheckFailed, NoChange, NothingToPrune, TargetUnreachable
 from app.domain.recipe import PruneSpec
+from app.domain.sensitivity import SensitivityTable
 from workers.compression.counting import count_macs, count_parameters
 from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups, find_groups
-from workers.compression.pruning.plan import override, pick, pools, tally
-from workers.compression.pruning.scoring import UNSCALED, scorable, score, tensor_of
+from workers.compression.pruning.plan import Counts, Quota, pick, pools, quota, table_for, tally
+from workers.compression.pruning.rounds import Rounds, share_gone
+from workers.compression.pruning.scoring import TAYLOR_ROWS, UNSCALED, scorable, score, tensor_of
 from workers.compression.pruning.selection import Labels, Part
 from workers.compression.pruning.surgery import remove
 from workers.compression.step import Context, StepResult
@@ -31,40 +33,68 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
         NothingToPrune: no channel can be removed; the reasons are in the message.
         NoChange: the amount rounds to no channel at all.
         TargetUnreachable: no choice of channels comes within 3 % of the ratio.
+        NoSensitivity: the table that the step takes is not of these groups.
     """
-    groups = find_groups(network)
-    if not groups.units.size:
-        raise NothingToPrune(_explain(groups), hint="Distil or quantize this network instead.")
-    if not scorable(network, groups, spec.criterion).size:
-        raise NothingToPrune(f"Of the prunable layers: {UNSCALED}.", hint="Choose l2 or taylor.")
-    found = pools(groups, scorable(network, groups, spec.criterion), spec)
-    if not found:
-        raise NothingToPrune("Every layer that could lose channels is excluded.", hint="Exclude fewer layers.")
-    totals = {part: len(units) for part, units in found.items()}
-    smaller, removed = network, dict.fromkeys(totals, 0)
-    for done in range(1, spec.rounds + 1):
-        if done > 1:
+    table = table_for(spec, context)
+    groups, found = find_pools(network, spec, table)
+    quotas = quota(groups, found, spec, table)
+    smaller, removed = network, dict.fromkeys(found, 0)
+    rounds = Rounds(spec, context)
+    for number in range(1, spec.rounds + 1):
+        if number > 1:
             groups = find_groups(smaller)
-            found = pools(groups, scorable(smaller, groups, spec.criterion), spec)
-        due = {
-            part: round(total * _amount(part, spec) * done / spec.rounds) - removed[part]
-            for part, total in totals.items()
-        }
-        units = _select(smaller, groups, found, spec, context, due, _goal(network, spec, done / spec.rounds))
+            found = pools(groups, scorable(smaller, groups, spec.criterion), spec, table)
+        gone = share_gone(spec, number)
+        due = _Due(quotas, gone, removed)
+        units = _select(smaller, groups, found, spec, context, due, _goal(network, spec, gone))
         for part, count in tally(found, units).items():
             removed[part] += count
         if units.size:
             smaller = remove(smaller, groups, units)
-        context.fraction(done / spec.rounds, f"round {done} of {spec.rounds}: {len(units)} channels removed")
+        smaller = rounds.end(smaller, len(units), "channels")
     met, taken = _ratio_met(network, smaller, spec), sum(removed.values())
     if not taken:
         raise NoChange(
-            f"{spec.amount or 0:g} of {sum(totals.values())} prunable channels rounds to none that can go.",
+            f"{spec.amount or 0:g} of {sum(quotas.totals.values())} prunable channels rounds to none that can go.",
             hint="Ask for a larger amount, or for smaller multiples.",
         )
     _check(network, smaller)
-    details = _details(network, smaller, sum(totals.values()), taken)
-    return StepResult(smaller, details | met | _unscored(network, spec.criterion))
+    details = _details(network, smaller, sum(quotas.totals.values()), taken)
+    details |= met | _unscored(network, spec.criterion) | {"rounds": rounds.rows}
+    if table:
+        details["sensitivity"] = quotas.outcome(removed)
+    if spec.criterion == "taylor":
+        details["gradient_rows"] = min(TAYLOR_ROWS, context.data.rows("train"))
+    return StepResult(smaller, details, rounds.earlier_seconds)
+
+
+def find_pools(
+    network: Network, spec: PruneSpec, table: SensitivityTable | None = None
+) -> tuple[Groups, dict[Part, Labels]]:
+    """Find what can be removed, as it competes. Raises NothingToPrune where there is nothing, with the reasons."""
+    groups = find_groups(network)
+    if not groups.units.size:
+        raise NothingToPrune(_explain(groups), hint="Distil or quantize this network instead.")
+    units = scorable(network, groups, spec.criterion)
+    if not units.size:
+        raise NothingToPrune(f"Of the prunable layers: {UNSCALED}.", hint="Choose l2 or taylor.")
+    found = pools(groups, units, spec, table)
+    if not found:
+        raise NothingToPrune("Every layer that could lose channels is excluded.", hint="Exclude fewer layers.")
+    return groups, found
+
+
+@dataclass(frozen=True)
+class _Due:
+    """What goes in a round, behind which this part of the whole is ``gone``; earlier ones removed some already."""
+
+    quota: Quota
+    gone: float
+    removed: Counts
+
+    def at(self, share: float) -> Counts:
+        """Count what is due of each pool once this share of the units is to be gone."""
+        return {part: max(0, count - self.removed[part]) for part, count in self.quota.at(share, self.gone).items()}
 
 
 @dataclass(frozen=True)
@@ -79,11 +109,6 @@ class _Goal:
         return self.measure(network) / self.value - 1
 
 
-def _amount(part: Part, spec: PruneSpec) -> float:
-    own = override(part, spec)
-    return (spec.amount or 0.0) if own is None else own
-
-
 def _goal(network: Network, spec: PruneSpec, done: float) -> _Goal | None:
     """Give what is to be met after this share of the rounds, None where an amount was asked for."""
     measure, ratio = (count_macs, spec.macs_ratio) if spec.macs_ratio else (count_parameters, spec.parameters_ratio)
@@ -96,25 +121,21 @@ def _select(
     found: dict[Part, Labels],
     spec: PruneSpec,
     context: Context,
-    due: dict[Part, int],
+    due: _Due,
     goal: _Goal | None,
 ) -> Labels:
-    """Choose this round's units: as many as are due, or for a goal the share of every pool that comes nearest."""
+    """Choose this round's units: as many as are due for the amount, or for the share that comes nearest to a goal."""
     candidates = np.concatenate(list(found.values())) if found else np.zeros(0, np.int64)
     candidates.sort()
     values = score(network, groups, candidates, spec.criterion, context)
     scores = dict(zip(candidates.tolist(), values.tolist(), strict=True))
     if goal is None:
-        return pick(groups, found, scores, {part: due.get(part, 0) for part in found}, spec)
+        return pick(groups, found, scores, due.at((spec.amount or 0.0) * due.gone), spec)
     best, nearest = np.zeros(0, np.int64), goal.miss(network)
     low, high = 0.0, 1.0
     for _ in range(_TRIALS):
         share = (low + high) / 2
-        counts = {
-            part: due.get(part, 0) if override(part, spec) is not None else round(share * len(units))
-            for part, units in found.items()
-        }
-        units = pick(groups, found, scores, counts, spec)
+        units = pick(groups, found, scores, due.at(share), spec)
         miss = goal.miss(remove(network, groups, units))
         if abs(miss) < abs(nearest):
             best, nearest = units, miss

@@ -3,30 +3,115 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.recipe import PruneSpec
+from app.domain.errors import NoSensitivity
+from app.domain.recipe import MOST_AMOUNT, PruneSpec
+from app.domain.sensitivity import SensitivityTable
+from workers.compression.pruning.allocation import Curve, allocate, apportion, curves_of
 from workers.compression.pruning.groups import Groups
 from workers.compression.pruning.selection import Labels, Part, Share, choose, line, partition
+from workers.compression.step import Context
 
 Counts = dict[Part, int]
 
 
-def pools(groups: Groups, units: Labels, spec: PruneSpec) -> dict[Part, Labels]:
+def pools(groups: Groups, units: Labels, spec: PruneSpec, table: SensitivityTable | None = None) -> dict[Part, Labels]:
     """Part the units into those that compete: by their layers, or all together under () where scope is global.
 
     Units of a layer that is excluded stand in none; those of one with an amount of its own never compete globally.
+    With a sensitivity table, units of one of its groups compete with each other, and an amount of a layer's own is
+    that of its group. Raises NoSensitivity where the table lacks their layers.
     """
+    group_of = {layer: group.layers for group in table.groups for layer in group.layers} if table else {}
     found: dict[Part, Labels] = {}
     for part, mine in _parts(groups, units).items():
         if any(fnmatchcase(layer, pattern) for layer in part for pattern in spec.exclude):
             continue
         key = part if spec.scope == "layer" or override(part, spec) is not None else ()
+        if table and part[0] in group_of:
+            key = group_of[part[0]]
+        elif table and not key:
+            raise NoSensitivity(f"The table has no group with the layer {part[0]!r}.", hint="Analyze this model.")
         found[key] = np.union1d(found.get(key, np.zeros(0, np.int64)), mine)
     return found
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How many units of each pool go in all: of a share that holds for all of them, or of an amount of its own."""
+
+    totals: Counts
+    fixed: dict[Part, float]
+    curves: dict[Part, Curve]
+    """What the pools that go by their sensitivity cost; none where all go by the same share."""
+    ceilings: dict[Part, float]
+
+    def at(self, share: float, gone: float) -> Counts:
+        """Count what goes by ``share`` of the units, and by this part of the amounts that are fixed."""
+        counts = {
+            part: round(total * (self.fixed[part] * gone if part in self.fixed else share))
+            for part, total in self.totals.items()
+        }
+        if self.curves:
+            amounts = list(self.amounts(share).values())
+            counts |= zip(self.curves, apportion(*self._groups(), amounts), strict=True)
+        return counts
+
+    def amounts(self, share: float) -> dict[Part, float]:
+        """Give the amounts of the pools that go by their sensitivity."""
+        return dict(zip(self.curves, allocate(*self._groups(), share), strict=True))
+
+    def _groups(self) -> tuple[list[Curve], list[int], list[float]]:
+        parts = list(self.curves)
+        return (
+            [self.curves[part] for part in parts],
+            [self.totals[part] for part in parts],
+            [self.ceilings[part] for part in parts],
+        )
+
+    def outcome(self, removed: Counts) -> list[dict[str, object]]:
+        """Tell for the report what went of each group, and the drop that its curve expects of that alone."""
+        amounts = {part: removed[part] / self.totals[part] for part in self.curves}
+        return [
+            {"layers": list(part), "amount": amounts[part], "expected_drop": curve.cost(amounts[part])}
+            for part, curve in self.curves.items()
+        ]
+
+
+def table_for(spec: PruneSpec, context: Context) -> SensitivityTable | None:
+    """Give the table that the step takes, None where it takes none. Raises NoSensitivity where it is of no use."""
+    if spec.sensitivity is None:
+        return None
+    table = context.sensitivities.get(spec.sensitivity)
+    if table is None:
+        raise NoSensitivity(f"There is no table of {spec.sensitivity}.", hint="Analyze the model with another job.")
+    if (table.granularity, table.criterion) != (spec.granularity, spec.criterion):
+        raise NoSensitivity(
+            f"The table is of {table.granularity} by {table.criterion}, the step of {spec.granularity} by"
+            f" {spec.criterion}."
+        )
+    return table
+
+
+def quota(groups: Groups, found: dict[Part, Labels], spec: PruneSpec, table: SensitivityTable | None = None) -> Quota:
+    """Tell how many units of each pool go, which floors and multiples may keep some of back."""
+    totals = {part: len(units) for part, units in found.items()}
+    fixed = {part: own for part in found if (own := override(part, spec)) is not None}
+    known = curves_of(table) if table else {}
+    curves = {part: known[part] for part in found if part in known and part not in fixed}
+    ceilings = {part: min(MOST_AMOUNT, _removable(groups, found[part], spec) / totals[part]) for part in curves}
+    return Quota(totals, fixed, curves, ceilings)
+
+
+def _removable(groups: Groups, units: Labels, spec: PruneSpec) -> int:
+    """Count the units that floors and multiples let go of a pool."""
+    scores = dict.fromkeys(units.tolist(), 0.0)
+    return len(pick(groups, {(): units}, scores, {(): len(units)}, spec))
 
 
 def override(part: Part, spec: PruneSpec) -> float | None:

@@ -10,55 +10,63 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from app.domain.errors import NoChange, NothingToPrune
-from app.domain.recipe import PruneSpec
+from app.domain.errors import NoChange, NoSensitivity, NothingToPrune
+from app.domain.recipe import MOST_AMOUNT, PruneSpec
 from workers.compression.inference import compute_logits
 from workers.compression.network import Network
+from workers.compression.pruning.allocation import curves_of
 from workers.compression.pruning.masks import all_but, lowest, lowest_of_rows, wanda
+from workers.compression.pruning.plan import Quota, table_for
+from workers.compression.pruning.rounds import Rounds, share_gone
 from workers.compression.step import Context, StepResult
 
 WANDA_ROWS = 1024
 
+Layers = dict[str, nn.Conv2d | nn.Linear]
+
 
 def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
     """Zero ``spec.amount`` of the weights of convolutions and linear layers, or all but n of every m inputs.
+
+    Zeros count towards the amount and stay through recoveries, so that each round adds to those before.
 
     Raises:
         NothingToPrune: no layer can be pruned so; the reasons are in the message.
         NoChange: no weight became zero that was not.
     """
     smaller = network.clone()
-    layers, reasons = _layers(smaller, spec)
-    if not layers:
-        found = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise NothingToPrune(f"No weight can go. {found or 'There is no convolution or linear layer.'}")
-    scores = _scores(network, layers, spec, context)
-    zeros = {name: int((part.weight == 0).sum()) for name, part in layers.items()}
-    with torch.no_grad():
-        for name, gone in _choose(scores, layers, spec).items():
-            layers[name].weight.masked_fill_(gone, 0)
-    rows = [
-        {
-            "name": name,
-            "weights": part.weight.numel(),
-            "zeros_before": zeros[name],
-            "zeros_after": int((part.weight == 0).sum()),
-        }
-        for name, part in layers.items()
-    ]
+    layers, reasons = prunable_layers(smaller, spec)
+    zeros = _count_zeros(layers)
+    quotas = _quota(layers, spec, context)
+    rounds = Rounds(spec, context)
+    for number in range(1, spec.rounds + 1):
+        before = sum(_count_zeros(layers).values())
+        amount = (spec.amount or 0.0) * share_gone(spec, number)
+        amounts = quotas and {name: share for (name,), share in quotas.amounts(amount).items()}
+        scores = score_weights(smaller, layers, spec, context)
+        with torch.no_grad():
+            for name, gone in _choose(scores, layers, spec, amounts or amount).items():
+                layers[name].weight.masked_fill_(gone, 0)
+        smaller = rounds.end(smaller, sum(_count_zeros(layers).values()) - before, "weights")
+        layers, _ = prunable_layers(smaller, spec)
+    rows = _describe(layers, zeros)
     total, left = (sum(int(str(row[key])) for row in rows) for key in ("weights", "zeros_after"))
     if left <= sum(zeros.values()):
         raise NoChange("no weight became zero that was not", hint="Ask for a larger amount.")
-    context.fraction(1, f"{left} of {total} weights are zero")
-    details: dict[str, object] = {"layers": rows, "sparsity": left / total}
+    details: dict[str, object] = {"layers": rows, "sparsity": left / total, "rounds": rounds.rows}
     details["unprunable"] = [{"name": name, "reason": reason} for name, reason in reasons.items()]
+    if quotas:
+        details["sensitivity"] = quotas.outcome({(str(row["name"]),): int(str(row["zeros_after"])) for row in rows})
     if spec.criterion == "wanda":
         details["calibration_rows"] = min(WANDA_ROWS, context.data.rows("calibration"))
-    return StepResult(smaller, details)
+    return StepResult(smaller, details, rounds.earlier_seconds)
 
 
-def _layers(network: Network, spec: PruneSpec) -> tuple[dict[str, nn.Conv2d | nn.Linear], dict[str, str]]:
-    """List the layers whose weights may go, and why those of the others may not."""
+def prunable_layers(network: Network, spec: PruneSpec) -> tuple[Layers, dict[str, str]]:
+    """List the layers whose weights may go, and why those of the others may not.
+
+    Raises NothingToPrune where there are none.
+    """
     found, reasons = {}, {}
     for name, part in network.module.named_modules():
         if not isinstance(part, _ConvNd | nn.Linear):
@@ -71,16 +79,34 @@ def _layers(network: Network, spec: PruneSpec) -> tuple[dict[str, nn.Conv2d | nn
             reasons[name] = f"its {part.weight.shape[_input_axis(part)]} inputs are no multiple of {kept[1]}"
         else:
             found[name] = part
+    if not found:
+        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise NothingToPrune(f"No weight can go. {told or 'There is no convolution or linear layer.'}")
     return found, reasons  # type: ignore[return-value]  # every class of them has a weight
+
+
+def _describe(layers: Layers, zeros_before: dict[str, int]) -> list[dict[str, object]]:
+    after = _count_zeros(layers)
+    return [
+        {
+            "name": name,
+            "weights": part.weight.numel(),
+            "zeros_before": zeros_before[name],
+            "zeros_after": after[name],
+        }
+        for name, part in layers.items()
+    ]
+
+
+def _count_zeros(layers: Layers) -> dict[str, int]:
+    return {name: int((part.weight == 0).sum()) for name, part in layers.items()}
 
 
 def _input_axis(part: nn.Module) -> int:
     return 0 if isinstance(part, _ConvTransposeNd) else 1
 
 
-def _scores(
-    network: Network, layers: dict[str, nn.Conv2d | nn.Linear], spec: PruneSpec, context: Context
-) -> dict[str, torch.Tensor]:
+def score_weights(network: Network, layers: Layers, spec: PruneSpec, context: Context) -> dict[str, torch.Tensor]:
     """Score every weight; one that is zero already scores below all others."""
     if spec.criterion == "random":
         generator = torch.Generator().manual_seed(context.seed)
@@ -93,17 +119,30 @@ def _scores(
     return {name: found.masked_fill(layers[name].weight == 0, -1) for name, found in scores.items()}
 
 
+def _quota(layers: Layers, spec: PruneSpec, context: Context) -> Quota | None:
+    """Tell how much of each layer goes by its sensitivity, None where the step takes no table."""
+    table = table_for(spec, context)
+    if table is None:
+        return None
+    curves = {group: curve for group, curve in curves_of(table).items() if group[0] in layers}
+    if missing := [name for name in layers if (name,) not in curves]:
+        raise NoSensitivity(f"The table lacks the layer {missing[0]!r}.", hint="Analyze this model.")
+    totals = {part: layers[part[0]].weight.numel() for part in curves}
+    return Quota(totals, {}, curves, dict.fromkeys(curves, MOST_AMOUNT))
+
+
 def _choose(
-    scores: dict[str, torch.Tensor], layers: dict[str, nn.Conv2d | nn.Linear], spec: PruneSpec
+    scores: dict[str, torch.Tensor], layers: Layers, spec: PruneSpec, amounts: float | dict[str, float]
 ) -> dict[str, torch.Tensor]:
+    """Mark the weights that are to be zero: an amount of all, or of each layer its own."""
     if spec.kept:
         return {name: all_but(found, *spec.kept, _input_axis(layers[name])) for name, found in scores.items()}
-    amount = spec.amount or 0.0
+    if isinstance(amounts, float) and spec.scope == "global" and spec.criterion != "wanda":
+        return dict(zip(scores, lowest(list(scores.values()), amounts), strict=True))
+    each = amounts if isinstance(amounts, dict) else dict.fromkeys(scores, amounts)
     if spec.criterion == "wanda":
-        return {name: lowest_of_rows(found, amount) for name, found in scores.items()}
-    if spec.scope == "layer":
-        return {name: lowest([found], amount)[0] for name, found in scores.items()}
-    return dict(zip(scores, lowest(list(scores.values()), amount), strict=True))
+        return {name: lowest_of_rows(found, each[name]) for name, found in scores.items()}
+    return {name: lowest([found], each[name])[0] for name, found in scores.items()}
 
 
 def _input_norms(network: Network, names: list[str], context: Context) -> dict[str, torch.Tensor]:

@@ -1,0 +1,42 @@
+"""Sensitivity tables that earlier jobs left, for steps that choose by them."""
+
+from sqlalchemy.orm import Session
+
+from app.db import artifacts, jobs
+from app.db.tables import ArtifactRow
+from app.domain import compatibility
+from app.domain.dataset import DatasetFacts
+from app.domain.errors import NoSensitivity
+from app.domain.ids import Prefix, is_id
+from app.domain.job import JobSpec, JobState
+from app.domain.recipe import PruneSpec
+from app.domain.sensitivity import SENSITIVITY_FILE
+
+_ANALYZE = 'Ask for a job with {"method": "prune", "analyze": true} first.'
+
+
+def check(session: Session, project_id: str, spec: JobSpec, dataset: DatasetFacts) -> None:
+    """Raise NoSensitivity, with a pointer to the step, where a table that the recipe asks for is of no use to it."""
+    for position, step in enumerate(spec.recipe):
+        if not isinstance(step, PruneSpec) or step.sensitivity is None:
+            continue
+        try:
+            find_table(session, project_id, step.sensitivity)
+            row = jobs.get(session, project_id, step.sensitivity)
+            assert row is not None  # it has a table
+            compatibility.check_sensitivity(spec, step, JobSpec.model_validate(row.spec), dataset)
+        except NoSensitivity as error:
+            raise compatibility.refuse(NoSensitivity, f"/recipe/{position}", error.detail, hint=error.hint) from error
+
+
+def find_table(session: Session, project_id: str, job_id: str) -> ArtifactRow:
+    """Find the table of a job of this project that succeeded. Raises NoSensitivity."""
+    job = jobs.get(session, project_id, job_id) if is_id(Prefix.JOB, job_id) else None
+    if job is None:
+        raise NoSensitivity(f"There is no job {job_id!r}.", hint=_ANALYZE)
+    if job.state != JobState.SUCCEEDED:
+        raise NoSensitivity(f"The job {job_id} is {job.state}; only one that succeeded has a table.", hint=_ANALYZE)
+    table = artifacts.by_name(session, job.id, SENSITIVITY_FILE)
+    if table is None:
+        raise NoSensitivity(f"The job {job_id} analyzed nothing.", hint=_ANALYZE)
+    return table

@@ -1,0 +1,117 @@
+"""A job that measures how a network bears pruning and changes nothing: baseline, table, report."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from app.domain.job import LatencySpec, Stage
+from app.domain.recipe import PruneSpec
+from app.domain.report import AnalysisReport, DataFigures, StepOutcome, Verdict
+from app.domain.sensitivity import SENSITIVITY_FILE, SensitivityTable
+from app.domain.task import REPORT_FILE
+from workers.compression import evaluation
+from workers.compression.checkpoints import Checkpoints
+from workers.compression.datasets import Dataset
+from workers.compression.environment import read_environment
+from workers.compression.figures import count, layer_figures
+from workers.compression.formats import onnx
+from workers.compression.memory import measure_peak_memory
+from workers.compression.network import Network
+from workers.compression.pipeline import JUDGE, Output
+from workers.compression.progress import Tracker
+from workers.compression.pruning.scoring import TAYLOR_ROWS
+from workers.compression.pruning.sensitivity import measure
+from workers.compression.report import Profile, describe_side
+from workers.compression.step import Context
+
+# How long the baseline, the analysis and packaging take beside each other, roughly.
+_WEIGHTS = (1.0, 10.0, 1.0)
+
+
+def analyze(
+    network: Network,
+    spec: PruneSpec,
+    data: Dataset,
+    *,
+    latency: LatencySpec,
+    seed: int,
+    device: torch.device,
+    output: Output,
+    service_version: str,
+) -> AnalysisReport:
+    """Measure a sensitivity table and write ``sensitivity.json`` and ``report.json``.
+
+    There is no model among the files, since there is none that was not uploaded.
+    """
+    tracker = Tracker(output.progress, _WEIGHTS)
+    with tempfile.TemporaryDirectory() as scratch:
+        context = Context(network, data, seed, device, tracker, Path(scratch))
+        file = Path(scratch) / "baseline.onnx"
+        with tracker.part(Stage.BASELINE, "Measuring the network as it was uploaded"):
+            onnx.save(network, file)
+            logits = evaluation.predict(file, data, JUDGE, torch.get_num_threads())
+            accuracy = evaluation.measure_accuracy(logits, data.labels(JUDGE))
+            context.metric("baseline_accuracy", 0, accuracy.value)
+        with tracker.part(Stage.PRUNING, "Measuring how each group bears pruning"):
+            mine = replace(context, checkpoints=Checkpoints(output.checkpoints, 1, context.log))
+            table = measure(network, spec, mine)
+        with tracker.part(Stage.PACKAGING, "Writing the table and the report"):
+            (output.folder / SENSITIVITY_FILE).write_text(table.model_dump_json(indent=2), encoding="utf-8")
+            output.announce(SENSITIVITY_FILE, "report", "json")
+            peak = measure_peak_memory(file, latency.batch_sizes[0], latency.threads)
+            report = AnalysisReport(
+                baseline=describe_side(Profile(file, count(network), (), peak), accuracy),
+                verdict=_verdict(table),
+                steps=(_outcome(network, spec, table),),
+                layers=layer_figures(network, ()),
+                classes=(),
+                data=_count_rows(data, spec, table),
+                environment=read_environment(latency.threads, service_version),
+                recipe=(spec,),
+                seed=seed,
+            )
+            (output.folder / REPORT_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
+            output.announce(REPORT_FILE, "report", "json")
+    return report
+
+
+def _verdict(table: SensitivityTable) -> Verdict:
+    measured = len(table.groups) - len(table.unmeasured)
+    reason = (
+        f"Nothing was compressed: the job measured how accuracy on {table.rows} {table.split} rows suffers as more of"
+        f" each group goes. {SENSITIVITY_FILE} has the table, and a later prune takes it as its sensitivity."
+    )
+    if not table.complete:
+        reason += f" Time ran out: {measured} of {len(table.groups)} groups were measured, not all at every amount."
+    return Verdict(faster=False, smaller=False, as_accurate=True, reasons=(reason,))
+
+
+def _outcome(network: Network, spec: PruneSpec, table: SensitivityTable) -> StepOutcome:
+    figures = count(network).as_json()
+    return StepOutcome(
+        method=spec.method,
+        spec=spec.model_dump(mode="json"),
+        seconds=table.seconds,
+        before=figures,
+        after=figures,
+        details={
+            "groups": len(table.groups),
+            "groups_measured": len(table.groups) - len(table.unmeasured),
+            "measurements": sum(len(group.measurements) for group in table.groups),
+            "complete": table.complete,
+            "sensitivity": table.model_dump(mode="json"),
+        },
+    )
+
+
+def _count_rows(data: Dataset, spec: PruneSpec, table: SensitivityTable) -> DataFigures:
+    gradients = min(TAYLOR_ROWS, data.rows("train")) if spec.criterion == "taylor" else 0
+    judged = {table.split: table.rows}
+    return DataFigures(
+        train=max(gradients, judged.get("train", 0)),
+        calibration=judged.get("calibration", 0),
+        validation=data.rows(JUDGE),
+        overlap=data.overlap,
+    )
