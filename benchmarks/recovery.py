@@ -16,12 +16,12 @@ from app.domain.recipe import DistillSpec
 from app.domain.task import EventMessage
 from benchmarks.reference import fashion_mnist
 from workers.compression.datasets import Dataset, Split
-from workers.compression.distillation.distill import Logits, imitate, write_targets
+from workers.compression.distillation.distill import Logits, towards, write_targets
 from workers.compression.inference import compute_logits
 from workers.compression.lifting import lift
 from workers.compression.network import Network
 from workers.compression.step import Context
-from workers.compression.training import HELD_OUT_SHARE
+from workers.compression.training import HELD_OUT_SHARE, fit
 
 BATCH = 128
 LEARNING_RATE = 0.02
@@ -82,7 +82,7 @@ def teacher_outputs(context: Context, path: Path) -> Logits:
 
 def recover(network: Network, budget: Budget, context: Context, targets: Logits) -> Network:
     """Distil from F within the budget."""
-    return imitate(network, budget.spec, context, lambda: targets).network
+    return fit(network, budget.spec, context, towards(lambda: targets, budget.spec, context)).network
 
 
 def accuracy_of(network: Network, context: Context) -> float:

@@ -63,8 +63,10 @@ class PruneSpec(StepSpec):
         None, gt=1, le=1000, description="Instead of an amount: how many times fewer parameters, within 3 %."
     )
     minimum_channels: int = Field(1, ge=1, le=65536, description="Channels that each layer keeps at least.")
-    round_to: int = Field(
-        1, ge=1, le=1024, description="What a layer keeps of its channels is a multiple of this, or all of them."
+    round_to: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "auto",
+        description="What a layer keeps of its channels is a multiple of this, or all of them. "
+        "auto: 8, or the largest of 4, 2 and 1 with which the amount or the ratio is still met within 3 %.",
     )
     exclude: tuple[str, ...] = Field(
         (), max_length=100, description="Layers that stay whole: names or patterns such as stem.* (fnmatch)."

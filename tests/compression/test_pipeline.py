@@ -77,6 +77,7 @@ def test_the_report_tells_every_step_layer_and_row(finished):
     pruned = report.steps[0]
     assert pruned.after["parameters"] < pruned.before["parameters"]
     assert report.recipe[1].temperature == 4.0
+    assert report.recipe[0].round_to == pruned.spec["round_to"] == pruned.details["round_to"] in {1, 2, 4, 8}
     assert (report.data.train, report.data.calibration, report.data.validation) == (1437, 256, 360)
     assert {layer.name: layer.bits for layer in report.layers}["conv2"] == 8
     assert [side.batch_size for side in report.compressed.latency] == [1, 4]

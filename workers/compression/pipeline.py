@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from app.domain.errors import ObjectiveMissed
 from app.domain.job import LatencySpec, Objective, Stage
@@ -53,6 +54,7 @@ STAGES = {
 MODEL_ONNX, MODEL_PT2, CANDIDATE, BUNDLE = "model.onnx", "model.pt2", "candidate.onnx", "benchmark.zip"
 JUDGE = "validation"
 """The split that accuracy is measured on."""
+_RECIPE: TypeAdapter[Recipe] = TypeAdapter(Recipe)
 # How long exporting, evaluating, profiling and packaging take beside an epoch, roughly.
 _CLOSING_WEIGHTS = (2.0, 0.5, 4.0, 0.5)
 
@@ -121,7 +123,8 @@ def compress(
             findings = Findings(
                 baseline, compressed, comparison, pairs[0].ratio, steps, layers, data=rows, environment=environment
             )
-            report = build_report(findings, recipe, objective, seed)
+            filled = _RECIPE.validate_python([step.spec for step in steps])
+            report = build_report(findings, filled, objective, seed)
             (output.folder / REPORT_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
             output.announce(REPORT_FILE, "report", "json")
             write_bundle(output.folder / BUNDLE, *files, pairs, environment=environment, seed=seed)
@@ -164,7 +167,7 @@ def _run_steps(
             outcomes.append(
                 StepOutcome(
                     method=step.method,
-                    spec=step.model_dump(mode="json"),
+                    spec=(result.spec or step).model_dump(mode="json"),
                     seconds=round(seconds, 3),
                     before=before.as_json(),
                     after=count(floating).as_json(),

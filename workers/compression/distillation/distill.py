@@ -34,11 +34,11 @@ def imitate(spec: DistillSpec, context: Context) -> Criterion:
         # Not before the first batch: a training that has ended in an earlier attempt needs none.
         return write_targets(context, context.folder / "teacher.npy")
 
-    return imitate(network, spec, context, targets)
+    return towards(targets, spec, context)
 
 
-def imitate(network: Network, spec: DistillSpec, context: Context, targets: Callable[[], Logits]) -> StepResult:
-    """Train by ``kd_loss`` towards the outputs that ``targets`` gives, (rows of train, classes)."""
+def towards(targets: Callable[[], Logits], spec: DistillSpec, context: Context) -> Criterion:
+    """Give the loss against the outputs that ``targets`` gives, (rows of train, classes)."""
 
     def criterion(logits: Tensor, labels: Tensor, batch: Rows) -> Tensor:
         picked = torch.from_numpy(targets()[batch]).to(context.device)
