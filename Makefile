@@ -34,8 +34,13 @@ test: setup ## Run the tests
 	$(BIN)/python -m pytest
 
 .PHONY: faults
-faults: setup ## Kill, cut and fill parts of the service, 100 rounds
+faults: setup ## Kill, cut and fill parts of the service: 100 rounds, then 10 with the engine itself
 	$(BIN)/python -m tests.faults --rounds 100
+	$(BIN)/python -m tests.faults --rounds 10 --real
+
+.PHONY: hostile
+hostile: setup ## Send hostile and damaged files through admission, 2,646 of them
+	$(BIN)/python -m tests.hostile
 
 .PHONY: lint
 lint: setup ## Check style, types and imports

@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
 
     worker = commands.add_parser("worker", help="run a worker for one queue")
     worker.add_argument("--queue", choices=QUEUES, required=True)
+    worker.add_argument("--health-port", type=int, help="serve /healthz and /readyz on this port")
+    worker.add_argument("--health-host", help=f"and on this address, {_LOOPBACK} where left out")
     worker.set_defaults(run=_worker)
 
     migrate = commands.add_parser("migrate", help="bring the database to this version")
@@ -97,6 +99,9 @@ def _api(arguments: argparse.Namespace) -> int:
 
 def _worker(arguments: argparse.Namespace) -> int:
     queue = arguments.queue
+    for name in ("health_port", "health_host"):
+        if (value := getattr(arguments, name)) is not None:
+            os.environ[f"WINNOW_WORKER_{name.upper()}"] = str(value)
     node = f"{queue}-{os.getpid()}@%h"
     command = [sys.executable, "-m", "celery", "--quiet", "--app", "workers.celery_app", "worker"]
     options = ["--queues", queue, "--hostname", node, "--without-gossip", "--without-mingle", "--without-heartbeat"]

@@ -51,6 +51,8 @@ def serve(data: Path, host: str, port: int) -> None:
                 wait_for_broker(path, household.start("broker", broker_command(data, path)))
                 environment["WINNOW_BROKER_URL"] = f"redis+socket://{path}"
             os.environ.update(environment)
+            # One port is no use to two workers; the API's own `/readyz` tells of both.
+            os.environ.pop("WINNOW_WORKER_HEALTH_PORT", None)
             _prepare(data)
             for queue in ("cpu", "inspect"):
                 household.start(f"{queue} worker", [*_WINNOWD, "worker", "--queue", queue])

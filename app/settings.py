@@ -74,4 +74,8 @@ class Settings(BaseSettings):
         None, ge=0, description="Models and data sets are kept for so long after the last job on them; else for ever."
     )
     collect_seconds: float = Field(3600, gt=0, description="The API clears away what has expired so often.")
+    worker_health_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of a worker's own ``/healthz`` and ``/readyz``; none where unset."
+    )
+    worker_health_host: str = Field("127.0.0.1", description="Address on which a worker serves them.")
     worker_timeout_seconds: int = Field(60, ge=1, description="A worker unseen for longer counts as gone.")

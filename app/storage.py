@@ -7,6 +7,8 @@ so that a reader never meets half an object.
 import errno
 import hashlib
 import io
+import os
+import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +32,12 @@ _PARTS_IN_FLIGHT = 2
 _INCOMING = "incoming"
 _CONTENTS = "projects"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# The local store writes beside the object and renames; it lists no name of this form.
+_STAGED = re.compile(r".+#\d+")
+
+
+class FileChanged(Exception):
+    """A file did not hold still while it was stored; nothing of it is kept."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,8 @@ class Storage:
     """The store of one service, opened by URL: ``file:///folder`` or ``s3://bucket/prefix``."""
 
     def __init__(self, url: str) -> None:
-        self._store: ObjectStore = _open(url)
+        self._folder = _folder_of(url)
+        self._store: ObjectStore = LocalStore(self._folder, mkdir=True) if self._folder else from_url(url)
 
     async def receive(self, body: AsyncIterator[bytes], *, limit: int) -> Incoming:
         """Write a stream down, hashing it on the way.
@@ -171,15 +180,21 @@ class Storage:
             path.unlink()
             raise InternalError(f"The stored content {key} is damaged.")
 
-    def store_file(self, path: Path, project_id: str) -> tuple[str, int]:
-        """Keep a file among the project's contents; return its SHA-256 and size in bytes."""
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        key = content_key(project_id, sha256)
+    def store_file(self, file: IO[bytes], project_id: str) -> tuple[str, int]:
+        """Keep an open file among the project's contents; return its SHA-256 and size in bytes.
+
+        Raises FileChanged where somebody writes to it meanwhile.
+        """
+        size_bytes = os.fstat(file.fileno()).st_size
+        digest = hashlib.sha256()
+        for piece in _pieces(file, size_bytes):
+            digest.update(piece)
+        key = content_key(project_id, digest.hexdigest())
         if not self.exists(key):
             with _storing():
-                obstore.put(self._store, key, path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT)
-        return sha256, path.stat().st_size
+                pieces = _unchanged(_pieces(file, size_bytes), digest.digest())
+                obstore.put(self._store, key, pieces, chunk_size=_PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT)
+        return digest.hexdigest(), size_bytes
 
     def exists(self, key: str) -> bool:
         try:
@@ -193,17 +208,24 @@ class Storage:
         with suppress(FileNotFoundError):
             obstore.delete(self._store, key)
 
-    def sweep(self, before: datetime) -> int:
-        """Delete what a killed process left under ``incoming/`` before a time; return how many."""
+    def sweep(self, before: datetime) -> tuple[int, int]:
+        """Delete what killed processes left half stored before a time; return how many files, and their bytes.
+
+        Whatever is still being written is younger than its last byte.
+        """
         stale = [
-            entry["path"]
+            (entry["path"], entry["size"])
             for page in obstore.list(self._store, _INCOMING)
             for entry in page
             if entry["last_modified"] < before
         ]
-        for key in stale:
+        for key, _ in stale:
             self.delete(key)
-        return len(stale)
+        sizes = [size for _, size in stale]
+        # Of an object store, the parts of uploads never completed are the bucket's own to expire.
+        if self._folder is not None:
+            sizes += _unlink_staged(self._folder, before)
+        return len(sizes), sum(sizes)
 
     def contents_before(self, before: datetime) -> Iterator[tuple[str, int]]:
         """Give the key and the size in bytes of every content that was stored before a time."""
@@ -245,11 +267,42 @@ class _Reader(io.RawIOBase):
         return len(data)
 
 
-def _open(url: str) -> ObjectStore:
+def _folder_of(url: str) -> Path | None:
     parsed = urlparse(url)
-    if parsed.scheme == "file":
-        return LocalStore(url2pathname(parsed.path), mkdir=True)
-    return from_url(url)
+    return Path(url2pathname(parsed.path)) if parsed.scheme == "file" else None
+
+
+def _pieces(file: IO[bytes], size_bytes: int) -> Iterator[bytes]:
+    """Read a file from its start, and no further than the size it is to have."""
+    file.seek(0)
+    left = size_bytes
+    while left and (piece := file.read(min(left, _CHUNK_BYTES))):
+        left -= len(piece)
+        yield piece
+    if left or os.fstat(file.fileno()).st_size != size_bytes:
+        raise FileChanged("its size changed")
+
+
+def _unchanged(pieces: Iterator[bytes], sha256: bytes) -> Iterator[bytes]:
+    """Pass a content on, and break off before its end where it is not the one hashed before."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+    if digest.digest() != sha256:
+        raise FileChanged("its content changed")
+
+
+def _unlink_staged(folder: Path, before: datetime) -> Iterator[int]:
+    """Remove files that a killed process was writing, last touched before a time; give the size of each."""
+    for _, _, names, descriptor in os.fwalk(folder):
+        for name in filter(_STAGED.fullmatch, names):
+            # One that its writer has just finished or dropped is gone.
+            with suppress(FileNotFoundError):
+                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                if status.st_mtime < before.timestamp():
+                    os.unlink(name, dir_fd=descriptor)
+                    yield status.st_size
 
 
 def _missing(key: str) -> NotFound:

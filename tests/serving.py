@@ -122,7 +122,8 @@ class Project:
         """Keep a file of the job the way a worker does; return its id."""
         path = self.server.parts.settings.data / f"{new_id(Prefix.ARTIFACT)}.file"
         path.write_bytes(content)
-        sha256, size_bytes = self.server.parts.storage.store_file(path, self.id)
+        with path.open("rb") as file:
+            sha256, size_bytes = self.server.parts.storage.store_file(file, self.id)
         path.unlink()
         row = ArtifactRow(
             id=new_id(Prefix.ARTIFACT),

@@ -1,5 +1,6 @@
 import asyncio
 import hashlib
+import io
 import os
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.domain.errors import InternalError, NotFound, TooLarge, Unavailable
-from app.storage import Storage, content_key
+from app.storage import FileChanged, Storage, content_key
 
 CONTENT = bytes(range(256)) * 40_000  # above one part of an upload
 SIZE = len(CONTENT)
@@ -134,8 +135,35 @@ def test_a_file_is_stored_once(storage, folder, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(CONTENT)
     for _ in range(2):
-        assert storage.store_file(path, "prj_1") == (DIGEST, SIZE)
+        with path.open("rb") as file:
+            assert storage.store_file(file, "prj_1") == (DIGEST, SIZE)
     assert [path.relative_to(folder).as_posix() for path in files(folder)] == [KEY]
+
+
+class Restless(io.FileIO):
+    """A file that somebody writes to whenever it has been read once."""
+
+    def __init__(self, path, harm):
+        super().__init__(path, "r+b")
+        self.harm, self.read_once = harm, False
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        if self.read_once and offset == 0:
+            self.harm(self)
+        self.read_once = True
+        return super().seek(offset, whence)
+
+
+def flip(file):
+    os.pwrite(file.fileno(), b"\xff", SIZE // 2)
+
+
+@pytest.mark.parametrize("harm", [flip, lambda file: file.truncate(SIZE - 1), lambda file: file.truncate(SIZE + 1)])
+def test_nothing_stays_of_a_file_that_changes_while_it_is_stored(storage, folder, tmp_path, harm):
+    (tmp_path / "model.onnx").write_bytes(CONTENT)
+    with Restless(tmp_path / "model.onnx", harm) as file, pytest.raises(FileChanged):
+        storage.store_file(file, "prj_1")
+    assert files(folder) == []
 
 
 @pytest.mark.usefixtures("kept")
@@ -144,7 +172,7 @@ def test_the_sweep_takes_old_uploads_and_nothing_else(storage, folder):
     yesterday = datetime.now(UTC) - timedelta(days=1)
     os.utime(folder / old.key, (yesterday.timestamp() - 60,) * 2)
     os.utime(folder / KEY, (0, 0))
-    assert storage.sweep(yesterday) == 1
+    assert storage.sweep(yesterday) == (1, 3)
     assert storage.exists(KEY)
     assert storage.exists(new.key)
     assert not storage.exists(old.key)

@@ -1,7 +1,8 @@
 """What an attempt needs to go on where another was killed, from its folder into the storage and back.
 
-The child writes and replaces files in its checkpoints folder as it likes. All of them together are
-kept as one artifact, of which only the last stands; a worker on another host finds it there.
+The child writes and replaces files in its checkpoints folder as it likes; folders within are left out.
+All of them together are kept as one artifact, of which only the last stands; a worker on another host
+finds it there.
 """
 
 import os
@@ -10,7 +11,6 @@ import stat
 import tarfile
 import tempfile
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +20,12 @@ import structlog
 
 from app.db import artifacts
 from app.db.tables import JobRow
-from app.domain.errors import WinnowError
+from app.domain.errors import ResourceLimitExceeded, WinnowError
 from app.domain.task import CHECKPOINT_FILE, CHECKPOINTS_FOLDER, ArtifactMessage
 from app.storage import content_key
-from workers import deliveries
+from workers import deliveries, outputs
 from workers.lease import DATABASE_AWAY
+from workers.sandbox import ProtocolBreach
 from workers.workplace import Workplace
 
 _MESSAGE = ArtifactMessage(name=CHECKPOINT_FILE, kind="checkpoint", format="tar")
@@ -41,6 +42,7 @@ class Checkpoints:
         self._workplace = workplace
         self._job = job
         self._folder = folder / CHECKPOINTS_FOLDER
+        self._limit_bytes = workplace.sandbox.limits.disk_bytes
         self._kept = _NOTHING
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"checkpoints {job.id}", daemon=True)
@@ -61,18 +63,17 @@ class Checkpoints:
 
     def keep(self) -> None:
         """Store the checkpoints where they have changed; one that cannot be stored costs only time later."""
-        signature = _signature(self._folder)
-        if signature in (self._kept, _NOTHING):
-            return
         try:
-            with tempfile.TemporaryDirectory(dir=self._workplace.scratch) as scratch:
-                path = Path(scratch) / CHECKPOINT_FILE
-                _pack(self._folder, path)
+            signature = _signature(self._folder)
+            if signature in (self._kept, _NOTHING):
+                return
+            with tempfile.TemporaryFile(dir=self._workplace.scratch) as file:
+                _pack(self._folder, file, self._limit_bytes)
                 # What was replaced meanwhile may not fit together: the next round finds it whole.
                 if _signature(self._folder) == signature:
-                    deliveries.deliver(self._workplace, self._job, path, _MESSAGE)
+                    deliveries.deliver(self._workplace, self._job, file, _MESSAGE)
                     self._kept = signature
-        except (OSError, WinnowError, *DATABASE_AWAY) as error:
+        except (OSError, ProtocolBreach, WinnowError, *DATABASE_AWAY) as error:
             log.warning("checkpoint_not_kept", job_id=self._job.id, error=str(error))
 
     def _restore(self) -> None:
@@ -102,31 +103,34 @@ class Checkpoints:
 def _signature(folder: Path) -> _Signature:
     """Tell one set of files from another by name, inode, size and time."""
     found = set()
-    for root, _, names, descriptor in os.fwalk(folder):
-        for name in names:
+    with outputs.opened_folder(folder) as descriptor:
+        for name in _names(descriptor):
             with suppress(OSError):
                 status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                found.add((f"{root}/{name}", status.st_ino, status.st_size, status.st_mtime_ns))
+                if stat.S_ISREG(status.st_mode):
+                    found.add((name, status.st_ino, status.st_size, status.st_mtime_ns))
     return frozenset(found)
 
 
-def _pack(folder: Path, path: Path) -> None:
-    """Write the regular files of a folder into an archive."""
-    with tarfile.open(path, "w") as archive:
-        for name, file in _files(folder):
-            member = tarfile.TarInfo(name)
-            member.size = os.fstat(file.fileno()).st_size
-            archive.addfile(member, file)
+def _pack(folder: Path, target: IO[bytes], limit_bytes: int) -> None:
+    """Write the regular files of a folder into an archive; what the child made a link is left out.
+
+    Raises:
+        ResourceLimitExceeded: they are more than they may be, as files full of holes can.
+    """
+    total_bytes = 0
+    with outputs.opened_folder(folder) as descriptor, tarfile.open(fileobj=target, mode="w") as archive:
+        for name in _names(descriptor):
+            with suppress(FileNotFoundError, ProtocolBreach), outputs.open_file(name, descriptor) as file:
+                member = tarfile.TarInfo(name)
+                member.size = os.fstat(file.fileno()).st_size
+                total_bytes += member.size
+                if total_bytes > limit_bytes:
+                    raise ResourceLimitExceeded(f"The checkpoints have more than {limit_bytes} bytes.")
+                archive.addfile(member, file)
+    target.flush()
 
 
-def _files(folder: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Open one regular file after the other; no link is followed, for the child may have put it there."""
-    for root, _, names, descriptor in os.fwalk(folder):
-        for name in sorted(names):
-            try:
-                opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
-            except OSError:  # a link, or gone meanwhile
-                continue
-            with os.fdopen(opened, "rb") as file:
-                if stat.S_ISREG(os.fstat(opened).st_mode):
-                    yield str(Path(root, name).relative_to(folder)), file
+def _names(folder: int) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries)

@@ -1,6 +1,5 @@
 """The first look into an upload, in a child: what the file holds, or why it is rejected."""
 
-import json
 import os
 import time
 from datetime import UTC, datetime, timedelta
@@ -26,6 +25,7 @@ from app.domain.task import (
 )
 from app.services import contents
 from app.storage import content_key
+from workers import outputs
 from workers.lease import DATABASE_AWAY
 from workers.runner import crash
 from workers.sandbox import ProtocolBreach, supervise
@@ -33,6 +33,7 @@ from workers.workplace import Workplace, write_task
 
 _TRIES = 2
 _LIMIT_SECONDS = 600
+_FACTS_BYTES = 16 << 20
 _PRIORITY = 5
 
 log = structlog.get_logger()
@@ -130,7 +131,7 @@ def _look_once(workplace: Workplace, row: ModelRow | DatasetRow, folder: Path) -
     if isinstance(watcher.last_word, FailureMessage):
         return watcher.last_word.failure
     if isinstance(watcher.last_word, DoneMessage):
-        return _facts(row, folder / OUTPUT_FOLDER / FACTS_FILE)
+        return _facts(row, folder / OUTPUT_FOLDER)
     if workplace.stopping.is_set():
         return None
     if exit_.stopped:
@@ -138,9 +139,12 @@ def _look_once(workplace: Workplace, row: ModelRow | DatasetRow, folder: Path) -
     return crash(exit_, watcher.tail)
 
 
-def _facts(row: ModelRow | DatasetRow, path: Path) -> Facts:
+def _facts(row: ModelRow | DatasetRow, output: Path) -> Facts:
     facts = ModelFacts if isinstance(row, ModelRow) else DatasetFacts
+    content = outputs.read_file(output, FACTS_FILE, _FACTS_BYTES)
+    if content is None:
+        raise ProtocolBreach("no facts")
     try:
-        return facts.model_validate(json.loads(path.read_bytes()))
-    except (OSError, ValueError, ValidationError) as error:
+        return facts.model_validate_json(content)
+    except ValidationError as error:
         raise ProtocolBreach(f"no facts: {error}") from error

@@ -3,8 +3,7 @@
 import math
 import time
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from app.db import jobs
 from app.db.engine import Sessions
@@ -25,13 +24,13 @@ class Journal:
     left out, which one last log event says. The log file has its own, wider bound.
     """
 
-    def __init__(self, sessions: Sessions, job_id: str, attempt: int, log_path: Path) -> None:
+    def __init__(self, sessions: Sessions, job_id: str, attempt: int, log: IO[bytes]) -> None:
         self._sessions = sessions
         self._job_id = job_id
         self._attempt = attempt
         self._pending: list[tuple[EventType, dict[str, Any], datetime]] = []
         self._counts = dict.fromkeys(EventType, 0)
-        self._log = log_path.open("wb")
+        self._log = log
         self._began = time.monotonic()
 
     def hear(self, message: EventMessage) -> None:
@@ -66,9 +65,6 @@ class Journal:
         # Not before the commit: should the database be away, they are written later.
         self._pending = []
         return state
-
-    def close(self) -> None:
-        self._log.close()
 
     def _add(self, type_: EventType, data: dict[str, Any]) -> None:
         self._counts[type_] += 1

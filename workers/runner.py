@@ -1,14 +1,16 @@
 """The life of one attempt at a job: claim, fetch, supervise, deliver, finish."""
 
 import os
+import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import structlog
+from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import artifacts, datasets, jobs, models, outbox
@@ -42,7 +44,7 @@ from app.domain.task import (
 )
 from app.services import contents, sensitivity
 from app.storage import content_key, is_full
-from workers import deliveries
+from workers import deliveries, outputs
 from workers.checkpoints import Checkpoints
 from workers.isolation.usage import Excess
 from workers.journal import Journal
@@ -71,15 +73,15 @@ class Stop(Enum):
 class JobWatcher:
     """Hears one child: events into the journal, artifacts into the storage, the last word kept."""
 
-    def __init__(self, workplace: Workplace, job: JobRow, folder: Path, lease: Lease) -> None:
-        self.journal = Journal(workplace.sessions, job.id, job.attempt, folder / LOG_FILE)
+    def __init__(self, workplace: Workplace, job: JobRow, folder: Path, lease: Lease, log_file: IO[bytes]) -> None:
+        self.journal = Journal(workplace.sessions, job.id, job.attempt, log_file)
         self.last_word: DoneMessage | FailureMessage | None = None
         self.stop: Stop | None = None
         self.tail: list[str] = []
         self._workplace = workplace
         self._job = job
         self._lease = lease
-        self._output = folder / OUTPUT_FOLDER
+        self._announcements = deliveries.Announcements(folder / OUTPUT_FOLDER, workplace.sandbox.limits.disk_bytes)
         self._deadline = time.monotonic() + float(job.spec["time_limit_seconds"])
 
     def message(self, message: Message) -> None:
@@ -87,8 +89,8 @@ class JobWatcher:
             case EventMessage():
                 self.journal.hear(message)
             case ArtifactMessage():
-                path = deliveries.announced_file(self._output, message.name)
-                self._lease.insist(lambda: deliveries.deliver(self._workplace, self._job, path, message))
+                with self._announcements.opened(message.name) as file:
+                    self._lease.insist(lambda: deliveries.deliver(self._workplace, self._job, file, message))
             case DoneMessage() | FailureMessage():
                 self.last_word = message
 
@@ -138,22 +140,31 @@ def run_job(workplace: Workplace, job_id: str, attempt: int) -> None:
 
 
 def _run(workplace: Workplace, job: JobRow, folder: Path, lease: Lease) -> None:
-    watcher = JobWatcher(workplace, job, folder, lease)
+    # The log has no name: in the child's folder it could become a link to what only this process may read.
+    with tempfile.TemporaryFile(dir=workplace.scratch) as log_file:
+        _keep(workplace, job, folder, lease, log_file)
+
+
+def _keep(workplace: Workplace, job: JobRow, folder: Path, lease: Lease, log_file: IO[bytes]) -> None:
+    watcher = JobWatcher(workplace, job, folder, lease, log_file)
     failure = _attempt(workplace, job, folder, watcher)
     lease.insist(watcher.journal.flush)
-    watcher.journal.close()
     if watcher.stop is Stop.LOST:
         log.warning("job_lost", job_id=job.id, attempt=job.attempt)
         return
     if watcher.stop is Stop.INTERRUPTED and _put_back(workplace, job):
         log.info("job_put_back", job_id=job.id, attempt=job.attempt)
         return
-    log_file = ArtifactMessage(name=LOG_FILE, kind="log", format="text")
+    message = ArtifactMessage(name=LOG_FILE, kind="log", format="text")
     try:
-        lease.insist(lambda: deliveries.deliver(workplace, job, folder / LOG_FILE, log_file))
+        lease.insist(lambda: deliveries.deliver(workplace, job, log_file, message))
     except WinnowError as error:
         failure = failure or error.failure()
-    summary = _summary(folder)
+    summary = None
+    try:
+        summary = _summary(folder)
+    except ProtocolBreach as breach:
+        failure = failure or _breach(breach)
     lease.insist(lambda: _finish(workplace, job, watcher.stop, failure, summary))
 
 
@@ -168,7 +179,7 @@ def _attempt(workplace: Workplace, job: JobRow, folder: Path, watcher: JobWatche
         if not isinstance(watcher.last_word, DoneMessage):
             checkpoints.keep()
     except ProtocolBreach as breach:
-        return ChildCrashed(f"The process broke the protocol: {breach}.").failure()
+        return _breach(breach)
     except WinnowError as error:
         return error.failure()
     if isinstance(watcher.last_word, FailureMessage):
@@ -217,6 +228,10 @@ def crash(exit_: Exit, tail: list[str]) -> Failure:
     if exit_.excess is not None:
         return ResourceLimitExceeded(_EXCESS[exit_.excess]).failure()
     return ChildCrashed(f"The process ended before its work: {exit_.reason}.{last}").failure()
+
+
+def _breach(breach: ProtocolBreach) -> Failure:
+    return ChildCrashed(f"The process broke the protocol: {breach}.").failure()
 
 
 def _unforeseen(error: Exception) -> Failure:
@@ -274,8 +289,15 @@ def _try_again(workplace: Workplace, job: JobRow, failure: Failure) -> bool:
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:
-    """Draw the headline figures from the report, where the child wrote one."""
-    path = folder / OUTPUT_FOLDER / REPORT_FILE
-    if not path.is_file() or path.is_symlink():
+    """Draw the headline figures from the report, where the child wrote one.
+
+    Raises:
+        ProtocolBreach: what it wrote is no report.
+    """
+    content = outputs.read_file(folder / OUTPUT_FOLDER, REPORT_FILE, deliveries.REPORT_BYTES)
+    if content is None:
         return None
-    return ANY_REPORT.validate_json(path.read_bytes()).headline()
+    try:
+        return ANY_REPORT.validate_json(content).headline()
+    except (KeyError, ValidationError) as error:
+        raise ProtocolBreach(f"no report: {error}") from error

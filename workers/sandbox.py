@@ -50,8 +50,10 @@ class Sandbox:
     limits: Limits
 
     def wrap(self, argv: Sequence[str], folder: Path, environment: Mapping[str, str], *, gpu: bool) -> list[str]:
-        limits = replace(self.limits, address_space=not gpu)
-        return self.isolation.command(engine_policy(limits, gpu=gpu), folder, environment, argv)
+        """Hand the folder over to whom the child will be, and give the command that starts it there."""
+        policy = engine_policy(replace(self.limits, address_space=not gpu), gpu=gpu)
+        policy.hand_over(folder)
+        return self.isolation.command(policy, folder, environment, argv)
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ def _hear(pid: int, messages: int, output: int) -> Iterator[tuple[int, bytes] | 
                     selector.unregister(fd)
                 yield from ((fd, line) for line in lines or ())
             if ready == [end]:  # a grandchild may keep the pipes open for ever
+                yield from ((fd, ear.rest) for fd, ear in ears.items() if ear.rest)
                 return
             if time.monotonic() >= next_poll:
                 next_poll = time.monotonic() + POLL_SECONDS
@@ -236,17 +239,17 @@ class _Ear:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._rest = b""
+        self.rest = b""
 
     def hear(self, fd: int) -> list[bytes] | None:
         """Read what is there; give the lines now complete, None after the end."""
         data = os.read(fd, _READ_BYTES)
-        if not data and not self._rest:
+        if not data and not self.rest:
             return None
-        *lines, self._rest = (self._rest + (data or b"\n")).split(b"\n")
-        if len(self._rest) > self._limit:
-            lines.append(self._rest)
-            self._rest = b""
+        *lines, self.rest = (self.rest + (data or b"\n")).split(b"\n")
+        if len(self.rest) > self._limit:
+            lines.append(self.rest)
+            self.rest = b""
         return [line for line in lines if line]
 
 

@@ -32,8 +32,12 @@ def make_sessions(engine: Engine, *, read_only: bool = False) -> Sessions:
 
     A read-only one takes no write lock on SQLite, so that readers never wait for a writer.
     """
-    bind = engine.execution_options(**{_READ_ONLY: True}) if read_only else engine
-    return sessionmaker(bind, expire_on_commit=False)
+    return sessionmaker(reading(engine) if read_only else engine, expire_on_commit=False)
+
+
+def reading(engine: Engine) -> Engine:
+    """Give the same pool for transactions that only read."""
+    return engine.execution_options(**{_READ_ONLY: True})
 
 
 def _set_pragmas(connection: SqliteConnection, _record: Any) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
+from app.db.engine import reading
+
 if TYPE_CHECKING:
     from alembic.config import Config
 
@@ -36,7 +38,8 @@ def at_head(engine: Engine) -> bool:
     from alembic.script import ScriptDirectory
 
     heads = set(ScriptDirectory(str(_SCRIPTS)).get_heads())
-    with engine.connect() as connection:
+    # Asked by health checks, which are not to wait for a writer.
+    with reading(engine).connect() as connection:
         return set(MigrationContext.configure(connection).get_current_heads()) == heads
 
 

@@ -14,16 +14,23 @@ from app.storage import Storage, split_key
 _BATCH = 100
 _GRACE = timedelta(hours=1)
 """A content younger than this may belong to an upload or a delivery whose row is still to be written."""
+_STALE = timedelta(days=1)
+"""What nobody has written to for so long is no longer being stored."""
 
 
 @dataclass
 class Freed:
-    """What one collection dropped. ``contents`` counts files removed, ``bytes`` their size."""
+    """What one collection dropped.
+
+    ``contents`` counts files that nothing refers to any more, ``unfinished`` those that a killed process
+    was storing, ``bytes`` the size of both.
+    """
 
     checkpoints: int = 0
     logs: int = 0
     inputs: int = 0
     contents: int = 0
+    unfinished: int = 0
     bytes: int = 0
 
     def as_json(self) -> dict[str, int]:
@@ -90,7 +97,8 @@ class Collector:
         """Remove contents that a process killed between two steps has left."""
         for key, size_bytes in self._storage.contents_before(self._now - _GRACE):
             self._release(*split_key(key), size_bytes)
-        self._storage.sweep(self._now - timedelta(days=1))
+        self._freed.unfinished, size_bytes = self._storage.sweep(self._now - _STALE)
+        self._freed.bytes += size_bytes
 
     def _release(self, project_id: str, sha256: str, size_bytes: int) -> None:
         if contents.release(self._sessions, self._storage, project_id, sha256):

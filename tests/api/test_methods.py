@@ -74,5 +74,6 @@ def test_a_target_is_available_while_a_worker_serves_it(project):
                 session, "cpu@test", queue="cpu", targets=["onnxruntime-cpu"], isolation="bubblewrap", now=seen_at
             )
         assert target()["available"] is available
+        assert target()["isolation"] == (["bubblewrap"] if available else [])
     with sessions.begin() as session:
         workers.gone(session, "cpu@test")

@@ -4,7 +4,9 @@ from torch import nn
 
 from app.domain.errors import UnsupportedNetwork
 from tests.compression.networks import Odd, ResNet, export
-from workers.compression.inspection import inspect_model
+from tests.compression.pruning.test_architectures import find
+from workers.compression.figures import layer_figures
+from workers.compression.inspection import group_layers, inspect_model
 
 
 def inspect(module, folder):
@@ -33,6 +35,33 @@ def test_layers_that_cannot_be_pruned_say_why(tmp_path):
     assert not layers["odd"].prunable
     assert "'renorm'" in layers["odd"].reason
     assert "outputs" in layers["head"].reason
+
+
+def test_a_transformer_shows_its_heads_and_its_feed_forward_width():
+    layers = {layer.name: layer for layer in group_layers(find("bert")[0])}
+    block = "network.bert.encoder.layer.0."
+    heads = {layers[f"{block}attention.self.{part}"].group for part in ("query", "key", "value")}
+    assert heads == {"g1"}
+    assert layers[f"{block}intermediate.dense"].group == "g2"
+    for name in (f"{block}attention.output.dense", f"{block}output.dense", "network.bert.embeddings.word_embeddings"):
+        assert "'layer_norm'" in layers[name].reason
+    assert "outputs" in layers["network.classifier"].reason
+
+
+def test_layers_on_weights_that_no_module_of_torch_owns_are_listed():
+    network, _ = find("gpt2")
+    layers = {layer.name: layer for layer in group_layers(network)}
+    block = "network.transformer.h.0."
+    attention = layers[f"{block}attn.c_attn"]
+    assert (attention.op, attention.weight_shape, attention.group) == ("linear", (16, 48), "g1")
+    assert attention.parameters == 16 * 48 + 48
+    assert attention.macs == 6 * 16 * 48
+    assert layers[f"{block}mlp.c_fc"].group == "g2"
+    assert not attention.quantizable
+    assert [figures.name for figures in layer_figures(network, ())] == list(layers)
+    encoder = {layer.name: layer for layer in group_layers(find("encoder")[0])}
+    assert encoder["layer.self_attn"].group == "g1"
+    assert encoder["layer.linear1"].group == "g2"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])

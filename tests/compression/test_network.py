@@ -144,3 +144,34 @@ def test_inputs_of_a_derived_size_are_refused():
     exported = torch.export.export(Sum(), (torch.randn(4, 3), torch.randn(8, 3)), dynamic_shapes=shapes)
     with pytest.raises(UnsupportedNetwork, match="derived from others"):
         lift(exported)
+
+
+def test_a_dropout_in_place_becomes_a_module():
+    module = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.3, inplace=True), nn.Linear(4, 2)).eval()
+    exported = torch.export.export(module, (torch.randn(2, 3),), dynamic_shapes=({0: Dim("batch")},))
+    network = lift(exported)
+    assert modules(network) == {"0": nn.Linear, "1": nn.Dropout, "2": nn.Linear}
+    assert network.module.get_submodule("1").inplace
+    x = torch.randn(4, 3)
+    assert torch.equal(module(x), network.module(x))
+
+
+def test_example_tokens_are_known_to_every_table_and_masks_hide_nothing():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.kinds = nn.Embedding(50, 4), nn.Embedding(1, 4)
+
+        def forward(self, words, kinds, mask, scale):
+            flat = self.words(words.view(-1, words.shape[-1]))
+            return (flat + self.kinds(kinds)) * mask[..., None] * scale
+
+    given = (*(torch.zeros(2, 5, dtype=torch.int64) for _ in range(3)), torch.randn(2, 5, 4))
+    batch = Dim("batch")
+    exported = torch.export.export(Tokens().eval(), given, dynamic_shapes=tuple({0: batch} for _ in given))
+    words, kinds, mask, scale = lift(exported).example_inputs(30)
+    assert words.min() >= 0
+    assert 40 < words.max() < 50
+    assert (kinds == 0).all()
+    assert (mask == 1).all()
+    assert scale.std() > 0.5

@@ -14,6 +14,7 @@ RECIPE = [
     {"method": "distill", "teacher": "baseline", "epochs": 1, "temperature": 4.0, "alpha": 0.7, "learning_rate": 0.01},
     {"method": "quantize", "scheme": "static", "observer": "histogram", "samples": 128},
 ]
+INSPECTION_SECONDS = 120
 ENDED = {"succeeded", "failed", "cancelled", "timed_out"}
 
 
@@ -43,8 +44,14 @@ class Service:
         """End the service by a signal; return its status and how long it took."""
         began = time.monotonic()
         self.process.send_signal(number)
-        status = self.process.wait(30)
-        self.process.stdout.close()
+        try:
+            status = self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # and with it, all that is tethered to it
+            self.process.wait()
+            raise
+        finally:
+            self.process.stdout.close()
         return status, time.monotonic() - began
 
     def close(self):
@@ -64,7 +71,9 @@ class Service:
 
     def upload(self, noun, path):
         item = self.post(noun, params={"name": path.stem}, content=path.read_bytes(), headers=OCTETS)
+        deadline = time.monotonic() + INSPECTION_SECONDS
         while item["state"] == "validating":
+            assert time.monotonic() < deadline, item
             item = self.get(f"{noun}/{item['id']}", params={"wait": 30})
         assert item["state"] == "ready", item["problem"]
         return item["id"]

@@ -55,15 +55,13 @@ def test_an_analysis_and_a_prune_that_takes_its_table(service, uploads):
     groups = {layer["name"]: layer["group"] for layer in shown if layer["prunable"]}
     assert all(groups[layer] == group["group"] for group in table["groups"] for layer in group["layers"])
 
-    recipe = [{"method": "prune", "amount": 0.2, "sensitivity": analysis, "rounds": 2, "recovery_epochs": 1}]
-    job = service.submit(*uploads, recipe=recipe)
+    job = service.submit(*uploads, recipe=[{"method": "prune", "amount": 0.2, "sensitivity": analysis}])
     ended = service.wait(job)
     assert ended["state"] == "succeeded", ended["failure"]
     report = service.get(f"jobs/{job}/report")
     (step,) = report["steps"]
     assert step["details"]["removed_channels"] == 10
     assert {row["layers"][0]: row["amount"] for row in step["details"]["sensitivity"]}.keys() == {"conv1", "conv2"}
-    assert report["data"]["train"] == 1437
     assert report["delta"]["parameters_ratio"] > 1
 
 

@@ -8,9 +8,12 @@ import pytest
 from app.domain.errors import Unavailable
 from app.embedded import broker_command, broker_socket, clear_stale_broker, locked, wait_for_broker
 
+pytestmark = pytest.mark.timeout(90)
+
 
 def ask(path, command):
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
         connection.connect(str(path))
         connection.sendall(command.encode() + b"\r\n")
         return connection.recv(1024)

@@ -64,7 +64,9 @@ def main(arguments):
             raise
         finally:
             cluster.close()
-    print(f"{sum(rounds.done.values())} rounds in {time.monotonic() - began:.0f} s, and after each all was right:")
+    children = "the engine" if given.real else "quick children"
+    total, seconds = sum(rounds.done.values()), time.monotonic() - began
+    print(f"{total} rounds with {children} in {seconds:.0f} s, one fault a round, and after each all was right:")
     for name, count in rounds.done.items():
         print(f"  {count:4d}  {name}")
     print("jobs by the attempt that ended them:", dict(sorted(rounds.attempts.items())))

@@ -21,6 +21,7 @@ from app.storage import Storage
 from app.tether import tethered
 
 LEASE_SECONDS = 4
+INSPECTION_SECONDS = 120
 TIMING = {
     "WINNOW_LEASE_SECONDS": str(LEASE_SECONDS),
     "WINNOW_REQUEUE_AFTER_SECONDS": "4",
@@ -144,7 +145,9 @@ class Cluster:
 
     def upload(self, noun, path):
         item = self.request("POST", noun, params={"name": path.stem}, content=path.read_bytes(), headers=OCTETS).json()
+        deadline = time.monotonic() + INSPECTION_SECONDS
         while item["state"] == "validating":
+            assert time.monotonic() < deadline, f"the inspection of {path.name} does not end"
             item = self.request("GET", f"{noun}/{item['id']}", params={"wait": 5}).json()
         assert item["state"] == "ready", item["problem"]
         return item["id"]

@@ -15,6 +15,7 @@ from app.queue import TRANSPORT, broker_priority
 from tests.faults.cluster import LEASE_SECONDS
 
 FILLING_SECONDS = 3.0
+STARTING_SECONDS = 5.0
 
 
 def kill_api(cluster):
@@ -26,8 +27,11 @@ def kill_worker(cluster):
 
 
 def kill_child(cluster):
-    """Kill the process that runs the engine, where one does."""
-    for process in cluster.engines()[:1]:
+    """Kill the process that runs the engine, as soon as one does."""
+    deadline = time.monotonic() + STARTING_SECONDS
+    while not (found := cluster.engines()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in found[:1]:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 

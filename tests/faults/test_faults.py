@@ -4,6 +4,7 @@ from tests.faults.__main__ import small_disk
 from tests.faults.cluster import Cluster
 from tests.faults.rounds import Rounds
 
+STILL_SECONDS = 60
 NAMES = [
     "kill the worker",
     "kill the child",
@@ -18,7 +19,7 @@ def test_whatever_dies_every_job_ends_once_and_as_it_should(tmp_path):
     with small_disk(tmp_path / "objects") as objects:
         cluster = Cluster(tmp_path / "data", objects, real=False)
         try:
-            rounds = Rounds(cluster, tmp_path, 1, print)
+            rounds = Rounds(cluster, tmp_path, 1, print, STILL_SECONDS)
             names = [*NAMES, *({"fill the storage"} & {*rounds.faults()})]
             for name in names:
                 rounds.run(name)

@@ -35,6 +35,8 @@ def main() -> int:
         run_mutations(tally, folder, files, given.mutations)
         ran = marker.exists()
     print(*tally.lines(), sep="\n")
+    changed, harmless = (sum(after[end] for after in tally.after.values()) for end in ("changed", "harmless"))
+    print(f"valid after mutation: {changed}, run harmlessly: {harmless}; only an upload's Repr-Digest tells of these")
     print(f"crafted files that passed: {[path.name for path in crafted_passed]}; code ran: {ran}")
     return int(ran or bool(crafted_passed))
 

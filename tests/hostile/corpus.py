@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from app.domain.errors import WinnowError
+from tests.hostile.aftermath import CONTENTS, work_with
 from tests.hostile.crafted import make_all
 from tests.hostile.labels import make_labels
 from tests.hostile.mutations import mutate
@@ -39,9 +40,14 @@ _CLEAN = (WinnowError, onnx.checker.ValidationError, onnx.shape_inference.Infere
 
 @dataclass
 class Tally:
-    """``ends`` counts by group and code, ``passed`` names what loaded, ``reasons`` why files were not admitted."""
+    """``ends`` counts by group and code, ``passed`` names what loaded, ``reasons`` why files were not admitted.
+
+    ``after`` counts, of damaged files that loaded, those that still say what they said, those that say something
+    else, and what came of working with the latter.
+    """
 
     ends: dict[str, Counter[str]] = field(default_factory=dict)
+    after: dict[str, Counter[str]] = field(default_factory=dict)
     passed: list[Path] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -56,7 +62,15 @@ class Tally:
         for group, counts in self.ends.items():
             ends = ", ".join(f"{end} {count}" for end, count in counts.most_common())
             yield f"{group:24} {sum(counts.values()):5}  {ends}"
+            if after := self.after.get(group):
+                yield f"{'':32}{after['unchanged']} of them say what they said; valid after mutation: " + _told(after)
         yield f"{'all':24} {self.files:5}  peak memory {peak_bytes() >> 20} MiB"
+
+
+def _told(after: Counter[str]) -> str:
+    refused = {end: count for end, count in after.items() if end not in {"unchanged", "changed", "harmless"}}
+    told = ", ".join(f"{end} {count}" for end, count in refused.items())
+    return f"{after['changed']}, run harmlessly: {after['harmless']}, refused when run: {told or 0}"
 
 
 def peak_bytes() -> int:
@@ -129,10 +143,22 @@ def run_labels(tally: Tally, folder: Path) -> None:
 
 
 def run_mutations(tally: Tally, folder: Path, files: dict[str, Path], each: int) -> None:
-    """Damage each real file ``each`` times."""
+    """Damage each real file ``each`` times, and work with what is let pass and says something else than before."""
     for kind, real in files.items():
-        content = real.read_bytes()
+        content, said = real.read_bytes(), CONTENTS[kind](real)
+        group = f"mutated .{kind}"
         for seed in range(each):
             path = folder / f"mutated.{kind}"
             path.write_bytes(mutate(content, seed))
-            run(tally, f"mutated .{kind}", kind, path)
+            passed = len(tally.passed)
+            run(tally, group, kind, path)
+            if len(tally.passed) > passed:
+                _look_after(tally.after.setdefault(group, Counter()), kind, path, said)
+
+
+def _look_after(after: Counter[str], kind: str, path: Path, said: object) -> None:
+    if CONTENTS[kind](path) == said:
+        after["unchanged"] += 1
+        return
+    after["changed"] += 1
+    after[work_with(kind, path) or "harmless"] += 1

@@ -17,6 +17,7 @@ from app.storage import content_key
 from tests.workers.site import Site
 
 DAY = timedelta(days=1)
+NOTHING = {"checkpoints": 0, "logs": 0, "inputs": 0, "contents": 0, "unfinished": 0, "bytes": 0}
 
 
 @pytest.fixture
@@ -46,7 +47,8 @@ def ended(site, inputs, files):
         for name, kind, content in files:
             path = site.data / "file"
             path.write_bytes(content)
-            sha256, size = site.storage.store_file(path, site.project)
+            with path.open("rb") as file:
+                sha256, size = site.storage.store_file(file, site.project)
             names = {"name": name, "kind": kind, "format": "x", "sha256": sha256, "size_bytes": size}
             ids = {"id": new_id(Prefix.ARTIFACT), "project_id": site.project, "job_id": job}
             artifacts.add(session, ArtifactRow(**names, **ids, created_at=now))
@@ -57,6 +59,13 @@ def ended(site, inputs, files):
 def collect(site, days, **settings):
     given = Settings(data=site.data, **settings)
     return Collector(site.sessions, site.storage, given, datetime.now(UTC) + days * DAY).collect().as_json()
+
+
+def told(site):
+    """Collect now, by the operator's command."""
+    environment = {**os.environ, "WINNOW_DATA": str(site.data)}
+    command = [sys.executable, "-m", "app.cli", "collect"]
+    return json.loads(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
 
 
 def names(site, job):
@@ -73,10 +82,10 @@ FILES = [("model.onnx", "model", b"small"), ("c.tar", "checkpoint", b"epoch"), (
 
 def test_checkpoints_and_logs_go_when_their_time_has_come_and_models_stay(site, inputs):
     job = ended(site, inputs, FILES)
-    assert collect(site, 6) == {"checkpoints": 0, "logs": 0, "inputs": 0, "contents": 0, "bytes": 0}
-    assert collect(site, 8) == {"checkpoints": 1, "logs": 0, "inputs": 0, "contents": 1, "bytes": 5}
+    assert collect(site, 6) == NOTHING
+    assert collect(site, 8) == NOTHING | {"checkpoints": 1, "contents": 1, "bytes": 5}
     assert names(site, job) == ["job.log", "model.onnx"]
-    assert collect(site, 91) == {"checkpoints": 0, "logs": 1, "inputs": 0, "contents": 1, "bytes": 5}
+    assert collect(site, 91) == NOTHING | {"logs": 1, "contents": 1, "bytes": 5}
     assert names(site, job) == ["model.onnx"]
     events = site.events(job)
     assert [event.id for event in events] == list(range(1, len(events) + 1))
@@ -85,7 +94,7 @@ def test_checkpoints_and_logs_go_when_their_time_has_come_and_models_stay(site, 
 
 def test_a_content_that_something_else_refers_to_stays(site, inputs):
     ended(site, inputs, [("c.tar", "checkpoint", b"model")])
-    assert collect(site, 8) == {"checkpoints": 1, "logs": 0, "inputs": 0, "contents": 0, "bytes": 0}
+    assert collect(site, 8) == NOTHING | {"checkpoints": 1}
     assert holds(site, inputs[0].sha256)
 
 
@@ -97,7 +106,7 @@ def test_inputs_expire_only_where_the_operator_says_so_and_no_job_needs_them(sit
     waiting = site.submit(*inputs)
     assert collect(site, 6, input_days=5)["inputs"] == 0
     site.cancel(waiting)
-    assert collect(site, 6, input_days=5) == {"checkpoints": 0, "logs": 0, "inputs": 2, "contents": 2, "bytes": 9}
+    assert collect(site, 6, input_days=5) == NOTHING | {"inputs": 2, "contents": 2, "bytes": 9}
     model = site.upload(ModelRow, inputs[0].id)
     assert (model.state, model.problem["code"]) == ("rejected", "input_expired")
     assert not holds(site, model.sha256)
@@ -108,13 +117,43 @@ def test_inputs_expire_only_where_the_operator_says_so_and_no_job_needs_them(sit
 def test_contents_that_a_killed_process_left_go_once_they_are_old(site, inputs):
     path = site.data / "orphan"
     path.write_bytes(b"nobody's")
-    orphan, _ = site.storage.store_file(path, site.project)
+    with path.open("rb") as file:
+        orphan, _ = site.storage.store_file(file, site.project)
     assert collect(site, 0)["contents"] == 0
     for file in (site.data / "objects").rglob("*"):
         os.utime(file, (time.time() - 7200,) * 2)
-    environment = {**os.environ, "WINNOW_DATA": str(site.data)}
-    command = [sys.executable, "-m", "app.cli", "collect"]
-    told = subprocess.run(command, env=environment, capture_output=True, check=True)
-    assert json.loads(told.stdout) == {"checkpoints": 0, "logs": 0, "inputs": 0, "contents": 1, "bytes": 8}
+    assert told(site) == NOTHING | {"contents": 1, "bytes": 8}
     assert not holds(site, orphan)
+    assert all(holds(site, row.sha256) for row in inputs)
+
+
+STORE_FOR_EVER = """
+import sys
+from app.storage import Storage, content_key
+import obstore
+def pieces():
+    while True:
+        yield bytes(1 << 20)
+        print(flush=True)
+storage = Storage(sys.argv[1])
+obstore.put(storage._store, content_key(sys.argv[2], "0" * 64), pieces(), chunk_size=1 << 20, max_concurrency=1)
+"""
+
+
+def test_what_a_process_killed_in_the_midst_of_storing_left_goes_after_a_day(site, inputs):
+    objects = site.data / "objects"
+    before = {*objects.rglob("*")}
+    command = [sys.executable, "-c", STORE_FOR_EVER, objects.as_uri(), site.project]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        for _ in range(3):
+            process.stdout.readline()
+        process.kill()
+    (left,) = {path for path in objects.rglob("*") if path.is_file()} - before
+    size = left.stat().st_size
+    assert size
+    # A stalled upload is no older than its last byte.
+    assert told(site) == NOTHING
+    os.utime(left, (time.time() - 90_000,) * 2)
+    assert told(site) == NOTHING | {"unfinished": 1, "bytes": size}
+    assert {*objects.rglob("*")} == before
     assert all(holds(site, row.sha256) for row in inputs)

@@ -51,7 +51,8 @@ class Site:
         )
 
     def add_upload(self, row_class, path, state=ObjectState.READY):
-        sha256, size_bytes = self.storage.store_file(path, self.project)
+        with path.open("rb") as file:
+            sha256, size_bytes = self.storage.store_file(file, self.project)
         prefix = Prefix.MODEL if row_class is ModelRow else Prefix.DATASET
         row = row_class(
             id=new_id(prefix),

@@ -11,8 +11,8 @@ from app.db import artifacts, jobs
 from app.db.tables import DatasetRow, ModelRow, OutboxRow
 from app.services import recovery
 from app.storage import Storage, content_key
-from tests.workers.site import LIMITS, Site
-from tests.workers.test_runner import SLEEPER, in_thread, until
+from tests.workers.site import LIMITS
+from tests.workers.test_runner import SLEEPER, ended, in_thread, until
 from workers.isolation.backends import probe
 from workers.runner import run_job
 from workers.sandbox import Sandbox
@@ -36,21 +36,6 @@ open(out + "/model.onnx", "w").write(f"after {epoch}")
 say(type="artifact", name="model.onnx", kind="model", format="onnx")
 say(type="done")
 """
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
-
-
-@pytest.fixture
-def job_id(site, tmp_path):
-    model, data = tmp_path / "m.pt2", tmp_path / "d.npz"
-    model.write_bytes(b"model")
-    data.write_bytes(b"data")
-    return site.submit(site.add_upload(ModelRow, model), site.add_upload(DatasetRow, data), time_limit_seconds=60)
 
 
 def place(site, body):
@@ -78,7 +63,7 @@ def test_a_lease_is_renewed_for_as_long_as_the_job_runs(site, job_id):
     assert reap(site) == 0
     assert site.job(job_id).lease_expires_at > first
     site.cancel(job_id)
-    thread.join()
+    ended(thread)
     assert site.job(job_id).lease_expires_at is None
 
 
@@ -109,8 +94,7 @@ def test_a_worker_that_lost_its_lease_stops_and_changes_nothing(site, job_id):
     thread = in_thread(place(site, SLEEPER), job_id)
     until(lambda: site.job(job_id).stage == "distilling")
     assert reap(site, later=60) == 1
-    thread.join(10)
-    assert not thread.is_alive()
+    ended(thread)
     assert site.nothing_runs()
     job = site.job(job_id)
     assert (job.state, job.attempt, job.retries) == ("queued", 2, 1)
@@ -131,7 +115,7 @@ def test_a_database_that_is_away_for_less_than_a_lease_costs_nothing(site, job_i
     assert thread.is_alive()
     with site.sessions.begin() as session:
         session.execute(text("ALTER TABLE away RENAME TO jobs"))
-    thread.join(20)
+    ended(thread)
     assert states(site, job_id) == ["queued", "running", "succeeded"]
 
 
@@ -155,7 +139,7 @@ def test_a_worker_that_has_to_end_leaves_the_last_checkpoint(site, job_id):
     thread = in_thread(workplace, job_id)
     until(lambda: site.job(job_id).stage == "distilling")
     workplace.stopping.set()
-    thread.join()
+    ended(thread)
     job = site.job(job_id)
     assert (job.state, job.attempt, job.retries) == ("queued", 1, 0)
     run_job(place(site, RESUMER.replace("STOP_AT", "0")), job_id, 1)
@@ -216,7 +200,8 @@ def test_a_full_disk_is_transient_and_leaves_no_half_artifact(site, job_id, smal
 def _small(site, folder):
     storage = Storage(folder.as_uri())
     for path in (site.data / "m.pt2", site.data / "d.npz"):
-        storage.store_file(path, site.project)
+        with path.open("rb") as file:
+            storage.store_file(file, site.project)
     return storage
 
 

@@ -25,6 +25,16 @@ from tests.workers.test_runner import until
 ENGINE_SECONDS = 120
 
 
+def end(process, seconds=20):
+    """Wait for a process that was asked to end; one that does not is killed, lest it works on beside other tests."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
 class Queue:
     def __init__(self, data):
         self.site = Site(data)
@@ -58,10 +68,10 @@ class Queue:
         for process in self.workers:
             process.terminate()
         for process in self.workers:
-            process.wait(20)
+            end(process)
         self.relay.stop()
         self.broker.terminate()
-        self.broker.wait(10)
+        end(self.broker)
         self.site.close()
 
 

@@ -7,23 +7,8 @@ from sqlalchemy import select
 from app.db import artifacts, outbox
 from app.db.tables import DatasetRow, ModelRow, OutboxRow
 from app.storage import content_key
-from tests.workers.site import RECIPE, Site
+from tests.workers.site import RECIPE
 from workers.runner import run_job
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
-
-
-@pytest.fixture
-def job_id(site, tmp_path):
-    model, data = tmp_path / "m.pt2", tmp_path / "d.npz"
-    model.write_bytes(b"model")
-    data.write_bytes(b"data")
-    return site.submit(site.add_upload(ModelRow, model), site.add_upload(DatasetRow, data), time_limit_seconds=60)
 
 
 def names(site, job_id):
@@ -143,12 +128,19 @@ def test_a_child_that_dies_or_lies_is_tried_again_three_times_and_no_more(site, 
 
 
 def in_thread(workplace, job_id):
-    thread = threading.Thread(target=run_job, args=(workplace, job_id, 1))
+    # A daemon, for one that hangs is not to hold up the end of all tests.
+    thread = threading.Thread(target=run_job, args=(workplace, job_id, 1), daemon=True)
     thread.start()
     return thread
 
 
-def until(condition, seconds=20):
+def ended(thread, seconds=30):
+    """Wait for a worker's thread, which has been given a reason to end."""
+    thread.join(seconds)
+    assert not thread.is_alive()
+
+
+def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -163,7 +155,7 @@ def test_a_running_job_is_cancelled_within_five_seconds(site, job_id):
     until(lambda: site.job(job_id).stage == "distilling")
     began = time.monotonic()
     site.cancel(job_id)
-    thread.join()
+    ended(thread)
     assert time.monotonic() - began < 5
     assert site.job(job_id).state == "cancelled"
     assert site.nothing_runs()
@@ -177,6 +169,9 @@ def test_a_job_over_its_time_is_ended(site, tmp_path, job_id):
     job = site.job(job_id)
     assert (job.state, job.failure["code"]) == ("timed_out", "time_limit_exceeded")
     assert site.nothing_runs()
+    other = site.submit(site.upload(ModelRow, row.model_id), site.upload(DatasetRow, row.dataset_id))
+    run_job(site.workplace('say(type="done")'), other, 1)
+    assert site.job(other).state == "succeeded"
 
 
 def test_a_worker_that_has_to_end_puts_its_job_back(site, job_id):
@@ -186,7 +181,7 @@ def test_a_worker_that_has_to_end_puts_its_job_back(site, job_id):
     thread = in_thread(workplace, job_id)
     until(lambda: site.job(job_id).stage == "distilling")
     workplace.stopping.set()
-    thread.join()
+    ended(thread)
     job = site.job(job_id)
     assert (job.state, job.attempt, job.stage) == ("queued", 1, None)
     with site.sessions() as session:

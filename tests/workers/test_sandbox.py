@@ -13,6 +13,9 @@ from app.domain.task import DoneMessage, EventMessage
 from tests.workers.walls import Notes, all_gone, members, run, toy
 from workers.sandbox import ProtocolBreach
 
+pytestmark = pytest.mark.timeout(60)
+
+START_SECONDS = 30
 SLEEPER = 'subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", sys.argv[1]])'
 
 
@@ -122,8 +125,10 @@ def test_the_child_dies_with_its_supervisor(sandbox, tmp_path):
         supervise(argv, folder, Notes(), Sandbox(isolation, LIMITS), threads=1)
     """)
     with subprocess.Popen([sys.executable, "-c", supervisor]) as process:
+        deadline = time.monotonic() + START_SECONDS
         while not (tmp_path / "started").exists():
             assert process.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         assert len(members(tmp_path)) >= 2
         process.kill()

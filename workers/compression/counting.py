@@ -30,6 +30,13 @@ OPS: tuple[tuple[type[nn.Module], str], ...] = (
     (_BatchNorm, "batch_norm"),
 )
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+PRODUCTS = frozenset({"addmm", "mm", "matmul"})
+LOOSE = dict.fromkeys(("linear", "embedding", "conv1d", "conv2d", "conv3d"), "weight") | {
+    "addmm": "mat2",
+    "mm": "mat2",
+    "matmul": "other",
+}
+"""The argument that is the weight, of operators that may stand on a weight which no module of torch's has."""
 
 
 def count_parameters(network: Network) -> int:
@@ -45,26 +52,55 @@ def count_macs(network: Network) -> int:
     return sum(_trace(network).values())
 
 
+def find_weights(network: Network) -> dict[str, tuple[fx.Node, str]]:
+    """Give the first call of each layer and its weight's dotted name, in the order in which they run.
+
+    A layer is a module, or an operator on a loose weight: it has the name of the module that owns it.
+    """
+    found: dict[str, tuple[fx.Node, str]] = {}
+    for node in network.module.graph.nodes:
+        weight = _weight_name(network, node)
+        if weight is not None:
+            found.setdefault(weight.rpartition(".")[0] or weight, (node, weight))
+    return found
+
+
+def _weight_name(network: Network, node: fx.Node) -> str | None:
+    if node.op == "call_module":
+        part = network.module.get_submodule(str(node.target))
+        known = any(isinstance(part, kind) for kind, _ in OPS)
+        return f"{node.target}.weight" if known and isinstance(part.weight, torch.Tensor) else None
+    if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001
+        weight = arguments(node).get(LOOSE.get(op_name(node), ""))
+        if isinstance(weight, fx.Node) and weight.op == "get_attr":
+            return str(weight.target)
+    return None
+
+
 def describe_layers(network: Network) -> tuple[Layer, ...]:
     """List the layers that own a weight, in the order in which they run, as if none were prunable."""
     macs = _trace(network)
-    layers = {}
-    for node in network.module.graph.find_nodes(op="call_module"):
-        name = str(node.target)
-        part = network.module.get_submodule(name)
-        op = next((op for kind, op in OPS if isinstance(part, kind)), None)
-        if op is None or not isinstance(getattr(part, "weight", None), torch.Tensor):
-            continue
-        layers[name] = Layer(
-            name=name,
-            op=op,
-            weight_shape=tuple(part.weight.shape),  # type: ignore[arg-type]
-            parameters=sum(parameter.numel() for parameter in part.parameters()),
-            macs=macs[name],
-            prunable=False,
-            quantizable=isinstance(part, QUANTIZABLE),
+    layers = []
+    for name, (node, weight) in find_weights(network).items():
+        if node.op == "call_module":
+            part = network.module.get_submodule(name)
+            op = next(op for kind, op in OPS if isinstance(part, kind))
+            own = list(part.parameters())
+        else:
+            part, op = None, "linear" if op_name(node) in PRODUCTS else op_name(node)
+            own = [network.module.get_parameter(str(n.target)) for n in node.all_input_nodes if n.op == "get_attr"]
+        layers.append(
+            Layer(
+                name=name,
+                op=op,
+                weight_shape=tuple(network.module.get_parameter(weight).shape),
+                parameters=sum(parameter.numel() for parameter in own),
+                macs=macs[name if part is not None else node.name],
+                prunable=False,
+                quantizable=isinstance(part, QUANTIZABLE),
+            )
         )
-    return tuple(layers.values())
+    return tuple(layers)
 
 
 def _trace(network: Network) -> defaultdict[str, int]:

@@ -11,6 +11,7 @@ from workers.compression.counting import (
     count_nonzero_parameters,
     count_parameters,
     describe_layers,
+    find_weights,
 )
 from workers.compression.network import Network
 
@@ -39,8 +40,9 @@ def layer_figures(network: Network, steps: Sequence[StepOutcome]) -> tuple[Layer
     """Describe the layers of the last network in float, with what quantization then made of each."""
     quantized = {layer["name"]: layer for step in steps for layer in step.details.get("layers", ()) if "bits" in layer}
     figures = []
+    weights = find_weights(network)
     for layer in describe_layers(network):
-        weight = network.module.get_parameter(f"{layer.name}.weight")
+        weight = network.module.get_parameter(weights[layer.name][1])
         made = quantized.get(layer.name, {})
         figures.append(
             LayerFigures(

@@ -26,7 +26,8 @@ NO_UPPER_BOUND = 2**31
 def op_name(node: fx.Node) -> str:
     """Give the operator's bare name: ``conv2d`` for ``aten::conv2d.padding``, ``relu`` for ``aten::relu_``."""
     if isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - torch has no public name for the class
-        return node.target._schema.name.split("::")[1].removesuffix("_")  # noqa: SLF001
+        name = node.target._schema.name.split("::")[1]  # noqa: SLF001
+        return name if name.startswith("__") else name.removesuffix("_")
     return getattr(node.target, "__name__", str(node.target))
 
 
@@ -154,7 +155,7 @@ def _build_modules(module: fx.GraphModule) -> None:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001
             continue
         if op_name(node) == "dropout":
-            _call(module, node, _free_name(module, node), nn.Dropout(arguments(node)["p"]))
+            _call(module, node, _free_name(module, node), nn.Dropout(arguments(node)["p"], inplace=_in_place(node)))
             continue
         build = BUILDERS.get(op_name(node))
         if build is None:
@@ -173,7 +174,14 @@ def _build_modules(module: fx.GraphModule) -> None:
 
 def _source(node: fx.Node) -> str:
     """Name the argument that a module is called with."""
-    return "indices" if op_name(node) == "embedding" else "input"
+    if op_name(node) == "embedding":
+        return "indices"
+    return "self" if _in_place(node) else "input"
+
+
+def _in_place(node: fx.Node) -> bool:
+    schema = node.target._schema  # type: ignore[union-attr]  # noqa: SLF001 - torch has no public name for it
+    return bool(schema.is_mutable)
 
 
 def _owner(module: fx.GraphModule, node: fx.Node) -> str | None:

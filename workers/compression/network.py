@@ -10,6 +10,7 @@ from torch.export import Dim, ExportedProgram
 
 from app.domain.errors import UnsupportedNetwork
 from app.domain.model import Signature
+from workers.compression.examples import draw, table_rows
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 
@@ -43,19 +44,18 @@ class Network:
         return replace(self, module=copy.deepcopy(self.module))
 
     def example_inputs(self, batch: int = 2) -> tuple[torch.Tensor, ...]:
-        """Make seeded rows that fit the signature: normal floats, zeros of any other dtype.
+        """Make seeded rows that fit the signature and what the network does with each input.
 
         A fixed batch stays as exported, whatever ``batch`` says.
         """
         generator = torch.Generator().manual_seed(0)
         inputs = []
-        for spec, dims, exported in zip(self.signature.inputs, self.dynamic, self.sizes, strict=True):
+        placeholders = self.module.graph.find_nodes(op="placeholder")
+        for node, spec, dims, exported in zip(
+            placeholders, self.signature.inputs, self.dynamic, self.sizes, strict=True
+        ):
             shape = [batch if axis == 0 and 0 in dims else size for axis, size in enumerate(exported)]
-            dtype = DTYPES[spec.dtype]
-            if dtype.is_floating_point:
-                inputs.append(torch.randn(shape, generator=generator).to(dtype))
-            else:
-                inputs.append(torch.zeros(shape, dtype=dtype))
+            inputs.append(draw(DTYPES[spec.dtype], shape, table_rows(self.module, node), generator))
         return tuple(inputs)
 
     def _exportable_rows(self) -> int:

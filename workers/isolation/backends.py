@@ -48,13 +48,13 @@ def _landlock(policy: Policy, folder: Path, _: Mapping[str, str], argv: Sequence
         (str(folder), landlock.CHANGE),
     ]
     limits = policy.limits
-    return launcher(argv, limits=limits.of_a_process(), tasks=limits.tasks, rules=rules, seccomp=True)
+    return launcher(argv, limits=limits.of_a_process(), tasks=limits.tasks, user=policy.user, rules=rules, seccomp=True)
 
 
 def _none(policy: Policy, _: Path, __: Mapping[str, str], argv: Sequence[str]) -> list[str]:
     """Limit ``argv`` and nothing else."""
     limits = policy.limits
-    return launcher(argv, limits=limits.of_a_process(), tasks=limits.tasks, rules=None, seccomp=False)
+    return launcher(argv, limits=limits.of_a_process(), tasks=limits.tasks, user=None, rules=None, seccomp=False)
 
 
 BUBBLEWRAP = Isolation("bubblewrap", bubblewrap.command)
@@ -78,7 +78,9 @@ def works(isolation: Isolation) -> bool:
         secret.write_text("")
         folder.mkdir()
         argv = [sys.executable, "-I", "-S", "-c", _TRIAL, str(secret)]
-        command = isolation.command(engine_policy(_TRIAL_LIMITS), folder, {}, argv)
+        policy = engine_policy(_TRIAL_LIMITS)
+        policy.hand_over(folder)
+        command = isolation.command(policy, folder, {}, argv)
         try:
             done = subprocess.run(
                 command,

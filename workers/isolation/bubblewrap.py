@@ -7,21 +7,30 @@ from shutil import which
 from workers.isolation.confine import launcher
 from workers.isolation.policy import Policy
 
-_OPTIONS = ("--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL")
+_OPTIONS = ("--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL")
+_BECOME_A_USER = ("CAP_SETUID", "CAP_SETGID", "CAP_DAC_READ_SEARCH")
 
 
 def command(policy: Policy, folder: Path, environment: Mapping[str, str], argv: Sequence[str]) -> list[str]:
     """Wrap ``argv``: it finds ``folder`` to write into, what the policy lists to read, and no other file.
 
     The roots of files and of devices are read-only in the end: what is written there would be memory
-    that no process is charged for.
+    that no process is charged for. Root makes no namespace of users: it has one user in it, and the process
+    is to become another.
     """
+    limits = policy.limits
+    spaces, powers = ["--unshare-all"], []
+    if policy.user is not None:
+        spaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+        powers = [word for power in _BECOME_A_USER for word in ("--cap-add", power)]
     binds = [word for path in _outermost(policy.readable) for word in _readable(path)]
     devices = [word for path in policy.devices for word in ("--dev-bind", str(path), str(path))]
     variables = [word for name, value in environment.items() for word in ("--setenv", name, value)]
     return [
         which("bwrap") or "bwrap",
+        *spaces,
         *_OPTIONS,
+        *powers,
         *variables,
         *("--proc", "/proc", "--dev", "/dev"),
         *devices,
@@ -29,7 +38,7 @@ def command(policy: Policy, folder: Path, environment: Mapping[str, str], argv: 
         *("--bind", str(folder), str(folder), "--chdir", str(folder)),
         *("--remount-ro", "/dev", "--remount-ro", "/"),
         "--",
-        *launcher(argv, limits=policy.limits.of_a_process(), tasks=policy.limits.tasks, rules=None, seccomp=True),
+        *launcher(argv, limits=limits.of_a_process(), tasks=limits.tasks, user=policy.user, rules=None, seccomp=True),
     ]
 
 

@@ -20,7 +20,10 @@ from workers.isolation import landlock, seccomp
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from workers.isolation.confine import main; main()"
 _PR_SET_PDEATHSIG = 1
+_PR_SET_KEEPCAPS = 8
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 _CAPABILITY_VERSION_3 = 0x20080522
+_CAP_DAC_READ_SEARCH = 2
 _OUT_OF_MEMORY_FIRST = "1000"
 
 
@@ -31,15 +34,21 @@ def launcher(argv: Sequence[str], **orders: Any) -> list[str]:
 
 
 def main() -> NoReturn:
-    """Limit, confine and execute: ``limits`` by name, ``tasks``, ``seccomp``, and the ``rules`` of Landlock or null."""
+    """Limit, confine and execute, as ordered.
+
+    ``limits`` are by name; ``tasks``; the ``user`` to become or null; ``seccomp``; the ``rules`` of Landlock or null.
+    """
     orders, argv = json.loads(sys.argv[1]), sys.argv[2:]
     if orders["rules"] is not None:
         _leave_a_warden()
+    parent = os.getppid()
     Path("/proc/self/oom_score_adj").write_text(_OUT_OF_MEMORY_FIRST, encoding="ascii")
+    if orders["rules"] is not None or orders["user"] is not None:
+        _give_up_privileges(orders["user"])
+        _tether(parent)
     _limit(orders["limits"], orders["tasks"])
     signals = True
     if orders["rules"] is not None:
-        _drop_capabilities()
         landlock.restrict([(path, rights) for path, rights in orders["rules"]])
         signals = landlock.abi() >= landlock.SCOPES_ABI
     if orders["seccomp"]:
@@ -61,9 +70,7 @@ def _leave_a_warden() -> None:
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != warden:
-            os._exit(1)
+        _tether(warden)
         return
     # The pipes belong to the child: their end is its end.
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -74,16 +81,22 @@ def _leave_a_warden() -> None:
     os._exit(code if code >= 0 else 128 - code)
 
 
+def _tether(parent: int) -> None:
+    """Die with the parent; the kernel forgets it where a process becomes another user."""
+    _check(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def _end_group(_: int, __: FrameType | None) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
 def _limit(limits: Mapping[str, int], tasks: int) -> None:
-    """Set the ``RLIMIT_*``; that on tasks counts all of the user's, and none for root."""
+    """Set the ``RLIMIT_*``; that on tasks counts all of the user's, and binds no root but that of a namespace."""
     for name, value in limits.items():
         _lower(getattr(resource, f"RLIMIT_{name}"), value)
-    if os.getuid() != 0:
-        _lower(resource.RLIMIT_NPROC, _tasks_of_user() + tasks)
+    _lower(resource.RLIMIT_NPROC, _tasks_of_user() + tasks)
 
 
 def _lower(limit: int, value: int) -> None:
@@ -103,9 +116,25 @@ def _tasks_of_user() -> int:
     return tasks
 
 
-def _drop_capabilities() -> None:
-    """Give up what root may do beyond being the owner of its files."""
-    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+def _give_up_privileges(user: int | None) -> None:
+    """Become a user who may of root's powers only read what root may; without one, give up all that root has.
+
+    The rules or binds tell what there is to read: folders around it may be closed to others.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.capset(header, struct.pack("=6I", *[0] * 6)):
-        raise OSError(ctypes.get_errno(), "capset failed")
+    kept = 0
+    if user is not None:
+        kept = 1 << _CAP_DAC_READ_SEARCH
+        _check(libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "prctl")
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    _check(libc.capset(header, struct.pack("=6I", kept, kept, kept, 0, 0, 0)), "capset")
+    if kept:
+        _check(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH, 0, 0), "prctl")
+
+
+def _check(result: int, call: str) -> None:
+    if result:
+        raise OSError(ctypes.get_errno(), f"{call} failed")

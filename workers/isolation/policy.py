@@ -21,6 +21,8 @@ _OPEN_FILES = 1024
 _TASKS = 512
 _SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache")
 _GPU_FILES = ("/sys", "/usr/local/cuda", "/usr/local/nvidia")
+_JOB_USERS = range(60706, 61184)
+"""Numbers that neither people nor services get (systemd's UIDS-GIDS); one worker process, one number."""
 _TOPOLOGY = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 
 
@@ -46,11 +48,22 @@ class Limits:
 
 @dataclass(frozen=True)
 class Policy:
-    """``readable`` and ``devices`` exist, and are all there is beside the folder of the process."""
+    """``readable`` and ``devices`` exist, and are all there is beside the folder of the process.
+
+    ``user`` is whom the process becomes, null where it stays who this one is.
+    """
 
     limits: Limits
     readable: tuple[Path, ...]
     devices: tuple[Path, ...] = ()
+    user: int | None = None
+
+    def hand_over(self, folder: Path) -> None:
+        """Give a folder and all that is in it to the user of the process; links are not followed."""
+        if self.user is None:
+            return
+        for entry in (folder, *folder.rglob("*")):
+            os.chown(entry, self.user, self.user, follow_symlinks=False)
 
 
 def engine_policy(limits: Limits, *, gpu: bool = False) -> Policy:
@@ -59,7 +72,20 @@ def engine_policy(limits: Limits, *, gpu: bool = False) -> Policy:
     system = [Path(path) for path in (*_SYSTEM_LIBRARIES, *(_GPU_FILES if gpu else _TOPOLOGY))]
     devices = sorted(Path("/dev").glob("nvidia*")) if gpu else []
     readable = dict.fromkeys(path for path in (*system, *python, *_CODE) if path.exists())
-    return Policy(limits, tuple(readable), tuple(devices))
+    return Policy(limits, tuple(readable), tuple(devices), job_user())
+
+
+def job_user() -> int | None:
+    """Give root a user for what it confines, as the kernel limits the processes of every user but root.
+
+    Null for any other user, and where root is one of a namespace that lacks the number: the limit binds those.
+    """
+    user = _JOB_USERS[os.getpid() % len(_JOB_USERS)]
+    if os.getuid() != 0:
+        return None
+    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()]
+    mapped = any(int(first) <= user < int(first) + int(count) for first, _, count in ranges)
+    return user if mapped else None
 
 
 def compile_code() -> None:

@@ -76,6 +76,23 @@ def test_admits_a_graph_with_typed_data_and_a_branch(tmp_path):
     onnx.checker.check_model(path)
 
 
+def test_a_block_without_gradients_is_refused_with_the_way_around_it(tmp_path):
+    class Rotated(torch.nn.Module):
+        def forward(self, x):
+            with torch.no_grad():
+                angles = torch.arange(3.0).cos()
+            return x * angles
+
+    path = tmp_path / "rotated.pt2"
+    torch.export.save(torch.export.export(Rotated(), (torch.randn(2, 3),)), path)
+    with pytest.raises(UnsafeFile, match="a graph of its own") as caught:
+        admit(path, "pt2")
+    assert "torch.no_grad()" in caught.value.hint
+    with torch.no_grad():
+        torch.export.save(torch.export.export(Rotated(), (torch.randn(2, 3),)), path)
+    admit(path, "pt2")
+
+
 def test_admits_images(tmp_path):
     png = b"\x89PNG\r\n\x1a\n" + bytes([0, 0, 0, 13]) + b"IHDR" + bytes([0, 0, 0, 8, 0, 0, 0, 9])
     jpeg = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xc0\x00\x0b\x08\x00\x10\x00\x20\x01"

@@ -1,32 +1,15 @@
 """A pruned network computes what the whole one does when nobody listens to the channels that went."""
 
-import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.export import Dim
 
 from tests.compression.networks import ZOO, make
+from tests.compression.pruning.masking import masked, some
 from workers.compression.lifting import lift
 from workers.compression.pruning.groups import find_groups
-from workers.compression.pruning.selection import Share, choose, line
 from workers.compression.pruning.surgery import remove
-
-
-def masked(network, groups, units):
-    """Zero what every weight reads from the channels of these units."""
-    deaf = network.clone()
-    dead = torch.from_numpy(np.isin(groups.labels, units))
-    for (name, axis), ids in groups.walk.dimensions.items():
-        owner, _, leaf = name.rpartition(".")
-        tensor = getattr(deaf.module.get_submodule(owner), leaf)
-        if tensor.dim() > 1 and groups.walk.producers.get(name) != axis:
-            tensor.data.index_fill_(axis, dead[ids].nonzero().flatten(), 0)
-    return deaf
-
-
-def some(groups, amount, seed=0):
-    scores = np.random.default_rng(seed).random(len(groups.units))
-    share = Share(groups.units[np.argsort(scores)], round(amount * len(groups.units)))
-    return choose([share], [line(labels, 1) for labels in groups.lines])[0]
 
 
 @pytest.mark.parametrize("amount", [0.2, 0.5, 0.9])
@@ -67,6 +50,27 @@ def test_a_fixed_batch_is_pruned_too():
     x = torch.randn(3, 3, 8, 8)
     with torch.no_grad():
         difference = remove(network, groups, units).module(x) - masked(network, groups, units).module(x)
+    assert difference.abs().max() <= 1e-5
+
+
+def test_what_meets_a_value_spread_over_heads_loses_whole_heads():
+    class Spread(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.fc = nn.Linear(6, 12), nn.Linear(12, 2)
+
+        def forward(self, x):
+            # Three heads of four: no head can lose one of the four, which the constant counts.
+            return self.fc((self.wide(x).view(-1, 3, 4) * torch.linspace(1, 2, 4)).flatten(1))
+
+    exported = torch.export.export(Spread(), (torch.randn(2, 6),), dynamic_shapes=({0: Dim("batch")},))
+    network = lift(exported)
+    groups = find_groups(network)
+    assert len(groups.units) == 3
+    small = remove(network, groups, groups.units[1:])
+    x = torch.randn(5, 6)
+    assert small.module.get_parameter("wide.weight").shape == (4, 6)
+    difference = small.module(x) - masked(network, groups, groups.units[1:]).module(x)
     assert difference.abs().max() <= 1e-5
 
 

@@ -193,6 +193,18 @@ def test_the_kernels_side_doors_are_shut(sandbox, tmp_path):
     assert set(said.values()) <= {"PermissionError", "OSError"}, said
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="root alone has powers to give up")
+def test_of_roots_powers_only_reading_is_left(sandbox, tmp_path):
+    body = """
+    status = dict(line.split(":\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\t" in line)
+    print(json.dumps([os.getresuid(), os.getresgid(), os.getgroups(), status["CapPrm"], status["CapEff"]]))
+    """
+    users, groups, others, permitted, effective = ask(sandbox, tmp_path, body)
+    assert set(users) == set(groups) != {0}
+    assert others == []
+    assert int(permitted, 16) == int(effective, 16) == 1 << 2  # CAP_DAC_READ_SEARCH
+
+
 def test_memory_without_end_is_an_error_in_the_child(sandbox, tmp_path):
     body = """
     try:
@@ -215,18 +227,24 @@ def test_memory_over_the_limit_ends_the_child(sandbox, tmp_path):
 
 
 def test_processes_without_end_end_the_child(sandbox, tmp_path):
+    # It stops by itself, lest a missing wall take the machine along.
     body = """
     import time
-    while True:
+    refusals, end = 0, time.monotonic() + 5
+    while time.monotonic() < end:
         try:
             if os.fork() == 0:
                 time.sleep(0.01)
-        except OSError:
+        except BlockingIOError:
+            refusals += 1
+            if refusals == 1:
+                print("refused")
             time.sleep(0.01)
     """
     began = time.monotonic()
-    exit_, _ = run(sandbox, tmp_path, body)
+    exit_, lines = run(sandbox, tmp_path, body)
     assert exit_.excess == "tasks"
+    assert "refused" in lines  # by the kernel, before anybody looked
     assert time.monotonic() - began < 20
     assert all_gone(tmp_path)
 

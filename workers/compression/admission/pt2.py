@@ -39,6 +39,7 @@ MAX_TENSOR_BYTES = 1 << 36
 _LIMITS = Limits(members=100_000, member_bytes=1 << 36, total_bytes=1 << 36, ratio=1)
 _MAX_JSON_BYTES = 128 << 20
 _HOW = "Export the network with torch.export.export and write it with torch.export.save."
+_FLAT = "Export under torch.no_grad(), which blocks without gradients inside the network need, and without torch.cond."
 _GRAPH, _WEIGHTS, _CONSTANTS, _SAMPLE = (
     "models/model.json",
     "data/weights/model_weights_config.json",
@@ -120,6 +121,8 @@ def _parse(model: type[_Model], text: bytes, where: str) -> _Model:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         at = ".".join(str(part) for part in first["loc"])
+        if first["loc"][-1] == "as_graph":
+            raise UnsafeFile(f"{where} at {at}: an operator runs a graph of its own.", hint=_FLAT) from None
         raise UnsafeFile(f"{where} at {at}: {first['msg']}.", hint=_HOW) from None
 
 

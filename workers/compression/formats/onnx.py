@@ -54,6 +54,7 @@ def save(network: Network, path: Path) -> None:
 
 def _convert(network: Network) -> onnx.ModelProto:
     program = network.export()
+    _settle_attention(program)
     with _quiet():
         try:
             converted = torch.onnx.export(program, (), dynamo=True, verbose=False, external_data=False)
@@ -63,6 +64,22 @@ def _convert(network: Network) -> onnx.ModelProto:
     assert converted is not None
     model: onnx.ModelProto = converted.model_proto
     return model
+
+
+def _settle_attention(program: torch.export.ExportedProgram) -> None:
+    """Make a plain copy behind each fused attention; in ONNX it costs nothing.
+
+    The fused operator lays its output out otherwise than what the exporter puts in its place, and
+    a view that was right behind the one is refused behind the other.
+    """
+    graph = program.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.scaled_dot_product_attention.default):
+        with graph.inserting_after(node):
+            plain = graph.call_function(
+                torch.ops.aten.clone.default, (node,), {"memory_format": torch.contiguous_format}
+            )
+        plain.meta = dict(node.meta)
+        node.replace_all_uses_with(plain, delete_user_cb=lambda user, plain=plain: user is not plain)
 
 
 @contextlib.contextmanager

@@ -87,7 +87,10 @@ def find_groups(network: Network) -> Groups:
             for label in np.unique(raw[walk.dimensions[producer.weight, producer.axis].numpy()]).tolist()
             for reason in frozen.get(label, ())
         ]
-        reasons[producer.layer] = "; ".join(dict.fromkeys(found)) or "one channel is all that it has"
+        alone = (
+            "one channel is all that it has" if len(producer.labels) == 1 else "its channels can only go all at once"
+        )
+        reasons[producer.layer] = "; ".join(dict.fromkeys(found)) or alone
     open_lines = tuple(np.array(line) for line in sorted(lines) if FROZEN not in line and not set(line) & set(filling))
     return Groups(walk, labels, units, producers, open_lines, reasons)
 
@@ -114,7 +117,7 @@ def _square_up(walk: Walk, observed: list[torch.Tensor]) -> None:
     while changed:
         changed = False
         for ids in scattered:
-            labels = torch.from_numpy(walk.space.components()[0])[ids]
+            labels = torch.from_numpy(walk.space.labels())[ids]
             axes = [axis for axis in range(ids.dim()) if varies(labels, axis)]
             if len(axes) > 1:
                 axis = max(axes, key=lambda axis: (_units_left(labels, axis), axis))

@@ -19,6 +19,7 @@ class IdSpace:
         self.count = 0
         self._edges: list[NDArray[np.int64]] = []
         self._frozen: list[tuple[NDArray[np.int64], str]] = []
+        self._constants: set[int] = set()
 
     def fresh(self, *shape: int) -> torch.Tensor:
         size = int(np.prod(shape))
@@ -30,7 +31,13 @@ class IdSpace:
         """Make ids for values that no weight can shrink: one frozen id everywhere."""
         one = self.fresh(1)
         self.freeze(one, reason)
+        self._constants.add(int(one))
         return one.view([1] * len(shape)).expand(shape)
+
+    def is_constant(self, ids: torch.Tensor) -> bool:
+        """Tell whether these are the ids of values that no weight can shrink."""
+        small = compact(ids)
+        return small.numel() == 1 and int(small) in self._constants
 
     def join(self, left: torch.Tensor, right: torch.Tensor) -> None:
         """Tie ids that stand at the same place; the shapes broadcast."""
@@ -57,9 +64,17 @@ class IdSpace:
                 known = reasons.setdefault(label, [])
                 if reason not in known:
                     known.append(reason)
-        labels = raw.copy()
-        labels[np.isin(raw, list(reasons))] = FROZEN
-        return labels, reasons
+        return self._labelled(raw), reasons
+
+    def labels(self) -> NDArray[np.int64]:
+        """Label as :meth:`components` does, without the reasons, which take far longer to gather."""
+        return self._labelled(self.raw())
+
+    def _labelled(self, raw: NDArray[np.int64]) -> NDArray[np.int64]:
+        stuck = np.zeros(self.count, dtype=bool)
+        for ids, _ in self._frozen:
+            stuck[raw[ids]] = True
+        return np.where(stuck[raw], FROZEN, raw)
 
     def raw(self) -> NDArray[np.int64]:
         edges = np.concatenate([np.zeros((2, 0), np.int64), *self._edges], axis=1)

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from workers.compression.pruning.ids import squash, varies
+from workers.compression.pruning.ids import along, squash, varies
 from workers.compression.pruning.walk import Call, Ids
 
 RESHAPES = frozenset({"view", "_unsafe_view", "reshape"})
 SPLITS = frozenset({"split", "split_with_sizes", "chunk"})
 MOVES = RESHAPES | SPLITS | {
     "flatten", "unflatten", "permute", "transpose", "t", "swapaxes", "movedim", "numpy_T", "mT", "slice", "select",
-    "narrow", "unbind", "cat", "concat", "stack", "expand", "expand_as", "repeat", "flip", "roll", "unfold", "squeeze",
-    "unsqueeze", "contiguous", "clone", "alias", "detach", "detach_copy", "lift_fresh_copy", "getitem", "pixel_shuffle",
-    "channel_shuffle",
+    "narrow", "unbind", "cat", "concat", "stack", "expand", "expand_as", "repeat", "repeat_interleave", "flip", "roll",
+    "unfold", "squeeze", "unsqueeze", "contiguous", "clone", "alias", "detach", "detach_copy", "lift_fresh_copy",
+    "getitem", "pixel_shuffle", "channel_shuffle",
 }  # fmt: skip
 PADDED = "pad"
 
@@ -29,6 +29,8 @@ def move(call: Call) -> Ids:
         return call.unknown()
     if call.op in {"pixel_shuffle", "channel_shuffle"}:
         _tie_shuffled(call)
+    if call.op == "expand" and call.space.is_constant(call.ids("self")):
+        return _spread(call)
     arguments: Any = fx.node.map_arg(call.node.args, lambda node: _ids_or_value(call, node))
     kwargs: Any = fx.node.map_arg(call.node.kwargs, lambda node: _ids_or_value(call, node))
     # Ids may be spread where the values are not, so that a view of them need not be one.
@@ -66,6 +68,16 @@ def _tie_shuffled(call: Call) -> None:
         square = call.value("upscale_factor") ** 2
         by_pixel = ids.reshape(*ids.shape[:-3], -1, square, *ids.shape[-2:])
         call.space.join(by_pixel, by_pixel.narrow(-3, 0, 1))
+
+
+def _spread(call: Call) -> torch.Tensor:
+    """Give each copy of a fixed value an id that owns no weight, where it is copied along one dimension."""
+    shape = call.output.shape
+    sizes = (1,) * (len(shape) - call.ids("self").dim()) + tuple(call.ids("self").shape)
+    copied = [axis for axis in range(len(shape)) if sizes[axis] != shape[axis]]
+    if len(copied) != 1:
+        return call.space.constant(shape, f"{call.node.name!r} is fixed")
+    return along(call.space.fresh(shape[copied[0]]), copied[0], shape)
 
 
 def pad(call: Call) -> Ids:

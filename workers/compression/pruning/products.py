@@ -11,21 +11,26 @@ def meet(space: IdSpace, operands: list[torch.Tensor], shape: torch.Size) -> tor
     """Join what stands at the same place.
 
     An operand spread over a dimension that holds others' channels owns none of them: it is
-    frozen, since the dimension of size 1 must stay.
+    frozen, since the dimension of size 1 must stay. So are its other dimensions, and what
+    meets it can lose channels along the one alone: heads under one rotation, but no part of one.
     """
     spread = [operand.expand(shape) for operand in operands]
     channel_axes = [axis for axis in range(len(shape)) if any(varies(ids, axis) for ids in spread)]
     joined = []
+    fixed: set[int] = set()
     for operand, ids in zip(operands, spread, strict=True):
         sizes = (1,) * (len(shape) - operand.dim()) + tuple(operand.shape)
         if any(sizes[axis] == 1 and shape[axis] > 1 for axis in channel_axes):
             space.freeze(operand, "one value of its channels is spread over others'")
+            fixed.update(axis for axis in channel_axes if sizes[axis] > 1)
         else:
             joined.append(ids)
     if not joined:
         return space.constant(shape, "two sets of channels are spread over each other")
     for ids in joined[1:]:
         space.join(joined[0], ids)
+    for axis in fixed:
+        space.join(joined[0], joined[0].narrow(axis, 0, 1))
     return joined[0]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from workers.compression.pruning.ids import along, varies
+from workers.compression.pruning.ids import along, squash, varies
 from workers.compression.pruning.movement import MOVES, move, pad
 from workers.compression.pruning.products import meet, product
 from workers.compression.pruning.walk import Call, Ids
@@ -142,7 +142,7 @@ def spatial(call: Call) -> Ids:
 
 
 def _axes(call: Call, rank: int) -> list[int]:
-    if call.op == "layer_norm":
+    if call.op in {"layer_norm", "rms_norm"}:
         return list(range(rank - len(call.value("normalized_shape")), rank))
     if call.op == "group_norm":
         return [1]
@@ -192,7 +192,7 @@ def attention(call: Call) -> Ids:
     """Softmax(Q·Kᵀ)·V: a head's indices go together; alone, the scale depends on how many there are."""
     query, key, value = call.ids("query"), call.ids("key"), call.ids("value")
     if call.value("enable_gqa"):
-        return call.unknown()
+        key, value = (ids.repeat_interleave(query.shape[-3] // ids.shape[-3], dim=-3) for ids in (key, value))
     scores = product(call.space, query, key.transpose(-1, -2), call.node.name)
     if call.value("scale") is None and not any(varies(scores, axis) for axis in range(scores.dim())):
         reason = f"{call.op!r} ({call.node.name}) scales by the width of its only head"
@@ -201,6 +201,22 @@ def attention(call: Call) -> Ids:
     if call.given.get("attn_mask") is not None:
         scores = meet(call.space, [scores, call.ids("attn_mask")], scores.shape)
     return product(call.space, scores, value, call.node.name)
+
+
+def indexed(call: Call) -> Ids:
+    """Pick rows of a table: none of them can go, the other dimensions pass."""
+    ids, indices = call.ids("self"), call.value("indices")
+    if any(index is not None and index.dtype is torch.bool for index in indices):
+        return call.unknown()
+    for axis, index in enumerate(indices):
+        if index is not None:
+            call.space.join(ids, ids.narrow(axis, 0, 1))
+            ids = ids.narrow(axis, 0, 1).expand(ids.shape)
+    return squash(ids[tuple(slice(None) if index is None else index for index in indices)])
+
+
+def outer_product(call: Call) -> Ids:
+    return meet(call.space, [call.ids("self")[:, None], call.ids("vec2")[None]], call.output.shape)
 
 
 def _named(rule: Rule, names: str) -> dict[str, Rule]:
@@ -220,19 +236,23 @@ RULES: dict[str, Rule] = {
         "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
         "upsample_bicubic2d upsample_trilinear3d reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d",
     ),
-    **_named(across, "softmax log_softmax _softmax _log_softmax cumsum layer_norm group_norm"),
+    **_named(across, "softmax log_softmax _softmax _log_softmax cumsum layer_norm rms_norm group_norm"),
     **_named(
         reduction, "mean sum amax amin max min argmax argmin norm std var prod any all logsumexp linalg_vector_norm"
     ),
     **_named(matrix_product, "matmul mm bmm addmm"),
     **_named(attention, "scaled_dot_product_attention"),
+    **_named(indexed, "index"),
+    **_named(outer_product, "outer"),
     **_named(pad, "constant_pad_nd pad"),
     **_named(size, "sym_size"),
-    **_named(constant, "zeros ones full arange empty scalar_tensor eye linspace rand randn"),
+    **_named(
+        constant, "zeros ones full arange empty scalar_tensor eye linspace rand randn new_zeros new_ones new_full"
+    ),
     **_named(
         elementwise,
         "relu relu6 hardtanh sigmoid tanh silu gelu hardswish hardsigmoid leaky_relu elu selu celu mish softplus "
         "log_sigmoid dropout feature_dropout to _to_copy type_as clamp clamp_min clamp_max masked_fill rsub where "
-        "zeros_like ones_like full_like alpha_dropout identity",
+        "zeros_like ones_like full_like alpha_dropout identity __and__ __or__ __xor__",
     ),
 }

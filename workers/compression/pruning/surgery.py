@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import operator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups
 from workers.compression.pruning.ids import compact
 from workers.compression.pruning.movement import PADDED, RESHAPES, SPLITS
+from workers.compression.pruning.walk import Walk
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -23,24 +27,48 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 def remove(network: Network, groups: Groups, units: NDArray[np.int64]) -> Network:
     """Give a copy of the network without these units; ``groups`` must be this very network's."""
-    smaller = network.clone()
     dead = torch.from_numpy(np.isin(groups.labels, units))
     walk = groups.walk
+    smaller = replace(network, module=_copy_of_the_rest(network.module, walk, dead))
     # A copy of a graph keeps the names of its nodes.
     copies = {node.name: node for node in smaller.module.graph.nodes}
     sizes = _Sizes(dead, {copies[node.name]: ids for node, ids in walk.node_ids.items()})
     for node in smaller.module.graph.nodes:
         if node.op == "call_function":
             _rewrite(smaller.module, node, sizes)
-    for (name, axis), ids in walk.dimensions.items():
-        _select(smaller.module, name, axis, ~dead[ids])
-    for name, ids in walk.elements.items():
-        for axis in range(ids.dim()):
-            _select(smaller.module, name, axis, sizes.alive(ids, axis))
     for part in smaller.module.modules():
         _resize(part)
     smaller.module.recompile()
     return smaller
+
+
+def _copy_of_the_rest(module: fx.GraphModule, walk: Walk, dead: torch.Tensor) -> fx.GraphModule:
+    """Copy the module with what remains of its tensors, never with what goes."""
+    lives: dict[str, dict[int, torch.Tensor]] = {}
+    for (name, axis), ids in walk.dimensions.items():
+        lives.setdefault(name, {})[axis] = ~dead[ids]
+    for name, ids in walk.elements.items():
+        lives.setdefault(name, {}).update({axis: _alive(ids, axis, dead) for axis in range(ids.dim())})
+    known = dict(module.named_parameters()) | dict(module.named_buffers())
+    rest = {id(known[name]): _rest_of(known[name], axes) for name, axes in lives.items()}
+    return copy.deepcopy(module, rest)
+
+
+def _rest_of(tensor: torch.Tensor, axes: dict[int, torch.Tensor]) -> torch.Tensor:
+    kept = tensor.detach()
+    for axis, alive in axes.items():
+        if not bool(alive.all()):
+            kept = kept.index_select(axis, alive.nonzero().flatten().to(tensor.device))
+    if kept.data_ptr() == tensor.data_ptr():
+        kept = kept.clone()
+    return nn.Parameter(kept, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else kept
+
+
+def _alive(ids: torch.Tensor, axis: int, dead: torch.Tensor) -> torch.Tensor:
+    """Tell for each index of ``axis`` whether anything of it remains."""
+    small = compact(ids)
+    rows = ~dead[small].movedim(axis, 0).reshape(small.shape[axis], -1)
+    return rows.any(dim=1).expand(ids.shape[axis])
 
 
 class _Sizes:
@@ -51,10 +79,7 @@ class _Sizes:
         self.ids = ids
 
     def alive(self, ids: torch.Tensor, axis: int) -> torch.Tensor:
-        """Tell for each index of ``axis`` whether anything of it remains."""
-        small = compact(ids)
-        rows = ~self.dead[small].movedim(axis, 0).reshape(small.shape[axis], -1)
-        return rows.any(dim=1).expand(ids.shape[axis])
+        return _alive(ids, axis, self.dead)
 
     def of(self, ids: torch.Tensor, axis: int) -> int:
         return int(self.alive(ids, axis).sum())
@@ -64,19 +89,6 @@ class _Sizes:
         length = ids.shape[axis]
         index = max(index + length, 0) if index < 0 else min(index, length)
         return int(self.alive(ids, axis)[:index].sum())
-
-
-def _select(module: fx.GraphModule, name: str, axis: int, alive: torch.Tensor) -> None:
-    if bool(alive.all()):
-        return
-    owner, _, leaf = name.rpartition(".")
-    part = module.get_submodule(owner)
-    tensor: torch.Tensor = getattr(part, leaf)
-    kept = tensor.detach().index_select(axis, alive.nonzero().flatten().to(tensor.device))
-    if isinstance(tensor, nn.Parameter):
-        setattr(part, leaf, nn.Parameter(kept, requires_grad=tensor.requires_grad))
-    else:
-        setattr(part, leaf, kept)
 
 
 def _resize(part: nn.Module) -> None:
@@ -130,10 +142,17 @@ def _rewrite_shape(node: fx.Node, sizes: _Sizes) -> None:
     first = given["dim"] % (ids.dim() - len(given[key]) + 1) if key == "sizes" else 0
     shape = list(given[key])
     for place, size in enumerate(shape):
-        left = sizes.of(ids, first + place)
-        if isinstance(size, int) and size != -1 and left != ids.shape[first + place]:
-            shape[place] = left
+        left, before = sizes.of(ids, first + place), ids.shape[first + place]
+        if left != before and size != -1:
+            shape[place] = left if isinstance(size, int) else _scaled(node, size, left, before)
     _set(node, **{key: shape})
+
+
+def _scaled(node: fx.Node, size: fx.Node, left: int, before: int) -> fx.Node:
+    """Shrink a size that is counted at run time: the ids are one row's, and every row holds as many."""
+    graph = node.graph
+    with graph.inserting_before(node):
+        return graph.call_function(operator.floordiv, (graph.call_function(operator.mul, (size, left)), before))
 
 
 def _rewrite_split(node: fx.Node, sizes: _Sizes) -> None:

@@ -81,10 +81,11 @@ class Call:
         return found
 
     def unknown(self) -> Ids:
-        """Freeze whatever meets an operator that no rule covers."""
+        """Freeze whatever meets an operator that no rule covers; one that meets no channels costs nothing."""
         ids = self.tensors()
-        if ids:
-            self.walk.unknown[self.node.name] = self.op
+        if all(self.space.is_constant(part) for part in ids):
+            return self.each_output(lambda value: self.space.constant(value.shape, f"{self.node.name!r} is fixed"))
+        self.walk.unknown[self.node.name] = self.op
         return self.freeze(ids, f"its channels meet {self.op!r} ({self.node.name}), which no rule covers")
 
     def freeze(self, ids: list[torch.Tensor], reason: str) -> Ids:
@@ -102,7 +103,7 @@ class Walk(fx.Interpreter):
     """Runs the network once on one row and keeps the ids of every node, weight dimension and loose tensor."""
 
     def __init__(self, network: Network) -> None:
-        super().__init__(network.module, garbage_collect_values=False)
+        super().__init__(network.module)
         self.space = IdSpace()
         self.node_ids: dict[fx.Node, Ids] = {}
         self.dimensions: dict[tuple[str, int], torch.Tensor] = {}
@@ -111,7 +112,6 @@ class Walk(fx.Interpreter):
         self.unknown: dict[str, str] = {}
         with torch.no_grad():
             self.run(*network.example_inputs(batch=1))
-        self.env.clear()
         self._settle_doubles()
 
     def run_node(self, n: fx.Node) -> Any:
@@ -160,7 +160,11 @@ class Walk(fx.Interpreter):
 
     def _element_ids(self, name: str) -> torch.Tensor:
         if name not in self.elements:
-            self.elements[name] = self.space.fresh(*self.fetch_attr(name).shape)
+            tensor = self.fetch_attr(name)
+            if tensor.is_floating_point() or tensor.dtype is torch.bool:
+                self.elements[name] = self.space.fresh(*tensor.shape)
+            else:
+                self.elements[name] = self.space.constant(tensor.shape, f"{name!r} holds positions")
         return self.elements[name]
 
     def _settle_doubles(self) -> None:
