@@ -10,14 +10,15 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
 from app.domain.recipe import PruneSpec
-from benchmarks import peer
+from benchmarks import peer, recovery
 from benchmarks.recovery import Budget, accuracy_of, as_network, fashion_rows, make_context, recover, teacher_outputs
 from benchmarks.reference import CACHE, NetworkF, read_network_f
 from workers.compression.counting import count_macs, count_parameters
@@ -30,10 +31,13 @@ from workers.compression.pruning import prune, selecting
 from workers.compression.step import Context
 
 RATIOS = (2.0, 4.0, 8.0)
-CRITERIA = ("l1", "l2", "taylor", "bn_scale", "random")
+CRITERIA = ("l1", "l2", "taylor", "bn_scale")
 PEERS = {"torch-pruning": "layer", "torch-pruning global": "global"}
 """Its magnitude pruner as it comes, with one share for every layer, and with scores that compete over the network."""
-STEPS = 250
+CONTROL = ("random", "random 1", "random 2")
+"""Three draws, of which the mean is the control: one may be lucky."""
+METHODS = (*CRITERIA, *CONTROL, *PEERS)
+STEPS = 200
 SEED = 0
 LATENCY_SECONDS = 2.0
 _SOURCES = Path(prune.__file__).parent
@@ -72,15 +76,16 @@ class Bench:
 
     def methods(self) -> dict[str, Method]:
         """Give by name what prunes F to a ratio of MACs."""
-        ours = {name: self._by_engine(name) for name in CRITERIA}
-        return ours | {name: self._by_peer(scope) for name, scope in PEERS.items()}
+        ours = {name: self._by_engine(name, SEED) for name in CRITERIA}
+        drawn = {name: self._by_engine("random", SEED + place) for place, name in enumerate(CONTROL)}
+        return ours | drawn | {name: self._by_peer(scope) for name, scope in PEERS.items()}
 
-    def _by_engine(self, criterion: str) -> Method:
+    def _by_engine(self, criterion: str, seed: int) -> Method:
         def run(ratio: float) -> Network:
             # Single channels, as the peer removes: multiples would meet the ratio less exactly.
             asked = {"method": "prune", "criterion": criterion, "macs_ratio": ratio, "round_to": 1}
             spec = PruneSpec.model_validate(asked)
-            return prune.run(self.context.baseline, spec, self.context).network
+            return prune.run(self.context.baseline, spec, replace(self.context, seed=seed)).network
 
         return run
 
@@ -134,27 +139,21 @@ def key_of(module: NetworkF, budget: Budget) -> str:
     digest = hashlib.sha256(repr((budget, SEED, torch.__version__)).encode())
     for value in module.state_dict().values():
         digest.update(value.numpy().tobytes())
-    for path in sorted([*_SOURCES.glob("*.py"), *Path(__file__).parent.glob("*.py")]):
+    for path in (*sorted(_SOURCES.glob("*.py")), Path(__file__), Path(peer.__file__), Path(recovery.__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def judge(rows: list[Row]) -> list[str]:
-    """Say for each ratio whether the best of ours is as accurate as the peer and each criterion above random."""
-    lines = []
+def judge(rows: list[Row]) -> Iterator[str]:
+    """Say how far each criterion is above the better of the peer's, and above the mean of the control."""
     for ratio in sorted({row.ratio for row in rows}):
         after = {row.method: row.after for row in rows if row.ratio == ratio}
-        theirs = max((value for name, value in after.items() if name in PEERS), default=None)
-        control = after.get("random")
-        if theirs is not None:
-            lines += [
-                f"{ratio:g}: {name} {after[name] - theirs:+.4f} to Torch-Pruning" for name in CRITERIA if name in after
-            ]
-        if control is not None:
-            informed = {name: value for name, value in after.items() if name in CRITERIA and name != "random"}
-            below = [name for name, value in informed.items() if value <= control]
-            lines.append(f"{ratio:g}: {', '.join(below) or 'no criterion'} at or below random")
-    return lines
+        theirs = [after[name] for name in PEERS if name in after]
+        drawn = [after[name] for name in CONTROL if name in after]
+        for name in (name for name in CRITERIA if name in after):
+            above = [f"{after[name] - max(theirs):+.4f} to Torch-Pruning"] if theirs else []
+            above += [f"{after[name] - fmean(drawn):+.4f} to random"] if drawn else []
+            yield f"{ratio:>4g} {name:<9} {', '.join(above)}"
 
 
 def _asked() -> argparse.Namespace:
@@ -162,7 +161,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=STEPS, help="batches of 128 rows to recover with")
     parser.add_argument("--learning-rate", type=float, default=Budget.learning_rate)
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
-    parser.add_argument("--methods", nargs="+", choices=(*CRITERIA, *PEERS), default=(*CRITERIA, *PEERS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     return parser.parse_args()
 
 

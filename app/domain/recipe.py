@@ -45,8 +45,8 @@ class PruneSpec(StepSpec):
     criterion: Literal["l1", "l2", "taylor", "bn_scale", "wanda", "random"] = Field(
         "l2",
         description="How importance is scored; l1 and l2 of a single weight are its magnitude. "
-        "l1: mean |w|; l2: root mean square; both over all that a channel owns, tensor by tensor: the filters that "
-        "make it, the batch norms' scales behind them and the weights that read it; "
+        "l1: mean |w|; l2: root mean square; both tensor by tensor over what a channel owns: the filters that make it, "
+        "or the batch norms' scales right behind them, and the weights that read it; "
         "taylor: |Σ w·∂L/∂w| on train rows; bn_scale: |γ| of the batch norms behind it, channels without one stay; "
         "wanda: |w| times the norm of its input, of single weights of linear layers; "
         "random: drawn by the job's seed, the control.",

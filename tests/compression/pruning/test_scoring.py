@@ -56,11 +56,24 @@ def test_magnitude_is_the_mean_over_the_tensors_that_a_channel_owns(context, dig
     parts = {name: value.detach().double() for name, value in digits_network.module.named_parameters()}
     for layer, scales, reader in (("conv1", "bn1", "conv2"), ("conv2", "bn2", "fc")):
         slow = []
-        for tensor in (parts[f"{layer}.weight"], parts[f"{scales}.weight"], parts[f"{reader}.weight"].transpose(0, 1)):
+        # Batch norm divides by the scale of the filters, so that they say nothing.
+        for tensor in (parts[f"{scales}.weight"], parts[f"{reader}.weight"].transpose(0, 1)):
             found = np.array([float(magnitude(part)) for part in tensor])
             slow.append(found / found.mean())
         mine = next(producer.labels for producer in groups.producers if producer.layer == layer)
         assert np.allclose(scores[np.searchsorted(units, mine)], np.mean(slow, axis=0))
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2"])
+def test_the_scale_that_a_batch_norm_takes_out_again_changes_no_magnitude(context, digits_network, criterion):
+    scaled = digits_network.clone()
+    with torch.no_grad():
+        scaled.module.conv1.weight[3] *= 50
+        scaled.module.bn1.running_mean[3] *= 50
+        scaled.module.bn1.running_var[3] *= 2500
+    (x,), _ = context.data.gather("validation", np.arange(50))
+    assert torch.allclose(scaled.module(x), digits_network.module(x), atol=1e-2)
+    assert np.allclose(score_all(scaled, criterion, context)[2], score_all(digits_network, criterion, context)[2])
 
 
 def test_a_tensor_counts_once_however_much_of_it_a_channel_holds(context):

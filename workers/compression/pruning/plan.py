@@ -146,7 +146,7 @@ def pick(
         return units[np.argsort([scores[unit] for unit in units.tolist()], kind="stable")]
 
     chosen = _joined(choose([Share(ranked(units), counts[key]) for key, units in found.items()], lines))
-    if multiple == 1:
+    if multiple == 1 and not shift:
         return chosen
     shares = []
     for part, units in parts_of(groups, found).items():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -68,12 +68,14 @@ def score(network: Network, groups: Groups, units: Labels, criterion: str, conte
 def _magnitudes(
     network: Network, groups: Groups, magnitude: Callable[[torch.Tensor], torch.Tensor]
 ) -> Iterator[tuple[Labels, Scores]]:
-    """Score all that a unit owns, tensor by tensor: the filters that make it, their scales, the weights that read it.
+    """Score what a unit owns, tensor by tensor: the filters that make it, their scales, the weights that read it.
 
-    Behind a filter with a batch norm its own scale says nothing, as the norm divides by it. Each tensor counts once,
-    however many of its indices the unit holds: a linear layer behind a flattened map has one for each position.
+    A filter right before a batch norm counts by the norm's scale alone, for the norm divides by the filter's own. Each
+    tensor counts once, however many of its indices the unit holds: a linear layer behind a flattened map has one for
+    each position.
     """
-    made = [(p.weight, p.axis, p.labels) for p in groups.producers]
+    normed = _normed(network)
+    made = [(p.weight, p.axis, p.labels) for p in groups.producers if p.layer not in normed]
     read = [
         (name, axis, groups.labels[ids.numpy()])
         for (name, axis), ids in groups.walk.dimensions.items()
@@ -83,6 +85,20 @@ def _magnitudes(
         yield pooled(labels, relative(magnitude(as_filters(tensor_of(network, name), axis))))
     for scales, labels in _scales(network, groups):
         yield pooled(labels, relative(bn_scale(scales.detach())))
+
+
+def _normed(network: Network) -> set[str]:
+    """Name the layers whose every output goes into a batch norm that scales it anew."""
+    return {
+        str(node.target)
+        for node in network.module.graph.find_nodes(op="call_module")
+        if node.users and all(_is_scaling(network, user) for user in node.users)
+    }
+
+
+def _is_scaling(network: Network, node: fx.Node) -> bool:
+    part = network.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return isinstance(part, _BatchNorm) and part.weight is not None
 
 
 def _is_weighted(network: Network, name: str) -> bool:

@@ -18,7 +18,7 @@ from workers.compression.pruning.surgery import remove
 TOLERANCE = 0.03
 """How far the ratio that is met may lie from the one that was asked for."""
 MULTIPLES = (8, 4, 2, 1)
-"""What ``auto`` tries, in this order: ADR 11 has what each gains in ONNX Runtime on a CPU."""
+"""What ``auto`` tries, in this order: ADR 13 has what each gains in ONNX Runtime on a CPU."""
 _CLOSE_ENOUGH, _TRIALS, _MOVES = 0.001, 14, 24
 
 
@@ -86,7 +86,7 @@ class Selector:
         return pick(self.groups, self.pools, self.scores, counts, self.spec, multiple=multiple, shift=shift)
 
     def _search(self, due: Callable[[float], Counts], goal: Goal, multiple: int) -> tuple[float, Labels]:
-        """Halve the interval of shares; where multiples jump past the goal, move single layers by one of them."""
+        """Halve the interval of shares; where all jump past the goal at once, move single layers by a multiple."""
         best, nearest, at = np.zeros(0, np.int64), goal.miss(self.network), 0.0
         low, high = 0.0, 1.0
         for _ in range(_TRIALS):
@@ -98,7 +98,7 @@ class Selector:
             if abs(miss) <= _CLOSE_ENOUGH:
                 break
             low, high = (share, high) if miss > 0 else (low, share)
-        if is_met(nearest) or multiple == 1:
+        if is_met(nearest):
             return nearest, best
         for units in self._moved(due(at), multiple, more=nearest > 0):
             miss = goal.miss(remove(self.network, self.groups, units))
