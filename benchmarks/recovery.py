@@ -1,0 +1,92 @@
+"""What the benchmarks on network F share: its rows, its export, and one recovery for whoever pruned it.
+
+Everything is the product's own: the representation, the training loop, the loss and the teacher's outputs.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import Dim
+
+from app.domain.recipe import DistillSpec
+from app.domain.task import EventMessage
+from benchmarks.reference import fashion_mnist
+from workers.compression.datasets import Dataset, Split
+from workers.compression.distillation.distill import Logits, towards, write_targets
+from workers.compression.inference import compute_logits
+from workers.compression.lifting import lift
+from workers.compression.network import Network
+from workers.compression.step import Context
+from workers.compression.training import HELD_OUT_SHARE, fit
+
+BATCH = 128
+LEARNING_RATE = 0.02
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a pruned network may learn: one pass of ``steps`` batches, the same rows in the same order for all."""
+
+    steps: int
+    learning_rate: float = LEARNING_RATE
+
+    @property
+    def rows(self) -> int:
+        """Rows of train such that, without those that training holds out, they make ``steps`` batches."""
+        return math.ceil((self.steps * BATCH + 1) / (1 - HELD_OUT_SHARE))
+
+    @property
+    def spec(self) -> DistillSpec:
+        return DistillSpec(method="distill", epochs=1, learning_rate=self.learning_rate, batch_size=BATCH)
+
+
+def as_network(module: nn.Module) -> Network:
+    """Take a module in as the product does an upload, its batch dynamic."""
+    module = module.eval()
+    shapes = ({0: Dim("batch", max=4096)},)
+    return lift(torch.export.export(module, (torch.randn(2, 1, 28, 28),), dynamic_shapes=shapes))
+
+
+def fashion_rows(train_rows: int) -> Dataset:
+    """Give the first of the 60,000 as ``train``, and the 10,000 as ``validation`` and nothing else."""
+    x, y = fashion_mnist("train")
+    held_x, held_y = fashion_mnist("t10k")
+    splits = {
+        "train": Split((x,), y, np.arange(train_rows)),
+        "calibration": Split((x,), y, np.arange(train_rows)),
+        "validation": Split((held_x,), held_y, np.arange(len(held_y))),
+    }
+    return Dataset(splits, (torch.float32,))
+
+
+def _ignore(_: EventMessage) -> None:
+    """Hear of progress and tell nobody."""
+
+
+def make_context(teacher: Network, data: Dataset, folder: Path, seed: int) -> Context:
+    return Context(teacher, data, seed, torch.device("cpu"), _ignore, folder)
+
+
+def teacher_outputs(context: Context, path: Path) -> Logits:
+    """Give the teacher's outputs on train, which are computed once, as no row is augmented."""
+    if not path.exists():
+        unfinished = path.with_suffix(".partial")
+        write_targets(context, unfinished)
+        unfinished.replace(path)
+    return np.lib.format.open_memmap(path, "r")
+
+
+def recover(network: Network, budget: Budget, context: Context, targets: Logits) -> Network:
+    """Distil from F within the budget."""
+    return fit(network, budget.spec, context, towards(lambda: targets, budget.spec, context)).network
+
+
+def accuracy_of(network: Network, context: Context) -> float:
+    """Measure the accuracy on the validation rows."""
+    rows = np.arange(context.data.rows("validation"))
+    logits = compute_logits(network, context.data, "validation", rows, context.device)
+    return float((logits.argmax(1).numpy() == context.data.labels("validation")).mean())
