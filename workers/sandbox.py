@@ -169,6 +169,7 @@ def environment(folder: Path, threads: int) -> Mapping[str, str]:
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
     }
 
 
