@@ -10,7 +10,7 @@ PORT ?= 8000
 
 .PHONY: help
 help: ## Print this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## Make .venv and install everything, pinned
@@ -46,6 +46,10 @@ faults: setup ## Kill, cut and fill parts of the service: 100 rounds, then 10 wi
 .PHONY: hostile
 hostile: setup ## Send hostile and damaged files through admission, 2,646 of them
 	$(BIN)/python -m tests.hostile
+
+.PHONY: bench-pruning
+bench-pruning: setup ## Prune network F beside Torch-Pruning
+	$(BIN)/python -m benchmarks.pruning
 
 .PHONY: lint
 lint: setup ## Check style, types and imports

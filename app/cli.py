@@ -14,18 +14,36 @@ if TYPE_CHECKING:
 QUEUES = ("cpu", "gpu", "inspect")
 _LOOPBACK = "127.0.0.1"
 _PORT = 8000
+_HIGHEST_PORT = 65535
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    from pydantic import ValidationError
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
     from app.domain.errors import WinnowError
 
     arguments = _parser().parse_args(argv)
+    if getattr(arguments, "data", None) is not None:
+        os.environ["WINNOW_DATA"] = str(arguments.data.resolve())
     try:
         status: int = arguments.run(arguments)
     except WinnowError as error:
-        sys.stderr.write(f"winnowd: {error.detail}\n")
-        return 1
-    return status
+        found = error.detail
+    except ValidationError as error:
+        found = "; ".join(f"WINNOW_{'_'.join(map(str, it['loc'])).upper()}: {it['msg']}" for it in error.errors())
+    except (OperationalError, ProgrammingError) as error:
+        found = f"{error.orig}. Is WINNOW_DATA or WINNOW_DATABASE_URL that of the service, and `winnowd migrate` done?"
+    else:
+        return status
+    sys.stderr.write(f"winnowd: {found}\n")
+    return 1
+
+
+def _port(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= _HIGHEST_PORT:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"a port is a number from 1 to {_HIGHEST_PORT}, not {text!r}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,11 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     api.set_defaults(run=_api)
     for command in (serve, api):
         command.add_argument("--host", default=_LOOPBACK)
-        command.add_argument("--port", type=int, default=_PORT)
+        command.add_argument("--port", type=_port, default=_PORT)
 
     worker = commands.add_parser("worker", help="run a worker for one queue")
     worker.add_argument("--queue", choices=QUEUES, required=True)
-    worker.add_argument("--health-port", type=int, help="serve /healthz and /readyz on this port")
+    worker.add_argument("--health-port", type=_port, help="serve /healthz and /readyz on this port")
     worker.add_argument("--health-host", help=f"and on this address, {_LOOPBACK} where left out")
     worker.set_defaults(run=_worker)
 
@@ -53,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
     collect = commands.add_parser("collect", help="clear away what has expired, and tell how much that was")
     collect.set_defaults(run=_collect)
+    _take_data(collect)
 
     openapi = commands.add_parser("openapi", help="print the API's OpenAPI document")
     openapi.set_defaults(run=_openapi)
@@ -65,11 +84,18 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--name", required=True)
     create.add_argument("--scopes", nargs="+", choices=("read", "write", "admin"), default=["read", "write"])
     create.set_defaults(run=_create_key)
-    keys.add_parser("list").set_defaults(run=_list_keys)
+    list_ = keys.add_parser("list")
+    list_.set_defaults(run=_list_keys)
     revoke = keys.add_parser("revoke")
     revoke.add_argument("key_id")
     revoke.set_defaults(run=_revoke_key)
+    for command in (create, list_, revoke):
+        _take_data(command)
     return parser
+
+
+def _take_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", type=Path, help="the data folder of an embedded service, as given to serve")
 
 
 def _serve(arguments: argparse.Namespace) -> int:

@@ -30,6 +30,9 @@ _BROKER_SECONDS = 20.0
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 _RESTART_SECONDS = 1.0
+_MOST_QUICK_ENDS = 5
+_QUICK_SECONDS = 10.0
+"""A part that ends so often, each time so soon behind its start, will not do better the next time."""
 _TICK_SECONDS = 0.1
 _KEY_FILE = "admin.key"
 _WINNOWD = [sys.executable, "-m", "app.cli"]
@@ -41,6 +44,7 @@ def serve(data: Path, host: str, port: int) -> None:
     Raises:
         Unavailable: a part cannot be started.
     """
+    check_address(host, port)
     with locked(data):
         environment = {"WINNOW_DATA": str(data)}
         household = Household()
@@ -57,13 +61,30 @@ def serve(data: Path, host: str, port: int) -> None:
             for queue in ("cpu", "inspect"):
                 household.start(f"{queue} worker", [*_WINNOWD, "worker", "--queue", queue])
             household.start("api", [*_WINNOWD, "api", "--host", host, "--port", str(port)])
-            url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
+            url = url_of(host, port)
             if household.wait_until_ready(url):
                 sys.stdout.write(f"Winnow is ready at {url}; its first key is in {data / _KEY_FILE}.\n")
                 sys.stdout.flush()
                 household.keep()
         finally:
             household.stop()
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise Unavailable where nothing can listen there: another service's answer would pass for our own."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        raise Unavailable(f"Nothing can listen on {host}, port {port}: {error.strerror or error}.") from error
+
+
+def url_of(host: str, port: int) -> str:
+    """Give the address under which this machine reaches a service that listens on ``host``."""
+    near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  asked of the user, not chosen
+    return f"http://[{near}]:{port}" if ":" in near else f"http://{near}:{port}"
 
 
 def _prepare(data: Path) -> None:
@@ -178,6 +199,8 @@ class Household:
     def __init__(self) -> None:
         self._commands: dict[str, list[str]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: dict[str, float] = {}
+        self._quick_ends: dict[str, int] = {}
         self._stopping = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
@@ -185,6 +208,7 @@ class Household:
     def start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         # From the main thread alone: the tether is to the thread that starts.
         self._commands[name] = command
+        self._started[name] = time.monotonic()
         self._processes[name] = subprocess.Popen(tethered(command), stdin=subprocess.DEVNULL, start_new_session=True)
         return self._processes[name]
 
@@ -213,13 +237,20 @@ class Household:
         return False
 
     def keep(self) -> None:
-        """Start again what dies, until a signal asks to end."""
+        """Start again what dies, until a signal asks to end. Raises Unavailable where a part keeps dying at once."""
         while self._pause(_TICK_SECONDS):
             for name, process in self._processes.items():
                 if process.poll() is not None:
+                    self._count_end(name, process.returncode)
                     sys.stderr.write(f"The {name} ended with status {process.returncode}; starting it again.\n")
                     if self._pause(_RESTART_SECONDS):
                         self.start(name, self._commands[name])
+
+    def _count_end(self, name: str, status: int) -> None:
+        quick = time.monotonic() - self._started[name] < _QUICK_SECONDS
+        self._quick_ends[name] = self._quick_ends.get(name, 0) + 1 if quick else 0
+        if self._quick_ends[name] == _MOST_QUICK_ENDS:
+            raise Unavailable(f"The {name} ended {_MOST_QUICK_ENDS} times right after its start, with status {status}.")
 
     def stop(self) -> None:
         """End all, the broker when nobody needs it any more."""

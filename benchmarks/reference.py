@@ -137,6 +137,16 @@ def network_f(*, bf16: bool = False) -> NetworkF:
     return train_network_f(CACHE / "network-f.pt", bf16=bf16)
 
 
+def read_network_f(path: Path = CACHE / "network-f.pt") -> tuple[NetworkF, int]:
+    """Give network F as it stands in the cache, and after how many epochs; train and write nothing."""
+    if not path.exists():
+        sys.exit(f"{path} is not there: python -m benchmarks.reference trains network F")
+    saved = torch.load(path, weights_only=True)
+    network = NetworkF()
+    network.load_state_dict(saved["network"])
+    return network.eval(), int(saved["epoch"])
+
+
 if __name__ == "__main__":
     held_x, held_y = (torch.from_numpy(part) for part in fashion_mnist("t10k"))
     network = network_f(bf16="--bf16" in sys.argv)

@@ -10,6 +10,9 @@ from app.api.uploads import OCTETS
 from app.db.tables import ArtifactRow
 from app.services import artifacts
 
+ZSTANDARD = "application/zstd"
+"""RFC 8878. The file itself is compressed: no encoding that a client would undo on its way."""
+
 router = APIRouter(prefix="/artifacts", tags=["artifacts"])
 
 
@@ -28,6 +31,7 @@ async def get_artifact_content(request: Request, parts: PartsDep, caller: Reader
             return artifacts.get(session, caller.project_id, artifact_id)
 
     row = await run_in_threadpool(read)
+    media_type = ZSTANDARD if row.name.endswith(".zst") else OCTETS
     return await content(
-        request, parts.storage, row.project_id, row.sha256, row.size_bytes, name=row.name, media_type=OCTETS
+        request, parts.storage, row.project_id, row.sha256, row.size_bytes, name=row.name, media_type=media_type
     )

@@ -168,7 +168,7 @@ def _message(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "union_tag_invalid":
         context = fault["ctx"]
         return f"There is no method {context['tag']!r}; there are {context['expected_tags']}."
-    return str(fault["msg"])
+    return str(fault["msg"]).removeprefix("Value error, ")
 
 
 def _pointer(fault: Mapping[str, Any], body: Any) -> str:
@@ -179,7 +179,8 @@ def _pointer(fault: Mapping[str, Any], body: Any) -> str:
     kept: list[str | int] = []
     here = body
     for number, step in enumerate(steps, start=1):
-        if isinstance(here, dict) and step not in here and number < len(steps):
+        is_tag = isinstance(here, dict) and step not in here and (number < len(steps) or step == here.get("method"))
+        if is_tag or step == "[key]":
             continue
         kept.append(step)
         here = _member(here, step)

@@ -46,7 +46,8 @@ class PruneSpec(StepSpec):
     criterion: Literal["l1", "l2", "taylor", "bn_scale", "wanda", "random"] = Field(
         "l2",
         description="How importance is scored; l1 and l2 of a single weight are its magnitude. "
-        "l1: mean |w|; l2: root mean square of its weights; "
+        "l1: mean |w|; l2: root mean square; both tensor by tensor over what a channel owns: the filters that make it, "
+        "or the batch norms' scales right behind them, and the weights that read it; "
         "taylor: |Σ w·∂L/∂w| on train rows; bn_scale: |γ| of the batch norms behind it, channels without one stay; "
         "wanda: |w| times the norm of its input, of single weights of linear layers; "
         "random: drawn by the job's seed, the control.",
@@ -64,8 +65,10 @@ class PruneSpec(StepSpec):
         None, gt=1, le=1000, description="Instead of an amount: how many times fewer parameters, within 3 %."
     )
     minimum_channels: int = Field(1, ge=1, le=65536, description="Channels that each layer keeps at least.")
-    round_to: int = Field(
-        1, ge=1, le=1024, description="What a layer keeps of its channels is a multiple of this, or all of them."
+    round_to: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "auto",
+        description="What a layer keeps of its channels is a multiple of this, or all of them. "
+        "auto: 8, or the largest of 4, 2 and 1 with which the amount or the ratio is still met within 3 %.",
     )
     exclude: tuple[str, ...] = Field(
         (), max_length=100, description="Layers that stay whole: names or patterns such as stem.* (fnmatch)."

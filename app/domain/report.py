@@ -38,9 +38,13 @@ class LatencyFigures(_Part):
 
 
 class Side(_Part):
-    """One of the two files compared. ``size_bytes`` is that of the ONNX file."""
+    """One of the two files compared. ``size_bytes`` is that of the ONNX file.
+
+    ``packed_bytes`` is that of the file in Zstandard, measured where a step set single weights to zero.
+    """
 
     size_bytes: int
+    packed_bytes: int | None = None
     parameters: int
     nonzero_parameters: int
     macs: int

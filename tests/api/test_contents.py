@@ -82,6 +82,14 @@ def test_a_content_that_is_known_is_not_sent_again(download):
     assert download(If_None_Match='"other"').status_code == 200
 
 
+def test_a_packed_copy_is_sent_as_what_it_is(project):
+    artifact = project.add_artifact(project.queued(), "model.onnx.zst", b"packed")
+    response = project.client.get(f"artifacts/{artifact}/content")
+    assert response.headers["content-type"] == "application/zstd"
+    assert "content-encoding" not in response.headers
+    assert 'filename="model.onnx.zst"' in response.headers["content-disposition"]
+
+
 def test_an_empty_content(project):
     artifact = project.add_artifact(project.queued(), "empty.log", b"", kind="log")
     assert project.client.get(f"artifacts/{artifact}/content").content == b""

@@ -150,6 +150,8 @@ def recipes():
     yield "too many steps", [step] * 9, "validation_failed", "/recipe"
     yield "no list", step, "validation_failed", "/recipe"
     yield "order", [QUANTIZE, PRUNE], "recipe_order", "/recipe/1"
+    yield "two measures", [step | {"amount": 0.5, "macs_ratio": 2}], "validation_failed", "/recipe/0"
+    yield "rounds without a schedule's use", [step, step | {"schedule": "cubic"}], "validation_failed", "/recipe/1"
 
 
 @pytest.mark.parametrize(("recipe", "code", "pointer"), [case[1:] for case in recipes()], ids=[c[0] for c in recipes()])

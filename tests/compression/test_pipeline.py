@@ -5,6 +5,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import zstandard
 from pydantic import TypeAdapter
 
 from app.domain.errors import ObjectiveMissed, RecipeOrder
@@ -76,6 +77,7 @@ def test_the_report_tells_every_step_layer_and_row(finished):
     pruned = report.steps[0]
     assert pruned.after["parameters"] < pruned.before["parameters"]
     assert report.recipe[1].temperature == 4.0
+    assert report.recipe[0].round_to == pruned.spec["round_to"] == pruned.details["round_to"] in {1, 2, 4, 8}
     assert (report.data.train, report.data.calibration, report.data.validation) == (1437, 256, 360)
     assert {layer.name: layer.bits for layer in report.layers}["conv2"] == 8
     assert [side.batch_size for side in report.compressed.latency] == [1, 4]
@@ -96,6 +98,24 @@ def test_files_are_announced_once_complete_and_a_candidate_once_trained(finished
     with zipfile.ZipFile(folder / "benchmark.zip") as bundle:
         assert bundle.read("model.onnx") == (folder / "model.onnx").read_bytes()
         assert json.loads(bundle.read("environment.json"))["service"] == "test"
+
+
+def test_zeros_leave_packed_copies_and_no_claim_of_speed(digits_network, digits_data, tmp_path):
+    recipe = [{"method": "prune", "granularity": "weight", "amount": 0.9}]
+    report, _, artifacts = run(digits_network, digits_data, tmp_path / "out", recipe)
+    copies = {artifact.name: artifact.format for artifact in artifacts if artifact.name.endswith(".zst")}
+    assert copies == {"model.onnx.zst": "onnx.zst", "model.pt2.zst": "pt2.zst"}
+    for name in copies:
+        packed, plain = ((tmp_path / "out" / each).read_bytes() for each in (name, name.removesuffix(".zst")))
+        assert zstandard.ZstdDecompressor().decompress(packed) == plain
+        assert len(packed) < len(plain)
+    side = report.compressed
+    assert side.packed_bytes == (tmp_path / "out" / "model.onnx.zst").stat().st_size
+    assert (side.parameters, side.macs) == (report.baseline.parameters, report.baseline.macs)
+    assert side.nonzero_parameters < 0.15 * side.parameters
+    ratio = report.baseline.packed_bytes / side.packed_bytes
+    assert f"then it is {ratio:.2f} times smaller than the baseline's" in report.verdict.reasons[-1]
+    assert ratio > 2
 
 
 def test_stages_come_in_order_and_progress_never_falls(finished):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from app.domain.job import Objective
-from app.domain.recipe import FinetuneSpec, PruneSpec, QuantizeSpec
+from app.domain.recipe import FinetuneSpec, QuantizeSpec
 from app.domain.report import (
     DataFigures,
     Environment,
@@ -96,11 +96,21 @@ def test_faster_needs_the_whole_interval_and_smaller_the_bytes(tmp_path):
 
 
 def test_zeros_are_said_to_give_size_after_compression_and_no_speed(tmp_path):
-    recipe = (PruneSpec(method="prune", granularity="weight"),)
-    reason = build_report(findings(tmp_path), recipe, None, 0).verdict.reasons[-1]
+    found = findings(tmp_path)
+    packed = replace(
+        found,
+        baseline=replace(found.baseline, packed_bytes=900),
+        compressed=replace(found.compressed, packed_bytes=100),
+    )
+    report = build_report(packed, RECIPE, None, 0)
+    reason = report.verdict.reasons[-1]
     assert "5.0% of the parameters are zero" in reason
     assert "no speed on this target" in reason
-    assert len(build_report(findings(tmp_path), RECIPE, None, 0).verdict.reasons) == 3
+    assert "makes the file 2.50 times smaller" in reason
+    assert "9.00 times smaller than the baseline's" in reason
+    assert (report.baseline.packed_bytes, report.compressed.packed_bytes) == (900, 100)
+    assert (report.compressed.parameters, report.compressed.nonzero_parameters) == (200, 190)
+    assert len(build_report(found, RECIPE, None, 0).verdict.reasons) == 3
 
 
 def test_leaked_rows_are_named_in_the_verdict(tmp_path):

@@ -6,7 +6,16 @@ import sys
 import pytest
 
 from app.domain.errors import Unavailable
-from app.embedded import broker_command, broker_socket, clear_stale_broker, locked, wait_for_broker
+from app.embedded import (
+    Household,
+    broker_command,
+    broker_socket,
+    check_address,
+    clear_stale_broker,
+    locked,
+    url_of,
+    wait_for_broker,
+)
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -56,3 +65,57 @@ def test_one_service_a_folder(tmp_path):
 
 def test_migrations_and_tables_agree():
     subprocess.run([sys.executable, "-m", "app.cli", "migrate", "--check"], check=True, capture_output=True)
+
+
+def winnowd(*arguments, **variables):
+    command = [sys.executable, "-m", "app.cli", *map(str, arguments)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | variables, timeout=60)
+
+
+def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = winnowd("serve", "--data", tmp_path / "data", "--port", port)
+        assert done.returncode == 1
+        assert f"port {port}" in done.stderr
+        assert "ready" not in done.stdout
+        assert not (tmp_path / "data").exists()
+    check_address("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("port", ["0", "999999", "http", "-1"])
+def test_a_port_that_is_none_is_told(port):
+    done = winnowd("api", "--port", port)
+    assert done.returncode == 2
+    assert "1 to 65535" in done.stderr
+
+
+def test_addresses_of_the_sixth_version_stand_in_brackets():
+    assert [url_of(host, 1) for host in ("0.0.0.0", "::", "::1", "localhost")] == [
+        "http://127.0.0.1:1",
+        "http://[::1]:1",
+        "http://[::1]:1",
+        "http://localhost:1",
+    ]
+
+
+def test_a_part_that_dies_at_once_again_and_again_ends_the_service(capfd):
+    household = Household()
+    household.start("part", ["false"])
+    with pytest.raises(Unavailable, match="5 times"):
+        household.keep()
+    assert capfd.readouterr().err.count("starting it again") == 4
+
+
+def test_commands_beside_serve_find_its_folder_or_say_what_is_missing(tmp_path):
+    # An empty folder holds no tables, and no setting is a word where a number belongs.
+    missing = winnowd("keys", "list", "--data", tmp_path)
+    assert missing.returncode == 1
+    assert "migrate" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    wrong = winnowd("keys", "list", WINNOW_LEASE_SECONDS="abc")
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("winnowd: WINNOW_LEASE_SECONDS: ")
+    assert winnowd("migrate", WINNOW_DATA=str(tmp_path)).returncode == 0
+    assert winnowd("keys", "create", "--name", "mine", "--data", tmp_path).returncode == 0
+    assert "mine" in winnowd("keys", "list", "--data", tmp_path).stdout

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from app.domain.errors import InternalError, NoSensitivity, OutOfMemory, StorageFull, WinnowError
+from app.domain.errors import InternalError, NoSensitivity, OutOfMemory, StorageFull, Unavailable, WinnowError
 from app.domain.job import EventType, Stage
 from app.domain.recipe import PruneSpec
 from app.domain.sensitivity import SensitivityTable
@@ -108,8 +108,10 @@ def _compress(folder: Path, task: Compress, send: Send) -> None:
 
     torch.set_num_threads(task.threads)
     torch.use_deterministic_algorithms(mode=True)
-    network = pt2.load(folder / task.model_path)
     job, device = task.job, torch.device(task.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise Unavailable("This worker serves the queue of GPU jobs and finds no GPU.")
+    network = pt2.load(folder / task.model_path)
     data = load_dataset(folder / task.dataset_path, task.dataset_format, network.signature, job.seed)
     output = Output(folder / OUTPUT_FOLDER, folder / CHECKPOINTS_FOLDER, send, send)
     match job.recipe:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from app.domain.errors import ObjectiveMissed
 from app.domain.job import LatencySpec, Objective, Stage
@@ -27,6 +28,7 @@ from workers.compression.formats import onnx, pt2
 from workers.compression.latency import measure_pair
 from workers.compression.memory import measure_peak_memory
 from workers.compression.network import Network
+from workers.compression.packing import SUFFIX, leaves_zeros, pack, packed_size
 from workers.compression.progress import Tracker
 from workers.compression.pruning import prune
 from workers.compression.quantization import quantize
@@ -51,6 +53,7 @@ STAGES = {
 MODEL_ONNX, MODEL_PT2, CANDIDATE, BUNDLE = "model.onnx", "model.pt2", "candidate.onnx", "benchmark.zip"
 JUDGE = "validation"
 """The split that accuracy is measured on."""
+_RECIPE: TypeAdapter[Recipe] = TypeAdapter(Recipe)
 # How long exporting, evaluating, profiling and packaging take beside an epoch, roughly.
 _CLOSING_WEIGHTS = (2.0, 0.5, 4.0, 0.5)
 
@@ -86,6 +89,7 @@ def compress(
 ) -> Report:
     """Run a recipe and write ``model.onnx``, ``model.pt2``, ``report.json`` and ``benchmark.zip``.
 
+    Where single weights became zero, compressed copies of the first two stand beside them, if they are smaller.
     The report says whether the objective is met; :func:`require_objective` makes an error of it.
     The caller's network stays as it is.
     """
@@ -110,6 +114,7 @@ def compress(
         result, floating, steps = _run_steps(recipe, context, output, tracker)
         with tracker.part(Stage.EXPORTING, "Writing the files"):
             agreement = _export(result, recipe[-1], files[0], output, context)
+            packed = _pack(files[0], output, Path(scratch)) if leaves_zeros(recipe) else (None, None)
         with tracker.part(Stage.EVALUATING, "Comparing both files on the validation rows"):
             after = evaluation.predict(files[1], data, JUDGE, torch.get_num_threads())
             comparison = evaluation.compare(before, after, data.labels(JUDGE), seed)
@@ -117,15 +122,16 @@ def compress(
             rows = _count_rows(data, recipe, steps)
         with tracker.part(Stage.PROFILING, "Timing both files in turn"):
             pairs = measure_pair(*files, latency.batch_sizes, latency.threads, seed)
-            baseline = _profile(files[0], count(network), [pair.baseline for pair in pairs])
-            compressed = _profile(files[1], count(floating), [pair.compressed for pair in pairs])
+            baseline = _profile(files[0], count(network), [pair.baseline for pair in pairs], packed[0])
+            compressed = _profile(files[1], count(floating), [pair.compressed for pair in pairs], packed[1])
         with tracker.part(Stage.PACKAGING, "Writing the report"):
             environment = read_environment(pairs[0].threads, service_version)
             layers = layer_figures(floating, steps)
             findings = Findings(
                 baseline, compressed, comparison, pairs[0].ratio, steps, layers, agreement, rows, environment
             )
-            report = build_report(findings, recipe, objective, seed)
+            filled = _RECIPE.validate_python([step.spec for step in steps])
+            report = build_report(findings, filled, objective, seed)
             (output.folder / REPORT_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
             output.announce(REPORT_FILE, "report", "json")
             write_bundle(output.folder / BUNDLE, *files, pairs, environment=environment, seed=seed)
@@ -168,7 +174,7 @@ def _run_steps(
             outcomes.append(
                 StepOutcome(
                     method=step.method,
-                    spec=step.model_dump(mode="json"),
+                    spec=(result.spec or step).model_dump(mode="json"),
                     seconds=round(seconds, 3),
                     before=before.as_json(),
                     after=count(floating).as_json(),
@@ -204,10 +210,22 @@ def _export(network: Network, last: Step, baseline: Path, output: Output, contex
     return agreement
 
 
-def _profile(path: Path, counts: Counts, latency: list[LatencyFigures]) -> Profile:
+def _pack(baseline: Path, output: Output, scratch: Path) -> tuple[int, int]:
+    """Put compressed copies beside both files where they are smaller; give the bytes of both ONNX files so."""
+    sizes = {}
+    for name, format_ in ((MODEL_ONNX, "onnx"), (MODEL_PT2, "pt2")):
+        path, packed = output.folder / name, output.folder / f"{name}{SUFFIX}"
+        sizes[name] = path.stat().st_size
+        if pack(path, packed):
+            sizes[name] = packed.stat().st_size
+            output.announce(packed.name, "model", f"{format_}{SUFFIX}")
+    return packed_size(baseline, scratch), sizes[MODEL_ONNX]
+
+
+def _profile(path: Path, counts: Counts, latency: list[LatencyFigures], packed_bytes: int | None) -> Profile:
     first = latency[0]
     peak = measure_peak_memory(path, first.batch_size, first.threads)
-    return Profile(path=path, counts=counts, latency=tuple(latency), peak_memory_bytes=peak)
+    return Profile(path, counts, tuple(latency), peak, packed_bytes)
 
 
 def _count_rows(data: Dataset, recipe: Recipe, steps: tuple[StepOutcome, ...]) -> DataFigures:

@@ -12,6 +12,7 @@ from app.domain.sensitivity import SensitivityTable
 from app.domain.task import EventMessage
 
 if TYPE_CHECKING:
+    from app.domain.recipe import Step
     from workers.compression.checkpoints import Checkpoints
     from workers.compression.datasets import Dataset
     from workers.compression.network import Network
@@ -53,9 +54,11 @@ class Context:
 class StepResult:
     """The network after a step and what the report should tell of it, in plain JSON values.
 
-    ``earlier_seconds`` is what attempts that were killed had spent on the part that was not done again.
+    ``earlier_seconds`` is what attempts that were killed had spent on the part that was not done again; ``spec`` is the
+    step's own with what was left to the engine filled in, where anything was.
     """
 
     network: "Network"
     details: dict[str, Any] = field(default_factory=dict)
     earlier_seconds: float = 0.0
+    spec: "Step | None" = None

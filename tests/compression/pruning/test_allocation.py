@@ -48,6 +48,11 @@ def test_a_curve_runs_through_what_was_measured_and_noise_is_no_gain():
     assert found.amount(found.cost(0.6)) == pytest.approx(0.6)
 
 
+def test_the_order_of_measurements_does_not_matter():
+    there, back = curve({0.1: 0.2, 0.5: 0.3}), curve({0.5: 0.3, 0.1: 0.2})
+    assert [there.cost(amount) for amount in (0.05, 0.3, 0.8)] == [back.cost(amount) for amount in (0.05, 0.3, 0.8)]
+
+
 def test_beyond_what_was_measured_all_of_the_metric_is_at_stake():
     assert curve({0.5: 0.0}).cost(0.75) == pytest.approx(0.45 + 0.00075)
 

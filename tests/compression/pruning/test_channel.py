@@ -73,7 +73,7 @@ def test_scope_layer_takes_the_same_share_of_each_group(tmp_path, rounds):
 def test_the_least_important_channels_go(tmp_path):
     network = make("mlp").clone()
     with torch.no_grad():
-        network.module.get_parameter("layers.1.weight")[::2] *= 1e-3
+        network.module.get_parameter("layers.2.weight")[::2] *= 1e-3
         bias = network.module.get_parameter("layers.1.bias")
         bias.copy_(torch.arange(32.0))
     result, _ = prune(network, tmp_path, amount=16 / 56)

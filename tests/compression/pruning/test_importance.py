@@ -1,7 +1,17 @@
 import numpy as np
 import torch
 
-from workers.compression.pruning.importance import as_filters, bn_scale, l1, l2, random, relative, score_units, taylor
+from workers.compression.pruning.importance import (
+    as_filters,
+    bn_scale,
+    l1,
+    l2,
+    pooled,
+    random,
+    relative,
+    score_units,
+    taylor,
+)
 
 
 def test_criteria_are_means_over_a_filter():
@@ -32,6 +42,11 @@ def test_scores_of_a_layer_do_not_depend_on_its_scale():
     assert np.allclose(scores, relative(l2(as_filters(100 * weight, 0))))
     assert np.allclose(scores, relative(l2(as_filters(weight.transpose(0, 1), 1))))
     assert relative(l1(as_filters(torch.zeros(2, 3), 0))).tolist() == [0, 0]
+
+
+def test_indices_of_one_tensor_count_as_one_member():
+    units, scores = pooled(np.array([7, 3, 7, -1]), np.array([1.0, 5.0, 2.0, 9.0]))
+    assert dict(zip(units.tolist(), scores.tolist(), strict=True)) == {-1: 9.0, 3: 5.0, 7: 1.5}
 
 
 def test_a_coupled_unit_scores_as_the_mean_of_its_members():

@@ -1,16 +1,25 @@
+from functools import cache
+
 import pytest
 import torch
 
 from app.domain.errors import NothingToPrune, TargetUnreachable
 from app.domain.recipe import PruneSpec
-from tests.compression.networks import make
+from tests.compression.networks import ResNet, export, make
 from workers.compression.counting import count_macs, count_parameters
+from workers.compression.lifting import lift
 from workers.compression.pruning import channel
 from workers.compression.step import Context
 
 
+@cache
+def wide():
+    torch.manual_seed(1)
+    return lift(export(ResNet(widths=(32, 48, 96))))
+
+
 def prune(name, folder, **options):
-    network = make(name)
+    network = wide() if name == "wide" else make(name)
     context = Context(network, None, 0, torch.device("cpu"), lambda _: None, folder)
     return channel.run(network, PruneSpec(method="prune", **options), context)
 
@@ -50,6 +59,41 @@ def test_what_stays_is_a_multiple(tmp_path, scope):
     found = widths(prune("resnet", tmp_path, amount=0.6, scope=scope, round_to=4))
     assert all(width % 4 == 0 for width in found.values())
     assert len(set(found.values())) > 1
+
+
+def test_left_to_the_engine_multiples_of_eight_stay_where_what_was_asked_is_still_met(tmp_path):
+    result = prune("wide", tmp_path, macs_ratio=3)
+    assert result.details["round_to"] == result.spec.round_to == 8
+    assert all(width % 8 == 0 for width in widths(result).values())
+    assert result.details["macs_ratio"] == pytest.approx(3, rel=0.03)
+    assert widths(result) == widths(prune("wide", tmp_path, macs_ratio=3, round_to=8))
+
+
+@pytest.mark.parametrize("asked", [{"amount": 0.3}, {"amount": 0.95}, {"macs_ratio": 2}, {"parameters_ratio": 3}])
+def test_left_to_the_engine_small_networks_lose_what_was_asked_for(tmp_path, asked):
+    exact, found = (prune("resnet", tmp_path, **asked, **given) for given in ({"round_to": 1}, {}))
+    multiple = found.details["round_to"]
+    assert all(width % multiple == 0 for width in widths(found).values())
+    if "amount" in asked:
+        assert multiple < 8
+        removed = [result.details["removed_channels"] for result in (exact, found)]
+        assert abs(removed[1] - removed[0]) <= 0.03 * removed[0]
+    for name in set(asked) - {"amount"}:
+        assert found.details[name] == pytest.approx(asked[name], rel=0.03)
+
+
+def test_multiples_jump_past_no_ratio_that_single_layers_can_meet(tmp_path):
+    # The same share of every layer goes, so that all would jump by eight channels at once.
+    result = prune("wide", tmp_path, macs_ratio=2.5, scope="layer", round_to=8)
+    assert result.details["macs_ratio"] == pytest.approx(2.5, rel=0.03)
+
+
+def test_layers_with_no_multiple_to_lose_are_named(tmp_path):
+    details = prune("resnet", tmp_path, amount=0.5, round_to=8).details
+    narrow = {row["name"]: row["reason"] for row in details["too_narrow"]}
+    assert set(narrow) == {"stem.0", "blocks.0.conv1.0", "blocks.0.conv2.0"}
+    assert narrow["stem.0"] == "its 8 channels are no more than the multiple of 8 that stays"
+    assert prune("resnet", tmp_path, amount=0.5, round_to=1).details["too_narrow"] == []
 
 
 def test_units_of_several_channels_count_with_all_of_them(tmp_path):

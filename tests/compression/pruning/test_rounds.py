@@ -72,7 +72,7 @@ def accuracy(network, context):
 
 
 def test_recovery_trains_between_rounds_alone_and_tells_of_it(context, digits_network, events):
-    given = {"amount": 0.6, "rounds": 3, "schedule": "cubic"}
+    given = {"amount": 0.6, "rounds": 3, "schedule": "cubic", "round_to": 1}
     result = prune.run(digits_network, spec(recovery_epochs=2, recovery_learning_rate=0.05, **given), context)
     first, second, last = result.details["rounds"]
     assert [len(row["recovery"]["epochs"]) for row in (first, second)] == [2, 2]

@@ -1,6 +1,7 @@
 """Distillation: train the network as it stands on the labels and the baseline's outputs."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from workers.compression.network import Network
 from workers.compression.step import Context, StepResult
 from workers.compression.training import Criterion, Rows, fit
 
+Logits = NDArray[np.float32]
+
 CHUNK_ROWS = 4096
 
 
@@ -27,9 +30,15 @@ def imitate(spec: DistillSpec, context: Context) -> Criterion:
     """Give the loss against the baseline; its outputs are computed once, as no row is ever augmented."""
 
     @functools.cache
-    def targets() -> NDArray[np.float32]:
+    def targets() -> Logits:
         # Not before the first batch: a training that has ended in an earlier attempt needs none.
         return write_targets(context, context.folder / "teacher.npy")
+
+    return towards(targets, spec, context)
+
+
+def towards(targets: Callable[[], Logits], spec: DistillSpec, context: Context) -> Criterion:
+    """Give the loss against the outputs that ``targets`` gives, (rows of train, classes)."""
 
     def criterion(logits: Tensor, labels: Tensor, batch: Rows) -> Tensor:
         picked = torch.from_numpy(targets()[batch]).to(context.device)
@@ -38,7 +47,7 @@ def imitate(spec: DistillSpec, context: Context) -> Criterion:
     return criterion
 
 
-def write_targets(context: Context, path: Path) -> NDArray[np.float32]:
+def write_targets(context: Context, path: Path) -> Logits:
     """Give the teacher's outputs on every row of train, (rows, classes), as a map of a file."""
     teacher = context.baseline.clone()
     teacher.module.to(context.device).eval()

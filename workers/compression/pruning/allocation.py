@@ -44,7 +44,7 @@ def curve_of(group: GroupSensitivity, table: SensitivityTable) -> Curve:
     it rises to all of the metric. The whole of a group costs one row more than nothing of it, so that groups
     which lose nothing that can be seen go by equal amounts.
     """
-    measured = [(found.amount, found.drop) for found in group.measurements if found.amount < 1]
+    measured = sorted((found.amount, found.drop) for found in group.measurements if found.amount < 1)
     amounts = np.array([0.0, *(amount for amount, _ in measured), 1.0])
     drops = np.maximum.accumulate([0.0, *(drop for _, drop in measured), table.accuracy])
     return Curve(amounts, drops + amounts / table.rows)

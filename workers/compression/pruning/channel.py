@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,19 +11,15 @@ import torch
 from app.domain.errors import CheckFailed, NoChange, NothingToPrune, TargetUnreachable
 from app.domain.recipe import PruneSpec
 from app.domain.sensitivity import SensitivityTable
-from workers.compression.counting import count_macs, count_parameters
 from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups, find_groups
-from workers.compression.pruning.plan import Counts, Quota, pick, pools, quota, table_for, tally
+from workers.compression.pruning.plan import Counts, Quota, pools, quota, table_for, tally, too_narrow
 from workers.compression.pruning.rounds import Rounds, share_gone
 from workers.compression.pruning.scoring import TAYLOR_ROWS, UNSCALED, scorable, score, tensor_of
+from workers.compression.pruning.selecting import TOLERANCE, Choice, Goal, Selector, goal_for, measure_for
 from workers.compression.pruning.selection import Labels, Part
 from workers.compression.pruning.surgery import remove
 from workers.compression.step import Context, StepResult
-
-TOLERANCE = 0.03
-"""How far the ratio that is met may lie from the one that was asked for."""
-_CLOSE_ENOUGH, _TRIALS = 0.001, 14
 
 
 def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
@@ -38,7 +34,7 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
     table = table_for(spec, context)
     groups, found = find_pools(network, spec, table)
     quotas = quota(groups, found, spec, table)
-    smaller, removed = network, dict.fromkeys(found, 0)
+    first, smaller, removed = (groups, found), network, dict.fromkeys(found, 0)
     rounds = Rounds(spec, context)
     for number in range(1, spec.rounds + 1):
         if number > 1:
@@ -46,7 +42,8 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
             found = pools(groups, scorable(smaller, groups, spec.criterion), spec, table)
         gone = share_gone(spec, number)
         due = _Due(quotas, gone, removed)
-        units = _select(smaller, groups, found, spec, context, due, _goal(network, spec, gone))
+        choice = _select(smaller, groups, found, spec, context, due, goal_for(network, spec, gone))
+        units = choice.units
         for part, count in tally(found, units).items():
             removed[part] += count
         if units.size:
@@ -60,12 +57,19 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
         )
     _check(network, smaller)
     details = _details(network, smaller, sum(quotas.totals.values()), taken)
-    details |= met | _unscored(network, spec.criterion) | {"rounds": rounds.rows}
+    details |= met | _unscored(network, spec.criterion) | {"rounds": rounds.rows, "round_to": choice.multiple}
+    details["too_narrow"] = [
+        {
+            "name": name,
+            "reason": f"its {channels} channels are no more than the multiple of {choice.multiple} that stays",
+        }
+        for name, channels in too_narrow(*first, choice.multiple).items()
+    ]
     if table:
         details["sensitivity"] = quotas.outcome(removed)
     if spec.criterion == "taylor":
         details["gradient_rows"] = min(TAYLOR_ROWS, context.data.rows("train"))
-    return StepResult(smaller, details, rounds.earlier_seconds)
+    return StepResult(smaller, details, rounds.earlier_seconds, spec.model_copy(update={"round_to": choice.multiple}))
 
 
 def find_pools(
@@ -97,24 +101,6 @@ class _Due:
         return {part: max(0, count - self.removed[part]) for part, count in self.quota.at(share, self.gone).items()}
 
 
-@dataclass(frozen=True)
-class _Goal:
-    """What a measure of the network has to come down to."""
-
-    measure: Callable[[Network], int]
-    value: float
-
-    def miss(self, network: Network) -> float:
-        """Tell how far the network is from it, as a share of it; more than 0 where it is too large."""
-        return self.measure(network) / self.value - 1
-
-
-def _goal(network: Network, spec: PruneSpec, done: float) -> _Goal | None:
-    """Give what is to be met after this share of the rounds, None where an amount was asked for."""
-    measure, ratio = (count_macs, spec.macs_ratio) if spec.macs_ratio else (count_parameters, spec.parameters_ratio)
-    return _Goal(measure, measure(network) * (1 - (1 - 1 / ratio) * done)) if ratio else None
-
-
 def _select(
     network: Network,
     groups: Groups,
@@ -122,32 +108,22 @@ def _select(
     spec: PruneSpec,
     context: Context,
     due: _Due,
-    goal: _Goal | None,
-) -> Labels:
+    goal: Goal | None,
+) -> Choice:
     """Choose this round's units: as many as are due for the amount, or for the share that comes nearest to a goal."""
     candidates = np.concatenate(list(found.values())) if found else np.zeros(0, np.int64)
     candidates.sort()
     values = score(network, groups, candidates, spec.criterion, context)
     scores = dict(zip(candidates.tolist(), values.tolist(), strict=True))
+    selector = Selector(network, groups, found, scores, spec)
     if goal is None:
-        return pick(groups, found, scores, due.at((spec.amount or 0.0) * due.gone), spec)
-    best, nearest = np.zeros(0, np.int64), goal.miss(network)
-    low, high = 0.0, 1.0
-    for _ in range(_TRIALS):
-        share = (low + high) / 2
-        units = pick(groups, found, scores, due.at(share), spec)
-        miss = goal.miss(remove(network, groups, units))
-        if abs(miss) < abs(nearest):
-            best, nearest = units, miss
-        if abs(miss) <= _CLOSE_ENOUGH:
-            break
-        low, high = (share, high) if miss > 0 else (low, share)
-    return best
+        return selector.by_amount(due.at((spec.amount or 0.0) * due.gone))
+    return selector.by_goal(due.at, goal)
 
 
 def _ratio_met(before: Network, after: Network, spec: PruneSpec) -> dict[str, object]:
     """Tell which ratio was met. Raises TargetUnreachable where it is too far from the one asked for."""
-    measure, wanted = (count_macs, spec.macs_ratio) if spec.macs_ratio else (count_parameters, spec.parameters_ratio)
+    measure, wanted = measure_for(spec)
     if not wanted:
         return {}
     met = measure(before) / measure(after)

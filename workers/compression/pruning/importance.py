@@ -52,8 +52,14 @@ def relative(scores: torch.Tensor) -> Scores:
     return values / mean if mean > 0 else values
 
 
+def pooled(labels: NDArray[np.int64], scores: Scores) -> tuple[NDArray[np.int64], Scores]:
+    """Average the scores of each unit within one tensor."""
+    units, places = np.unique(labels, return_inverse=True)
+    return units, np.bincount(places, weights=scores) / np.bincount(places)
+
+
 def score_units(units: NDArray[np.int64], members: Iterable[tuple[NDArray[np.int64], Scores]]) -> Scores:
-    """Score a unit as the mean of its members; ``members`` are, layer by layer, the units and scores of filters."""
+    """Score a unit as the mean of its members; ``members`` are, tensor by tensor, units and their scores."""
     total, count = np.zeros(len(units)), np.zeros(len(units))
     for labels, scores in members:
         mine = np.isin(labels, units)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -18,6 +19,7 @@ from workers.compression.pruning.selection import Labels, Part, Share, choose, l
 from workers.compression.step import Context
 
 Counts = dict[Part, int]
+Shift = Mapping[Part, int]
 
 
 def pools(groups: Groups, units: Labels, spec: PruneSpec, table: SensitivityTable | None = None) -> dict[Part, Labels]:
@@ -111,7 +113,8 @@ def quota(groups: Groups, found: dict[Part, Labels], spec: PruneSpec, table: Sen
 def _removable(groups: Groups, units: Labels, spec: PruneSpec) -> int:
     """Count the units that floors and multiples let go of a pool."""
     scores = dict.fromkeys(units.tolist(), 0.0)
-    return len(pick(groups, {(): units}, scores, {(): len(units)}, spec))
+    multiple = 1 if spec.round_to == "auto" else spec.round_to
+    return len(pick(groups, {(): units}, scores, {(): len(units)}, spec, multiple=multiple))
 
 
 def override(part: Part, spec: PruneSpec) -> float | None:
@@ -123,9 +126,19 @@ def override(part: Part, spec: PruneSpec) -> float | None:
 
 
 def pick(
-    groups: Groups, found: dict[Part, Labels], scores: dict[int, float], counts: Counts, spec: PruneSpec
+    groups: Groups,
+    found: dict[Part, Labels],
+    scores: dict[int, float],
+    counts: Counts,
+    spec: PruneSpec,
+    *,
+    multiple: int,
+    shift: Shift | None = None,
 ) -> Labels:
-    """Choose ``counts`` of the least important units of each pool, within floors and multiples."""
+    """Choose ``counts`` of the least important units of each pool, within floors and such that multiples stay.
+
+    Of the layers in ``shift``, so many multiples more go than that.
+    """
     lines = [line(labels, 1) for labels in groups.lines]
     lines += [line(producer.labels, spec.minimum_channels) for producer in groups.producers]
 
@@ -133,14 +146,30 @@ def pick(
         return units[np.argsort([scores[unit] for unit in units.tolist()], kind="stable")]
 
     chosen = _joined(choose([Share(ranked(units), counts[key]) for key, units in found.items()], lines))
-    if spec.round_to == 1:
+    if multiple == 1 and not shift:
         return chosen
-    parts = _parts(groups, _joined(list(found.values())))
-    shares = [
-        Share(ranked(units), int(np.isin(units, chosen).sum()), _multiple(groups, units, spec.round_to))
-        for units in parts.values()
-    ]
+    shares = []
+    for part, units in parts_of(groups, found).items():
+        stays = _multiple(groups, units, multiple)
+        more = (shift or {}).get(part, 0) * stays
+        shares.append(Share(ranked(units), int(np.isin(units, chosen).sum()) + more, stays))
     return _joined(choose(shares, lines))
+
+
+def parts_of(groups: Groups, found: dict[Part, Labels]) -> dict[Part, Labels]:
+    """Part the units of all pools by the layers that they run through."""
+    return _parts(groups, _joined(list(found.values())))
+
+
+def too_narrow(groups: Groups, found: dict[Part, Labels], multiple: int) -> dict[str, int]:
+    """Tell the channels of the layers that stay whole because they have no multiple of channels to keep."""
+    narrow = {
+        layer
+        for part, units in parts_of(groups, found).items()
+        if len(units) <= _multiple(groups, units, multiple) and multiple > 1
+        for layer in part
+    }
+    return {p.layer: len(p.labels) for p in groups.producers if p.layer in narrow}
 
 
 def tally(found: dict[Part, Labels], units: Labels) -> Counts:

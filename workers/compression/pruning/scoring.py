@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from workers.compression.inference import first_output, fixed_batch
 from workers.compression.network import Network
@@ -18,6 +20,7 @@ from workers.compression.pruning.importance import (
     Scores,
     as_filters,
     bn_scale,
+    pooled,
     random,
     relative,
     score_units,
@@ -59,11 +62,48 @@ def score(network: Network, groups: Groups, units: Labels, criterion: str, conte
     if criterion == "taylor":
         found = _taylor_scores(network, groups, context)
         return score_units(units, ((p.labels, relative(found[p.weight])) for p in groups.producers))
-    magnitude = MAGNITUDES[criterion]
-    return score_units(
-        units,
-        ((p.labels, relative(magnitude(as_filters(tensor_of(network, p.weight), p.axis)))) for p in groups.producers),
-    )
+    return score_units(units, _magnitudes(network, groups, MAGNITUDES[criterion]))
+
+
+def _magnitudes(
+    network: Network, groups: Groups, magnitude: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[tuple[Labels, Scores]]:
+    """Score what a unit owns, tensor by tensor: the filters that make it, their scales, the weights that read it.
+
+    A filter right before a batch norm counts by the norm's scale alone, for the norm divides by the filter's own. Each
+    tensor counts once, however many of its indices the unit holds: a linear layer behind a flattened map has one for
+    each position.
+    """
+    normed = _normed(network)
+    made = [(p.weight, p.axis, p.labels) for p in groups.producers if p.layer not in normed]
+    read = [
+        (name, axis, groups.labels[ids.numpy()])
+        for (name, axis), ids in groups.walk.dimensions.items()
+        if groups.walk.producers.get(name) != axis and axis < 2 and _is_weighted(network, name)
+    ]
+    for name, axis, labels in [*made, *read]:
+        yield pooled(labels, relative(magnitude(as_filters(tensor_of(network, name), axis))))
+    for scales, labels in _scales(network, groups):
+        yield pooled(labels, relative(bn_scale(scales.detach())))
+
+
+def _normed(network: Network) -> set[str]:
+    """Name the layers whose every output goes into a batch norm that scales it anew."""
+    return {
+        str(node.target)
+        for node in network.module.graph.find_nodes(op="call_module")
+        if node.users and all(_is_scaling(network, user) for user in node.users)
+    }
+
+
+def _is_scaling(network: Network, node: fx.Node) -> bool:
+    part = network.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return isinstance(part, _BatchNorm) and part.weight is not None
+
+
+def _is_weighted(network: Network, name: str) -> bool:
+    owner, _, leaf = name.rpartition(".")
+    return leaf == "weight" and isinstance(network.module.get_submodule(owner), _ConvNd | nn.Linear)
 
 
 def _scales(network: Network, groups: Groups) -> Iterator[tuple[torch.Tensor, Labels]]:

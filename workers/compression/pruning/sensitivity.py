@@ -171,9 +171,7 @@ def _judge(context: Context, split: Split, rows: NDArray[np.int64]) -> Judge:
 
 def _channels(network: Network, spec: PruneSpec, context: Context) -> list[Candidate]:
     """List the coupled groups under the names that the model's layers show."""
-    # A multiple is for the network that comes out; here it would only blur how the metric suffers.
-    exact = spec.model_copy(update={"round_to": 1})
-    groups, found = find_pools(network, exact)
+    groups, found = find_pools(network, spec)
     units = np.sort(np.concatenate(list(found.values())))
     scores = dict(zip(units.tolist(), score(network, groups, units, spec.criterion, context).tolist(), strict=True))
     layers: dict[str, list[str]] = {}
@@ -181,7 +179,8 @@ def _channels(network: Network, spec: PruneSpec, context: Context) -> list[Candi
         layers.setdefault(group, []).append(layer)
 
     def cut(mine: NDArray[np.int64], count: int) -> tuple[Network, int] | None:
-        chosen = pick(groups, {(): mine}, scores, {(): count}, exact)
+        # A multiple is for the network that comes out; here it would only blur how the metric suffers.
+        chosen = pick(groups, {(): mine}, scores, {(): count}, spec, multiple=1)
         return (remove(network, groups, chosen), len(chosen)) if chosen.size else None
 
     candidates = []

@@ -25,7 +25,7 @@ EMBEDDING_GROUP = 128
 def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
     """Quantize linear layers with their inputs, and the rows of embeddings, which no product follows.
 
-    Convolutions stay in float: ONNX Runtime's ConvInteger is slower than its float kernel (ADR 14). With an
+    Convolutions stay in float: ONNX Runtime's ConvInteger is slower than its float kernel (ADR 15). With an
     objective, layers go back to float until no more is lost than allowed. Raises as swap_layers does.
     """
     reduce_range = reduces_range(spec.reduce_range)
