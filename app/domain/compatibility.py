@@ -1,5 +1,6 @@
 """Whether a recipe makes sense for a model and a data set, told before anything is queued."""
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from app.domain.dataset import DatasetFacts
@@ -13,18 +14,22 @@ from app.domain.errors import (
     NotTrainable,
     RecipeOrder,
     UnsupportedNetwork,
+    UnsupportedPrecision,
     ValidationFailed,
     WinnowError,
 )
 from app.domain.job import JobSpec
 from app.domain.model import Layer, ModelFacts, TensorSpec
-from app.domain.recipe import PruneSpec, QuantizeSpec
+from app.domain.recipe import PRECISIONS, PruneSpec, QuantizeSpec
+from app.domain.target import BY_NAME
 
 LABEL = "y"
 ONLY_INPUT = "x"
 # Some are held out to judge by, some more to choose the epoch by, and two at least must be left.
 _FEWEST_TRAIN_ROWS = 5
 _LAYERS_NAMED = 20
+_WITHOUT_SPACE = frozenset({"linear", "embedding"})
+_WITH_WEIGHTS = ("conv", "linear", "embedding")
 
 
 def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
@@ -32,7 +37,7 @@ def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
     _check_fields(model, dataset)
     _check_labels(model, dataset)
     _check_splits(spec, dataset)
-    _check_order(spec)
+    _check_order(spec, model)
     _check_analysis(spec)
     _check_steps(spec, model)
 
@@ -130,7 +135,9 @@ def _check_splits(spec: JobSpec, dataset: DatasetFacts) -> None:
         if isinstance(step, PruneSpec) and step.analyze and not {"train", "calibration"} & splits.keys():
             message = "An analysis measures on calibration or train rows, never on validation; there are neither."
             raise refuse(DatasetMismatch, f"/recipe/{position}", message)
-        calibrates = isinstance(step, QuantizeSpec) or (isinstance(step, PruneSpec) and step.criterion == "wanda")
+        calibrates = (isinstance(step, QuantizeSpec) and step.calibrates) or (
+            isinstance(step, PruneSpec) and step.criterion == "wanda"
+        )
         if calibrates and not {"train", "calibration"} & splits.keys():
             message = "The step needs rows to calibrate on; the data set has neither a calibration nor a train split."
             raise refuse(DatasetMismatch, f"/recipe/{position}", message)
@@ -148,7 +155,11 @@ def _check_analysis(spec: JobSpec) -> None:
             raise refuse(ValidationFailed, "/objective", message)
 
 
-def _check_order(spec: JobSpec) -> None:
+def _check_order(spec: JobSpec, model: ModelFacts) -> None:
+    for position, step in enumerate(spec.recipe):
+        if isinstance(step, QuantizeSpec) and model.quantized:
+            message = "The model is quantized already: quantize the one that it was made from."
+            raise refuse(RecipeOrder, f"/recipe/{position}", message)
     for position, (before, step) in enumerate(zip(spec.recipe, spec.recipe[1:], strict=False), start=1):
         if isinstance(before, QuantizeSpec):
             message = f"Nothing can follow quantize: move {step.method} before it."
@@ -169,9 +180,69 @@ def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
         if isinstance(step, PruneSpec):
             _check_criterion(step, model, f"{pointer}/criterion")
             _check_patterns(step, model, pointer)
-        if isinstance(step, QuantizeSpec) and not any(layer.quantizable for layer in model.layers):
-            names = ", ".join(f"{layer.name} ({layer.op})" for layer in model.layers[:_LAYERS_NAMED])
-            raise refuse(NothingToQuantize, pointer, f"No layer can be quantized; there are: {names or 'none'}.")
+        if isinstance(step, QuantizeSpec):
+            _check_quantize(step, spec.target, model, pointer)
+
+
+def _check_quantize(step: QuantizeSpec, target: str, model: ModelFacts, pointer: str) -> None:
+    precision = PRECISIONS[step.weights]
+    if precision not in BY_NAME[target].precisions:
+        message = f"{target} runs nothing stored as {precision}; it has {', '.join(BY_NAME[target].precisions)}."
+        raise refuse(UnsupportedPrecision, f"{pointer}/weights", message)
+    layers = [layer for layer in model.layers if _takes(step, layer)]
+    if not layers or (step.calibrates and not any(layer.quantizable for layer in layers)):
+        message = f"No layer can be quantized by the scheme {step.scheme}; there are: {_listed(model.layers)}."
+        raise refuse(NothingToQuantize, pointer, message)
+    _check_layers(step, layers, pointer)
+    if all(_stays_float(step, layer) for layer in layers):
+        place = f"{pointer}/exclude" if step.exclude else pointer
+        raise refuse(NothingToQuantize, place, "Every layer that could be quantized is left in float.")
+
+
+def _takes(step: QuantizeSpec, layer: Layer) -> bool:
+    if step.packs or step.scheme == "dynamic":
+        return layer.op in _WITHOUT_SPACE
+    if step.calibrates:
+        # The tables of embeddings go along, and no network is quantized for them alone.
+        return layer.quantizable or layer.op == "embedding"
+    return layer.op.startswith(_WITH_WEIGHTS)
+
+
+def _check_layers(step: QuantizeSpec, layers: Sequence[Layer], pointer: str) -> None:
+    """Refuse patterns that match no layer, and widths of what has one only.
+
+    Where a graph is quantized, ``exclude`` may mean an operator without weights, which only the run knows.
+    """
+    places = [(f"{pointer}/include/{place}", pattern) for place, pattern in enumerate(step.include)]
+    if not step.calibrates:
+        places += [(f"{pointer}/exclude/{place}", pattern) for place, pattern in enumerate(step.exclude)]
+    places += [(f"{pointer}/overrides/{_escaped(pattern)}", pattern) for pattern in step.overrides]
+    for place, pattern in places:
+        if not any(_matches(pattern, layer) for layer in layers):
+            message = f"No layer that {step.scheme} quantizes is named {pattern!r}; there are: {_listed(layers)}."
+            raise refuse(ValidationFailed, place, message)
+    for pattern, override in step.overrides.items():
+        matched = [layer for layer in layers if _matches(pattern, layer)]
+        if step.calibrates and override.bits is not None and all(layer.op == "embedding" for layer in matched):
+            message = f"The table of {matched[0].name} is of bytes; bits are for layers that multiply."
+            raise refuse(ValidationFailed, f"{pointer}/overrides/{_escaped(pattern)}/bits", message)
+
+
+def _stays_float(step: QuantizeSpec, layer: Layer) -> bool:
+    if step.include and not any(_matches(pattern, layer) for pattern in step.include):
+        return True
+    if any(_matches(pattern, layer) for pattern in step.exclude):
+        return True
+    override = next((given for pattern, given in step.overrides.items() if _matches(pattern, layer)), None)
+    return override is not None and override.keep_float
+
+
+def _matches(pattern: str, layer: Layer) -> bool:
+    return layer.op == pattern or fnmatchcase(layer.name, pattern)
+
+
+def _listed(layers: Sequence[Layer]) -> str:
+    return ", ".join(f"{layer.name} ({layer.op})" for layer in layers[:_LAYERS_NAMED]) or "none"
 
 
 def _check_criterion(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
@@ -186,14 +257,16 @@ def _check_criterion(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
 def _check_patterns(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
     names = [layer.name for layer in model.layers if layer.prunable or step.granularity != "channel"]
     places = [(f"{pointer}/exclude/{place}", pattern) for place, pattern in enumerate(step.exclude)]
-    # RFC 6901 writes ~ and / of a key as ~0 and ~1.
-    places += [
-        (f"{pointer}/overrides/{pattern.replace('~', '~0').replace('/', '~1')}", pattern) for pattern in step.overrides
-    ]
+    places += [(f"{pointer}/overrides/{_escaped(pattern)}", pattern) for pattern in step.overrides]
     for place, pattern in places:
         if not any(fnmatchcase(name, pattern) for name in names):
             message = f"No layer that can be pruned is named {pattern!r}; there are: {', '.join(names)}."
             raise refuse(ValidationFailed, place, message)
+
+
+def _escaped(key: str) -> str:
+    """Write a key as RFC 6901 has it in a pointer."""
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _reasons(layers: tuple[Layer, ...]) -> str:

@@ -229,6 +229,14 @@ class NothingToQuantize(Invalid):
     code, title = "nothing_to_quantize", "No layer of this network can be quantized"
 
 
+class UnsupportedPrecision(Invalid):
+    code, title = "unsupported_precision", "The target does not run this precision"
+
+
+class RangeNotFound(Invalid):
+    code, title = "range_not_found", "The calibration rows give no range for a value to be quantized"
+
+
 class NotTrainable(Invalid):
     code, title = "not_trainable", "This network cannot be trained"
 

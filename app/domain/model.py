@@ -66,3 +66,5 @@ class ModelFacts(BaseModel):
     parameters: int
     macs: int
     layers: tuple[Layer, ...]
+    quantized: bool = False
+    """Whether its weights are integers, or floats of fewer bits, already."""

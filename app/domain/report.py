@@ -98,10 +98,17 @@ class StepOutcome(_Part):
 
 
 class LayerFigures(_Part):
+    """One layer; what follows ``bits`` was measured on calibration rows, and is null for layers in float.
+
+    ``range`` is that of the float output, ``saturated`` the share of output values beyond the integers' range.
+    """
+
     name: str
     sparsity: float
     bits: int
     sqnr_db: float | None
+    range: tuple[float, float] | None = None
+    saturated: float | None = None
     parameters: int
     macs: int
 
@@ -113,6 +120,21 @@ class ClassFigures(_Part):
     samples: int
     baseline: float
     compressed: float
+
+
+class FileAgreement(_Part):
+    """How far the outputs of ``model.pt2`` in torch and of ``model.onnx`` in its runtime are apart, on validation rows.
+
+    ``equal_predictions`` is a share of the rows; ``largest_difference`` is of one output, ``relative_difference``
+    ‖a − b‖ / ‖a‖ over all; ``widest_tie`` is the largest margin, in standard deviations of the outputs, by which a
+    row was decided that the files decide differently: 0 where there is none.
+    """
+
+    rows: int
+    equal_predictions: float
+    largest_difference: float
+    relative_difference: float
+    widest_tie: float
 
 
 class DataFigures(_Part):
@@ -145,6 +167,7 @@ class Report(_Part):
     steps: tuple[StepOutcome, ...]
     layers: tuple[LayerFigures, ...]
     classes: tuple[ClassFigures, ...]
+    files: FileAgreement
     data: DataFigures
     environment: Environment
     recipe: Recipe

@@ -65,7 +65,7 @@ def test_a_target_is_available_while_a_worker_serves_it(project):
     known = target()
     assert (known["name"], known["runtime"], known["device"]) == ("onnxruntime-cpu", "onnxruntime", "cpu")
     assert known["formats"] == ["onnx"]
-    assert "int8" in known["precisions"]
+    assert known["precisions"] == ["float32", "float16", "int8", "int4"]
     assert not known["available"]
     sessions = project.server.parts.sessions
     for seen_at, available in ((datetime.now(UTC), True), (datetime.now(UTC) - timedelta(hours=1), False)):

@@ -225,6 +225,23 @@ def test_a_layer_that_the_pruner_does_not_know_is_named(project):
     assert f"conv1 (conv2d): {reason}" in body["detail"]
 
 
+def test_a_precision_that_the_target_lacks(project):
+    step = {"method": "quantize", "scheme": "cast", "weights": "bf16"}
+    body = problem(project.submit(recipe=[PRUNE, step]), 422, "unsupported_precision")
+    assert pointers(body) == ["/recipe/1/weights"]
+
+
+def test_a_scheme_that_finds_no_layer_of_its_kind(project):
+    step = {"method": "quantize", "scheme": "weight_only", "weights": "int4"}
+    body = problem(project.submit(project.add_model(layers=[layer()]), recipe=[step]), 422, "nothing_to_quantize")
+    assert pointers(body) == ["/recipe/0"]
+
+
+def test_a_model_that_is_quantized_already(project):
+    body = problem(project.submit(project.add_model(quantized=True), recipe=[QUANTIZE]), 422, "recipe_order")
+    assert pointers(body) == ["/recipe/0"]
+
+
 def test_a_network_without_a_layer_to_quantize(project):
     model = project.add_model(layers=[layer(quantizable=False)])
     body = problem(project.submit(model, recipe=[PRUNE, QUANTIZE]), 422, "nothing_to_quantize")

@@ -3,10 +3,11 @@ from dataclasses import replace
 import pytest
 
 from app.domain.job import Objective
-from app.domain.recipe import FinetuneSpec
+from app.domain.recipe import FinetuneSpec, QuantizeSpec
 from app.domain.report import (
     DataFigures,
     Environment,
+    FileAgreement,
     LatencyFigures,
     LatencyRatio,
     MetricDrop,
@@ -46,6 +47,9 @@ def findings(folder, *, sizes=(1000, 250), ratio=(3.0, (2.5, 3.5)), drop=(0.01, 
         latency_ratio=LatencyRatio(value=ratio[0], ci95=ratio[1]),
         steps=(),
         layers=(),
+        files=FileAgreement(
+            rows=50, equal_predictions=1, largest_difference=0.1, relative_difference=0.01, widest_tie=0
+        ),
         data=DataFigures(train=1, calibration=0, validation=50, overlap=0),
         environment=Environment(cpu="", isa=(), threads=1, torch="", onnxruntime="", python="", service=""),
     )
@@ -112,3 +116,21 @@ def test_zeros_are_said_to_give_size_after_compression_and_no_speed(tmp_path):
 def test_leaked_rows_are_named_in_the_verdict(tmp_path):
     leaky = replace(findings(tmp_path), data=DataFigures(train=1, calibration=0, validation=50, overlap=7))
     assert "7 of 57 validation rows" in build_report(leaky, RECIPE, None, 0).verdict.reasons[-1]
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ({"scheme": "cast"}, "float32"),
+        ({"scheme": "weight_only"}, "unpacked"),
+        ({"scheme": "qat", "weights": "int4"}, "unpacked"),
+        ({"scheme": "dynamic"}, "batch"),
+        ({"scheme": "static"}, None),
+        ({"scheme": "qat"}, None),
+    ],
+)
+def test_what_a_scheme_cannot_give_is_said(tmp_path, step, words):
+    recipe = (QuantizeSpec(method="quantize", **step),)
+    reasons = build_report(findings(tmp_path), recipe, None, 0).verdict.reasons
+    assert len(reasons) == (4 if words else 3)
+    assert not words or words in reasons[-1]

@@ -1,10 +1,19 @@
 import pytest
+from pydantic import ValidationError
 
 from app.domain.compatibility import check
 from app.domain.dataset import DatasetFacts
-from app.domain.errors import DatasetMismatch, NothingToPrune, NotTrainable, UnsupportedNetwork, ValidationFailed
+from app.domain.errors import (
+    DatasetMismatch,
+    NothingToPrune,
+    NotTrainable,
+    UnsupportedNetwork,
+    ValidationFailed,
+    WinnowError,
+)
 from app.domain.job import JobSpec
 from app.domain.model import ModelFacts
+from app.domain.recipe import QuantizeSpec
 
 SPLITS = {"train": {"samples": 9}, "validation": {"samples": 9}}
 
@@ -26,6 +35,9 @@ def model(layers, *, trainable=True):
 def data(**splits):
     fields = [{"name": "x", "dtype": "float32", "shape": [8]}, {"name": "y", "dtype": "int64", "shape": []}]
     return DatasetFacts.model_validate({"format": "npz", "classes": 10, "fields": fields, "splits": splits or SPLITS})
+
+
+CALIBRATED = data(train={"samples": 9}, calibration={"samples": 9}, validation={"samples": 9})
 
 
 def refused(error, step, facts, rows=None):
@@ -72,6 +84,34 @@ def test_a_pattern_that_names_no_layer_is_refused(step, pointer):
     assert "there are: a" in detail
 
 
+@pytest.mark.parametrize(
+    ("step", "pointer"),
+    [
+        ({"include": ["a", "b*"]}, "/recipe/0/include/1"),
+        ({"overrides": {"b/~": {"bits": 4}}}, "/recipe/0/overrides/b~1~0"),
+        ({"overrides": {"norm": {"keep_float": True}}}, "/recipe/0/overrides/norm"),
+    ],
+)
+def test_a_pattern_that_names_nothing_to_quantize_is_refused(step, pointer):
+    found, detail = refused(
+        ValidationFailed, {"method": "quantize"} | step, model([layer("a"), layer("norm", "layer_norm")]), CALIBRATED
+    )
+    assert found == pointer
+    assert "there are: a (conv2d)" in detail
+
+
+def test_layers_to_quantize_go_by_name_pattern_and_operator():
+    step = {"method": "quantize", "include": ["a", "stage*", "conv2d"], "exclude": ["add"]}
+    spec = JobSpec(model_id="m", dataset_id="d", recipe=[step])
+    check(spec, model([layer("a"), layer("stages.0")]), CALIBRATED)
+
+
+@pytest.mark.parametrize("override", [{}, {"keep_float": False}, {"keep_float": True, "bits": 4}, {"bits": 1}])
+def test_an_override_says_one_thing(override):
+    with pytest.raises(ValidationError):
+        JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "quantize", "overrides": {"a": override}}])
+
+
 def distilled(facts, rows):
     check(JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "distill"}]), facts, rows)
 
@@ -102,3 +142,139 @@ def test_floats_of_another_width_fit_and_integers_do_not():
     distilled(model([layer("a")]), rows("float64"))
     with pytest.raises(DatasetMismatch, match="holds int64"):
         distilled(model([layer("a")]), rows("int64"))
+
+
+def quantized(step, facts, rows=None):
+    """Give where and why a quantize step is refused."""
+    spec = JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "quantize"} | step])
+    with pytest.raises(WinnowError) as caught:
+        check(spec, facts, rows or data())
+    return caught.value.code, caught.value.errors[0].pointer, caught.value.detail
+
+
+def quantizes(step, facts, rows=None):
+    check(JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "quantize"} | step]), facts, rows or data())
+
+
+CONVOLUTION, LINEAR, WORDS = layer("conv"), layer("fc", "linear", quantizable=True), layer("words", "embedding")
+
+
+@pytest.mark.parametrize(
+    "step", [{"scheme": "weight_only"}, {"scheme": "dynamic"}, {"scheme": "qat", "weights": "int4"}]
+)
+def test_without_a_linear_layer_or_an_embedding_there_is_nothing_to_pack(step):
+    code, pointer, detail = quantized(step, model([CONVOLUTION]))
+    assert (code, pointer) == ("nothing_to_quantize", "/recipe/0")
+    assert "conv (conv2d)" in detail
+    quantizes(step, model([CONVOLUTION, LINEAR]))
+    quantizes(step, model([WORDS]))
+
+
+def test_each_scheme_knows_its_layers():
+    quantizes({"scheme": "cast"}, model([CONVOLUTION]))
+    quantizes({"scheme": "static"}, model([CONVOLUTION]))
+    assert quantized({"scheme": "static"}, model([WORDS]))[0] == "nothing_to_quantize"
+    assert quantized({"scheme": "cast"}, model([layer("norm", "layer_norm")]))[0] == "nothing_to_quantize"
+
+
+def test_a_precision_that_the_target_lacks_is_refused():
+    code, pointer, detail = quantized({"scheme": "cast", "weights": "bf16"}, model([CONVOLUTION]))
+    assert (code, pointer) == ("unsupported_precision", "/recipe/0/weights")
+    assert "onnxruntime-cpu" in detail
+    assert "float16" in detail
+
+
+def test_a_quantized_model_is_not_quantized_again():
+    code, pointer, _ = quantized({}, with_(model([CONVOLUTION]), quantized=True))
+    assert (code, pointer) == ("recipe_order", "/recipe/0")
+
+
+def test_layers_that_are_left_out_must_be_there_and_leave_some():
+    facts = model([CONVOLUTION, LINEAR])
+    for field in ("exclude", "include"):
+        assert quantized({"scheme": "cast", field: ["fc", "nothing.*"]}, facts)[:2] == (
+            "validation_failed",
+            f"/recipe/0/{field}/1",
+        )
+        assert quantized({"scheme": "dynamic", field: ["conv"]}, facts)[:2] == (
+            "validation_failed",
+            f"/recipe/0/{field}/0",
+        )
+    assert quantized({"exclude": ["fc", "c*"]}, facts)[:2] == ("nothing_to_quantize", "/recipe/0/exclude")
+    kept = {"fc": {"bits": 4}, "*": {"keep_float": True}}
+    assert quantized({"include": ["conv"], "overrides": kept}, facts)[:2] == ("nothing_to_quantize", "/recipe/0")
+    quantizes({"overrides": kept}, facts)
+    quantizes({"exclude": ["fc", "mul"]}, facts)
+    quantizes({"exclude": ["linear"]}, facts)
+
+
+def test_tables_can_be_left_in_float_and_have_no_width():
+    facts = model([CONVOLUTION, WORDS])
+    quantizes({"include": ["conv"], "exclude": ["words"]}, facts)
+    quantizes({"overrides": {"*": {"bits": 4}}}, facts)
+    assert quantized({"overrides": {"embedding": {"bits": 4}}}, facts)[:2] == (
+        "validation_failed",
+        "/recipe/0/overrides/embedding/bits",
+    )
+
+
+def test_only_what_calibrates_needs_rows_for_it_and_only_what_trains_train_rows():
+    facts, rows = model([CONVOLUTION, LINEAR]), data(validation={"samples": 9})
+    for step in ({"scheme": "weight_only"}, {"scheme": "dynamic"}, {"scheme": "cast"}):
+        quantizes(step, facts, rows)
+    assert quantized({}, facts, rows)[:2] == ("dataset_mismatch", "/recipe/0")
+    calibrated = data(calibration={"samples": 9}, validation={"samples": 9})
+    quantizes({}, facts, calibrated)
+    assert "trains" in quantized({"scheme": "qat"}, facts, calibrated)[2]
+    assert quantized({"scheme": "qat"}, with_(facts, trainable=False))[:2] == ("not_trainable", "/recipe/0")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"scheme": "static", "weights": "int4"},
+        {"scheme": "dynamic", "weights": "fp16"},
+        {"scheme": "weight_only", "weights": "fp16"},
+        {"scheme": "cast", "weights": "int8"},
+        {"scheme": "static", "group_size": 32},
+        {"scheme": "weight_only", "epochs": 3},
+        {"scheme": "qat", "group_size": 64},
+        {"scheme": "qat", "alpha": 0.5},
+        {"scheme": "dynamic", "teacher": "baseline"},
+        {"scheme": "dynamic", "observer": "mse"},
+        {"scheme": "weight_only", "samples": 8},
+        {"scheme": "cast", "reduce_range": "on"},
+        {"scheme": "qat", "weights": "int4", "smooth_quant": "off"},
+        {"scheme": "qat", "evaluations": 8},
+        {"scheme": "dynamic", "overrides": {"a": {"bits": 4}}},
+        {"scheme": "weight_only", "overrides": {"a": {"bits": 5}}},
+        {"scheme": "cast", "overrides": {"a": {"observer": "mse"}}},
+    ],
+)
+def test_fields_that_mean_nothing_to_the_scheme_are_refused_by_name(step):
+    with pytest.raises(ValidationError) as caught:
+        QuantizeSpec.model_validate({"method": "quantize"} | step)
+    assert [fault["loc"] for fault in caught.value.errors()] == [(list(step)[-1],)]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"scheme": "dynamic", "reduce_range": "on", "evaluations": 8, "gate_rows": 9, "batch_size": 8},
+        {"scheme": "weight_only", "overrides": {"a": {"bits": 4}, "b": {"keep_float": True}}},
+        {"scheme": "qat", "observer": "mse", "samples": 8, "overrides": {"a": {"bits": 4, "observer": "mse"}}},
+    ],
+)
+def test_fields_that_the_scheme_can_honour_are_taken(step):
+    assert (
+        QuantizeSpec.model_validate({"method": "quantize"} | step).model_dump(mode="json").items()
+        >= {"scheme": step["scheme"]}.items()
+    )
+
+
+@pytest.mark.parametrize(
+    "step", [{}, {"scheme": "cast"}, {"scheme": "weight_only"}, {"scheme": "qat", "teacher": "baseline"}]
+)
+def test_what_is_filled_in_is_the_same_step_when_it_is_read_again(step):
+    filled = QuantizeSpec.model_validate({"method": "quantize"} | step)
+    assert QuantizeSpec.model_validate(filled.model_dump(mode="json")) == filled

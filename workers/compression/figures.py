@@ -50,6 +50,8 @@ def layer_figures(network: Network, steps: Sequence[StepOutcome]) -> tuple[Layer
                 sparsity=float((weight == 0).double().mean()),
                 bits=made.get("bits", torch.finfo(weight.dtype).bits),
                 sqnr_db=made.get("sqnr_db"),
+                range=made.get("range"),
+                saturated=made.get("saturated"),
                 parameters=layer.parameters,
                 macs=layer.macs,
             )

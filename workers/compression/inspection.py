@@ -28,6 +28,7 @@ def inspect_model(path: Path, format: ModelFormat) -> ModelFacts:  # noqa: A002 
         parameters=count_parameters(network),
         macs=count_macs(network),
         layers=group_layers(network),
+        quantized=network.quantized,
     )
 
 

@@ -15,7 +15,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from app.domain.errors import UnsupportedNetwork
 from app.domain.model import Dimension, Signature, TensorSpec
 from workers.compression.layers import BUILDERS, arguments
-from workers.compression.network import Network
+from workers.compression.network import STORED_WEIGHT, Network
 
 ASSERTIONS = frozenset({"_assert_scalar", "_assert_tensor_metadata", "_assert_async", "sym_constrain_range",
                         "sym_constrain_range_for_size"})  # fmt: skip
@@ -45,7 +45,10 @@ def lift(exported: ExportedProgram) -> Network:
     _drop_bookkeeping(module)
     _build_modules(module)
     module.graph.lint()
-    quantized = any(QUANTIZED in str(node.target) for node in module.graph.nodes if node.op == "call_function")
+    quantized = any(
+        QUANTIZED in str(node.target) if node.op == "call_function" else _attribute(node, STORED_WEIGHT)
+        for node in module.graph.nodes
+    )
     for node in module.graph.nodes:
         node.meta = {}
     # Takes over only what the graph refers to; until the copy, the exported program owns the same tensors.

@@ -12,6 +12,8 @@ from app.domain.errors import UnsupportedNetwork
 from app.domain.model import Signature
 from workers.compression.examples import draw, table_rows
 
+STORED_WEIGHT = "stored_weight"
+"""What a layer calls its weight where it is stored in fewer bits than it is computed with."""
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 
 
@@ -29,7 +31,7 @@ class Network:
     sizes: tuple[tuple[int, ...], ...]
     """For each input, the sizes it was exported with."""
     quantized: bool = False
-    """Whether the module is a converted PT2E graph of quantized operators."""
+    """Whether the module is a converted PT2E graph of quantized operators, or holds a ``STORED_WEIGHT``."""
 
     @property
     def batch_is_dynamic(self) -> bool:

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 
 from app.domain.errors import ObjectiveMissed
 from app.domain.job import LatencySpec, Objective, Stage
-from app.domain.recipe import Recipe, Step
-from app.domain.report import DataFigures, LatencyFigures, Report, StepOutcome
+from app.domain.recipe import QuantizeSpec, Recipe, Step
+from app.domain.report import DataFigures, FileAgreement, LatencyFigures, Report, StepOutcome
 from app.domain.sensitivity import SensitivityTable
 from app.domain.task import REPORT_FILE, ArtifactKind, ArtifactMessage
 from workers.compression import evaluation, training
@@ -31,8 +31,7 @@ from workers.compression.network import Network
 from workers.compression.packing import SUFFIX, leaves_zeros, pack, packed_size
 from workers.compression.progress import Tracker
 from workers.compression.pruning import prune
-from workers.compression.quantization import static
-from workers.compression.quantization.fusion import check_fused
+from workers.compression.quantization import quantize
 from workers.compression.report import Findings, Profile, build_report
 from workers.compression.step import Context, Progress, StepResult
 
@@ -43,7 +42,7 @@ HANDLERS: dict[str, Callable[[Network, Any, Context], StepResult]] = {
     "prune": prune.run,
     "distill": distill.run,
     "finetune": training.run,
-    "quantize": static.run,
+    "quantize": quantize.run,
 }
 STAGES = {
     "prune": Stage.PRUNING,
@@ -96,8 +95,16 @@ def compress(
     """
     tracker = Tracker(output.progress, [1.0, *map(_weight, recipe), *_CLOSING_WEIGHTS])
     with tempfile.TemporaryDirectory() as scratch:
-        tables = sensitivities or {}
-        context = Context(network, data, seed, device, tracker, Path(scratch), sensitivities=tables)
+        context = Context(
+            network,
+            data,
+            seed,
+            device,
+            tracker,
+            Path(scratch),
+            objective=objective,
+            sensitivities=sensitivities or {},
+        )
         files = (Path(scratch) / "baseline.onnx", output.folder / MODEL_ONNX)
         with tracker.part(Stage.BASELINE, "Measuring the network as it was uploaded"):
             onnx.save(network, files[0])
@@ -106,7 +113,7 @@ def compress(
             context.metric("baseline_accuracy", 0, accuracy)
         result, floating, steps = _run_steps(recipe, context, output, tracker)
         with tracker.part(Stage.EXPORTING, "Writing the files"):
-            _export(result, data, output, context)
+            agreement = _export(result, recipe[-1], files[0], output, context)
             packed = _pack(files[0], output, Path(scratch)) if leaves_zeros(recipe) else (None, None)
         with tracker.part(Stage.EVALUATING, "Comparing both files on the validation rows"):
             after = evaluation.predict(files[1], data, JUDGE, torch.get_num_threads())
@@ -121,7 +128,7 @@ def compress(
             environment = read_environment(pairs[0].threads, service_version)
             layers = layer_figures(floating, steps)
             findings = Findings(
-                baseline, compressed, comparison, pairs[0].ratio, steps, layers, data=rows, environment=environment
+                baseline, compressed, comparison, pairs[0].ratio, steps, layers, agreement, rows, environment
             )
             filled = _RECIPE.validate_python([step.spec for step in steps])
             report = build_report(findings, filled, objective, seed)
@@ -188,16 +195,19 @@ def _keep_candidate(network: Network, output: Output) -> None:
     output.announce(CANDIDATE, "checkpoint", "onnx")
 
 
-def _export(network: Network, data: Dataset, output: Output, context: Context) -> None:
+def _export(network: Network, last: Step, baseline: Path, output: Output, context: Context) -> FileAgreement:
     onnx_path, pt2_path = output.folder / MODEL_ONNX, output.folder / MODEL_PT2
     onnx.save(network, onnx_path)
-    if network.quantized:
-        check_fused(onnx_path)
+    if isinstance(last, QuantizeSpec):
+        quantize.check_file(onnx_path, baseline, last)
     pt2.save(network, pt2_path)
-    agreement = check_files(onnx_path, pt2_path, data, torch.get_num_threads())
-    context.log(f"{MODEL_PT2} and {MODEL_ONNX} agree on {agreement:.1%} of the validation rows compared")
+    agreement = check_files(onnx_path, pt2_path, context.data, torch.get_num_threads())
+    context.log(
+        f"{MODEL_PT2} and {MODEL_ONNX} agree on {agreement.equal_predictions:.1%} of {agreement.rows} validation rows"
+    )
     output.announce(MODEL_ONNX, "model", "onnx")
     output.announce(MODEL_PT2, "model", "pt2")
+    return agreement
 
 
 def _pack(baseline: Path, output: Output, scratch: Path) -> tuple[int, int]:

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.domain.job import Objective
-from app.domain.recipe import Recipe
+from app.domain.recipe import QuantizeSpec, Recipe
 from app.domain.report import (
     DataFigures,
     Delta,
     Environment,
+    FileAgreement,
     LatencyFigures,
     LatencyRatio,
     LayerFigures,
@@ -24,6 +25,12 @@ from workers.compression.evaluation import Comparison
 from workers.compression.figures import Counts
 
 ROUNDING = 1e-9
+PACKED = "Packed weights are unpacked inside each product and summed in float32, so that the file is what gains."
+LIMITS = {
+    "cast": "Weights of 16 bits are unpacked when the file is loaded: this target computes in float32, so that the"
+    " file alone gains.",
+    "dynamic": "Dynamic ranges span a whole batch: what comes out for a row depends a little on those beside it.",
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class Findings:
     latency_ratio: LatencyRatio
     steps: tuple[StepOutcome, ...]
     layers: tuple[LayerFigures, ...]
+    files: FileAgreement
     data: DataFigures
     environment: Environment
 
@@ -65,15 +73,17 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
         agreement=comparison.agreement,
     )
     outcome = _judge(comparison.drop, objective)
+    verdict = _with_storage(_with_zeros(decide(delta, outcome), findings), recipe)
     return Report(
         baseline=baseline,
         compressed=compressed,
         delta=delta,
         objective=outcome,
-        verdict=_with_leaks(_with_zeros(decide(delta, outcome), findings), findings.data),
+        verdict=_with_leaks(verdict, findings.data),
         steps=findings.steps,
         layers=findings.layers,
         classes=comparison.classes,
+        files=findings.files,
         data=findings.data,
         environment=findings.environment,
         recipe=recipe,
@@ -111,6 +121,15 @@ def _with_zeros(verdict: Verdict, findings: Findings) -> Verdict:
         f" then it is {before / after:.2f} times smaller than the baseline's, compressed likewise."
     )
     return verdict.model_copy(update={"reasons": (*verdict.reasons, reason)})
+
+
+def _with_storage(verdict: Verdict, recipe: Recipe) -> Verdict:
+    """Say what a scheme of quantization cannot give."""
+    last = recipe[-1]
+    if not isinstance(last, QuantizeSpec):
+        return verdict
+    reason = PACKED if last.packs else LIMITS.get(last.scheme)
+    return verdict.model_copy(update={"reasons": (*verdict.reasons, reason)}) if reason else verdict
 
 
 def _with_leaks(verdict: Verdict, data: DataFigures) -> Verdict:

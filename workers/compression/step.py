@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from app.domain.job import EventType
+from app.domain.job import EventType, Objective
 from app.domain.sensitivity import SensitivityTable
 from app.domain.task import EventMessage
 
@@ -35,6 +35,8 @@ class Context:
     progress: Progress
     folder: Path
     checkpoints: "Checkpoints | None" = None
+    objective: Objective | None = None
+    """What the job may lose; a step that can trade for it does."""
     sensitivities: Mapping[str, SensitivityTable] = field(default_factory=dict)
 
     def fraction(self, value: float, message: str) -> None:

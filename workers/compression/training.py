@@ -27,6 +27,9 @@ Rows = NDArray[np.int64]
 Criterion = Callable[[Tensor, Tensor, Rows], Tensor]
 """Gives the loss of a batch from its logits, its labels and its rows' positions in the training split."""
 
+Before = Callable[[nn.Module, float], None]
+"""Hears of each batch before it is trained: the module and the share of all batches that are done."""
+
 HELD_OUT_SHARE = 0.1
 HELD_OUT_ROWS = 5000
 WARM_UP_SHARE = 0.05
@@ -116,7 +119,9 @@ class _Run:
         return self.student
 
 
-def fit(network: Network, spec: TrainingSpec, context: Context, criterion: Criterion) -> StepResult:
+def fit(
+    network: Network, spec: TrainingSpec, context: Context, criterion: Criterion, before: Before | None = None
+) -> StepResult:
     """Train a copy of the network, from where a checkpoint leaves off. Raises RecipeOrder, DatasetMismatch, Diverged.
 
     Every epoch ends with a checkpoint; a training cut off behind one ends with the same weights as one that was not.
@@ -130,7 +135,7 @@ def fit(network: Network, spec: TrainingSpec, context: Context, criterion: Crite
         run = _begin(network, spec, context)
         while run.epoch < spec.epochs:
             batches = list(_shuffled(fitted, batch, context.seed, run.epoch + 1))
-            loss, rate = _train_epoch(run, spec, context, criterion, batches)
+            loss, rate = _train_epoch(run, spec, context, criterion, batches, before)
             run.module.eval()
             score = _score(run.student, context, held)
             _check_loss(score.loss, run.epoch + 1, spec)
@@ -165,7 +170,12 @@ def _begin(network: Network, spec: TrainingSpec, context: Context) -> _Run:
 
 
 def _train_epoch(
-    run: _Run, spec: TrainingSpec, context: Context, criterion: Criterion, batches: list[Rows]
+    run: _Run,
+    spec: TrainingSpec,
+    context: Context,
+    criterion: Criterion,
+    batches: list[Rows],
+    before: Before | None,
 ) -> tuple[float, float]:
     """Train on every batch once; give the mean loss and the last learning rate."""
     run.module.train()
@@ -175,6 +185,8 @@ def _train_epoch(
         rate = learning_rate(done, total, spec.learning_rate)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
+        if before is not None:
+            before(run.module, done / total)
         losses.append(_update(run.student, run.optimizer, context, criterion, rows))
         _check_loss(losses[-1], epoch, spec)
         context.fraction((done + 1) / total, f"epoch {epoch} of {spec.epochs}")

@@ -58,7 +58,7 @@ class Mobile(nn.Module):
         return self.classifier(F.relu(self.hidden(x)))
 
 
-def make_network(module, shape, *, batch=None):
+def make_network(module, shape, *, batch=None, dtype=torch.float32):
     """Lift a module as an upload would be, with a dynamic batch unless ``batch`` fixes it."""
     torch.manual_seed(0)
     for part in module.modules():
@@ -67,7 +67,7 @@ def make_network(module, shape, *, batch=None):
             part.running_var.uniform_(0.5, 1.5)
             part.weight.data.uniform_(0.5, 1.5)
     shapes = ({0: Dim("batch")},) if batch is None else None
-    return lift(export(module.eval(), (torch.zeros(batch or 2, *shape),), dynamic_shapes=shapes))
+    return lift(export(module.eval(), (torch.zeros(batch or 2, *shape, dtype=dtype),), dynamic_shapes=shapes))
 
 
 def digits():
@@ -75,6 +75,6 @@ def digits():
     return (load_digits().images[:, None] / 16).astype(np.float32)
 
 
-def make_context(network: Network, rows, folder: Path) -> Context:
-    data = Dataset({"calibration": Split((rows,), None, np.arange(len(rows)))}, (torch.float32,))
-    return Context(network, data, 0, torch.device("cpu"), lambda _: None, folder)
+def make_context(network: Network, rows, folder: Path, *, labels=None, objective=None, dtype="float32") -> Context:
+    data = Dataset({"calibration": Split((rows,), labels, np.arange(len(rows)))}, (getattr(torch, dtype),))
+    return Context(network, data, 0, torch.device("cpu"), lambda _: None, folder, objective=objective)

@@ -14,7 +14,7 @@ from tests.compression.quantization.networks import Mobile, Residual, digits, ma
 from workers.compression.environment import has_vnni
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.formats import pt2
-from workers.compression.quantization import static
+from workers.compression.quantization import quantize, static
 from workers.compression.quantization.fusion import check_fused, fused_operators
 
 
@@ -209,7 +209,7 @@ def test_there_must_be_calibration_rows(network, rows, tmp_path):
 def test_a_quantized_network_is_not_quantized_again(written, rows, tmp_path):
     _, result = written
     with pytest.raises(RecipeOrder):
-        static.run(result.network, spec(), make_context(result.network, rows, tmp_path))
+        quantize.run(result.network, spec(), make_context(result.network, rows, tmp_path))
 
 
 def test_a_network_without_layers_has_nothing_to_quantize(rows, tmp_path):

@@ -1,11 +1,13 @@
 """Networks as ONNX files: one file, the same bytes for the same network, nothing of the machine inside."""
 
 import contextlib
+import copy
 import io
 import itertools
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from numpy.typing import NDArray
 
 from app.domain.errors import CheckFailed, UnsupportedNetwork
 from app.domain.model import Signature, TensorSpec
+from workers.compression.formats.onnx_padding import fold_padding
 from workers.compression.network import Network
+from workers.compression.quantization.stored import UNFOLDED, StoredLayer
 
 MAX_BYTES = 2**31 - 1
 """Protobuf's own limit on a message."""
@@ -53,7 +57,7 @@ def save(network: Network, path: Path) -> None:
 
 
 def _convert(network: Network) -> onnx.ModelProto:
-    program = network.export()
+    program = _for_runtime(network).export()
     _settle_attention(program)
     with _quiet():
         try:
@@ -64,6 +68,18 @@ def _convert(network: Network) -> onnx.ModelProto:
     assert converted is not None
     model: onnx.ModelProto = converted.model_proto
     return model
+
+
+def _for_runtime(network: Network) -> Network:
+    """Put the operators in place that ONNX Runtime has kernels for."""
+    stored = {name: part for name, part in network.module.named_modules() if isinstance(part, StoredLayer)}
+    if not stored:
+        return network
+    # Shares all tensors with the caller's module, which keeps its own graph and layers.
+    module = copy.deepcopy(network.module, {id(value): value for value in network.module.state_dict().values()})
+    for name, part in stored.items():
+        module.set_submodule(name, part.for_runtime())
+    return replace(network, module=module)
 
 
 def _settle_attention(program: torch.export.ExportedProgram) -> None:
@@ -99,7 +115,9 @@ def _quiet() -> Iterator[None]:
 def _clean(model: onnx.ModelProto, signature: Signature) -> None:
     """Rewrite global pools, name inputs and outputs after the signature, drop what names paths and source."""
     graph = model.graph
+    fold_padding(graph)
     _restore_global_pools(graph)
+    _name_standard_operators(model)
     for values, specs in ((graph.input, signature.inputs), (graph.output, signature.outputs)):
         for value, spec in zip(values, specs, strict=True):
             _rename(graph, value.name, spec.name)
@@ -110,6 +128,16 @@ def _clean(model: onnx.ModelProto, signature: Signature) -> None:
     # Inner shapes carry the exporter's own symbols; every runtime infers them anew.
     del graph.value_info[:]
     model.producer_name, model.producer_version = PRODUCER, ""
+
+
+def _name_standard_operators(model: onnx.ModelProto) -> None:
+    """Give operators that were hidden from constant folding the standard's domain."""
+    for node in model.graph.node:
+        if node.domain == UNFOLDED:
+            node.domain = ""
+    kept = [entry for entry in model.opset_import if entry.domain != UNFOLDED]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
 
 
 def _restore_global_pools(graph: onnx.GraphProto) -> None:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import onnx
@@ -10,7 +11,10 @@ import onnxruntime
 from app.domain.errors import CheckFailed
 
 INTEGER_LAYERS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat"})
-FLOAT_LAYERS = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
+MOVING = frozenset(
+    {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Resize", "Identity", "Expand", "Slice"}
+)
+"""Operators that give out values that came in."""
 
 
 def optimized_graph(path: Path) -> onnx.GraphProto:
@@ -35,14 +39,59 @@ def check_fused(path: Path) -> Counter[str]:
     """Count the operators of a quantized file, and make sure that its layers run on integers.
 
     Raises:
-        CheckFailed: no layer does, or one computes in float on what was dequantized just for it.
+        CheckFailed: no layer does, or one computes in float on what was stored as integers, or values are quantized
+            only to be dequantized again.
     """
     nodes = optimized_graph(path).node
-    dequantized = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
-    lone = [node.name for node in nodes if node.op_type in FLOAT_LAYERS and not dequantized.isdisjoint(node.input)]
+    lone = _readers_of_stored_values(nodes)
     if lone:
         raise CheckFailed(f"ONNX Runtime runs quantized layers in float: {', '.join(lone)}.")
+    idle = unfused_pairs(nodes)
+    if idle:
+        raise CheckFailed(f"{len(idle)} pairs of quantize and dequantize have nothing between them: {'; '.join(idle)}.")
     operators = Counter(node.op_type for node in nodes)
     if INTEGER_LAYERS.isdisjoint(operators):
         raise CheckFailed("ONNX Runtime runs no layer of the quantized file on integers.")
     return operators
+
+
+def unfused_pairs(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+    """Name what stands before and behind each pair that nothing fused.
+
+    What is quantized must reach an integer operator: where it comes out as float again, moved at most, the pair has
+    only cost time and accuracy. Where one branch does so and another is an integer, the latter pays for it.
+    """
+    listed = list(nodes)
+    writers = {name: node for node in listed for name in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in listed:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    idle = []
+    for node in listed:
+        if node.op_type != "QuantizeLinear":
+            continue
+        ends = _ends(node.output[0], readers)
+        if all(end.op_type == "DequantizeLinear" for end in ends):
+            before = writers[node.input[0]].name if node.input[0] in writers else node.input[0]
+            behind = sorted({reader.name for end in ends for reader in readers.get(end.output[0], [])})
+            idle.append(f"{before} to {', '.join(behind) or 'nothing'}")
+    return idle
+
+
+def _ends(name: str, readers: Mapping[str, list[onnx.NodeProto]]) -> list[onnx.NodeProto]:
+    """Follow a value through what only moves it, to the operators that compute with it."""
+    found = []
+    for reader in readers.get(name, []):
+        found += _ends(reader.output[0], readers) if reader.op_type in MOVING else [reader]
+    return found
+
+
+def _readers_of_stored_values(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+    """Name what reads weights or biases that are dequantized in every run: what fuses takes them as integers."""
+    listed = list(nodes)
+    made = {name for node in listed for name in node.output}
+    stored = {
+        node.output[0] for node in listed if node.op_type == "DequantizeLinear" and made.isdisjoint(node.input)
+    }  # fmt: skip
+    return [node.name for node in listed if not stored.isdisjoint(node.input)]

@@ -6,14 +6,16 @@ and poolings need a pair on both sides, sums one on each input and on the output
 that nothing fuses costs time and accuracy, so an operator without an integer form gets none.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantizer import (
     DerivedQuantizationSpec,
+    FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
     QuantizationSpec,
     QuantizationSpecBase,
@@ -21,63 +23,46 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-_aten = torch.ops.aten
+from workers.compression.quantization import kernels
+from workers.compression.quantization.ranges import SMALLEST_SCALE
 
 ANNOTATION = "quantization_annotation"
 """The key in ``Node.meta`` under which torchao looks."""
-WEIGHT_MAX = 127
-WEIGHT_MAX_REDUCED = 64
-"""vpmaddubsw adds two products of uint8 × int8 in 16 bits: 2 · 255 · 64 < 2¹⁵ ≤ 2 · 255 · 127."""
-SMALLEST_SCALE = 2.0**-24
 
-CONVOLUTIONS = frozenset({_aten.conv1d.default, _aten.conv2d.default})
-LINEAR = frozenset({_aten.linear.default})
-CLIPPING = frozenset(
-    {_aten.relu.default, _aten.relu_.default, _aten.relu6.default, _aten.hardtanh.default, _aten.hardtanh_.default}
-)
-ELEMENTWISE = frozenset({_aten.add.Tensor, _aten.add_.Tensor, _aten.mul.Tensor, _aten.mul_.Tensor})
-CONCATENATION = frozenset({_aten.cat.default})
-POOLING = frozenset({_aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default})
-MEAN = frozenset({_aten.mean.dim})
-SIGMOID = frozenset({_aten.sigmoid.default, _aten.sigmoid_.default})
-MOVING = frozenset(
-    {
-        _aten.max_pool2d.default,
-        _aten.dropout.default,
-        _aten.flatten.using_ints,
-        _aten.view.default,
-        _aten.reshape.default,
-        _aten.permute.default,
-        _aten.transpose.int,
-        _aten.squeeze.dim,
-        _aten.squeeze.dims,
-        _aten.unsqueeze.default,
-    }
-)
-"""These give out values that came in, so that both sides share one scale."""
+Parameters = Mapping[str, tuple[float, int]]
+"""Scale and zero point of values, by the name of the graph's node that gives them."""
 
 
 class IntegerQuantizer(Quantizer):  # type: ignore[misc]
-    """Weights symmetric int8 an output channel, activations asymmetric uint8 a tensor, biases int32."""
+    """Weights symmetric int8 an output channel, activations asymmetric uint8 a tensor, biases int32.
 
-    def __init__(self, observer: Literal["histogram", "minmax"], *, reduce_range: bool) -> None:
+    With ``parameters`` every scale of an activation is fixed beforehand; without, ``observer`` finds it. Layers and
+    operators named in ``floats`` get no pair of their own; ``bits`` narrows the weights of single layers.
+    """
+
+    def __init__(
+        self,
+        observer: str = "histogram",
+        *,
+        reduce_range: bool,
+        symmetric: bool = False,
+        floats: AbstractSet[str] = frozenset(),
+        bits: Mapping[str, int] | None = None,
+        parameters: Parameters | None = None,
+    ) -> None:
         super().__init__()
-        bound = WEIGHT_MAX_REDUCED if reduce_range else WEIGHT_MAX
-        self.weight = QuantizationSpec(
-            dtype=torch.int8,
-            observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=SMALLEST_SCALE),
-            quant_min=-bound,
-            quant_max=bound,
-            qscheme=torch.per_channel_symmetric,
-            ch_axis=0,
-        )
-        ranges = HistogramObserver if observer == "histogram" else MinMaxObserver
+        self.bound = kernels.weight_bound(reduce_range=reduce_range)
+        self.floats, self.bits, self.parameters = floats, bits or {}, parameters
+        self.symmetric = symmetric
+        self.weight = self._weight(self.bound)
         self.activation = QuantizationSpec(
             dtype=torch.uint8,
-            observer_or_fake_quant_ctr=ranges.with_args(eps=SMALLEST_SCALE),
+            observer_or_fake_quant_ctr=(MinMaxObserver if observer == "minmax" else HistogramObserver).with_args(
+                eps=SMALLEST_SCALE
+            ),
             quant_min=0,
             quant_max=255,
-            qscheme=torch.per_tensor_affine,
+            qscheme=torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine,
         )
 
     def annotate(self, model: GraphModule) -> GraphModule:
@@ -85,7 +70,7 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         integer: set[Node] = set()
         for node in model.graph.nodes:
             rule = _RULES.get(node.target) if node.op == "call_function" else None
-            if rule is not None and ANNOTATION not in node.meta:
+            if rule is not None and ANNOTATION not in node.meta and kernels.layer_name(node) not in self.floats:
                 rule(self, node, integer)
         return model
 
@@ -93,13 +78,21 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         """Accept every annotation: they are all this class's own."""
 
     def _annotate_convolution(self, node: Node, integer: set[Node]) -> None:
-        if _is_parameter(node.args[1]):
+        if kernels.is_parameter(node.args[1]):
             self._annotate_output(node, self._weighted_inputs(node), integer)
 
     def _annotate_linear(self, node: Node, integer: set[Node]) -> None:  # noqa: ARG002 - all rules are called alike
         # Logits and whatever else leaves as float stay exact; an integer consumer asks for its own pair.
-        if _is_parameter(node.args[1]):
+        if kernels.is_parameter(node.args[1]):
             _set(node, self._weighted_inputs(node), None)
+
+    def _annotate_embedding(self, node: Node, integer: set[Node]) -> None:  # noqa: ARG002 - likewise
+        # Bytes are looked up and dequantized as they leave: one scale a table, as the kernel moves values only.
+        weight = node.args[0]
+        if kernels.is_parameter(weight) and self.parameters is not None:
+            assert isinstance(weight, Node)
+            spec = self._activation(weight)
+            _set(node, {weight: spec}, spec)
 
     def _annotate_sum(self, node: Node, integer: set[Node]) -> None:
         # A number among the operands, or a float one, leaves no integer form.
@@ -114,32 +107,66 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         if rank > 2 and isinstance(dims, (list, tuple)) and {int(str(d)) % rank for d in dims} == set(range(2, rank)):
             self._annotate_when_integer(node, integer)
 
+    def _annotate_clip(self, node: Node, integer: set[Node]) -> None:
+        if kernels.clips(node):
+            self._annotate_when_integer(node, integer)
+
     def _annotate_when_integer(self, node: Node, integer: set[Node]) -> None:
         inputs = node.all_input_nodes
         if integer.issuperset(inputs):
-            self._annotate_output(node, dict.fromkeys(inputs, self.activation), integer)
+            self._annotate_output(node, {value: self._activation(value) for value in inputs}, integer)
 
     def _annotate_moving(self, node: Node, integer: set[Node]) -> None:
         source = node.args[0]
-        if isinstance(source, Node) and source in integer:
-            _set(node, {source: self.activation}, SharedQuantizationSpec((source, node)))
+        if isinstance(source, Node) and source in integer and kernels.moves(node):
+            spec = self._activation(source)
+            _set(node, {source: spec}, SharedQuantizationSpec((source, node)) if self.parameters is None else spec)
             integer.add(node)
 
     def _annotate_output(self, node: Node, inputs: dict[Node, QuantizationSpecBase], integer: set[Node]) -> None:
         """Put the pair behind ``node``, or behind the activation that clips it."""
-        users = list(node.users)
-        if len(users) == 1 and users[0].target in CLIPPING:
+        behind = clipped(node)
+        if behind is not node:
             _set(node, inputs, None)
-            node, inputs = users[0], {}
-        _set(node, inputs, self.activation)
+            node, inputs = behind, {}
+        _set(node, inputs, self._activation(node))
         integer.add(node)
+
+    def _activation(self, value: Node) -> QuantizationSpecBase:
+        if self.parameters is None:
+            return self.activation
+        source = moved_from(value)
+        scale, zero = self.parameters[source.name]
+        symmetric = self.symmetric and not kernels.clips(source)
+        return FixedQParamsQuantizationSpec(
+            dtype=torch.uint8,
+            scale=scale,
+            zero_point=zero,
+            quant_min=0,
+            quant_max=255,
+            qscheme=torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine,
+        )
+
+    def _weight(self, bound: int) -> QuantizationSpec:
+        return QuantizationSpec(
+            dtype=torch.int8,
+            observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=SMALLEST_SCALE),
+            quant_min=-bound,
+            quant_max=bound,
+            qscheme=torch.per_channel_symmetric,
+            ch_axis=0,
+        )
 
     def _weighted_inputs(self, node: Node) -> dict[Node, QuantizationSpecBase]:
         source, weight, *rest = node.args
         assert isinstance(source, Node)
         assert isinstance(weight, Node)
-        inputs: dict[Node, QuantizationSpecBase] = {source: self.activation, weight: self.weight}
-        if rest and isinstance(rest[0], Node):
+        bits = self.bits.get(kernels.layer_name(node))
+        spec = self.weight if bits is None else self._weight(min(self.bound, 2 ** (bits - 1) - 1))
+        inputs: dict[Node, QuantizationSpecBase] = {source: self._activation(source), weight: spec}
+        # Over more than rows and features a linear layer becomes a product and a sum, which takes its bias as float.
+        summed = node.target in kernels.LINEAR and source.meta["val"].dim() != 2
+        if rest and isinstance(rest[0], Node) and not summed:
             inputs[rest[0]] = DerivedQuantizationSpec(
                 derived_from=[(source, node), (weight, node)],
                 derive_qparams_fn=_bias_parameters,
@@ -152,17 +179,26 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         return inputs
 
 
+def clipped(node: Node) -> Node:
+    """Give the activation that alone reads ``node`` and only clips it, else ``node`` itself."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and kernels.clips(users[0]) else node
+
+
+def moved_from(value: Node) -> Node:
+    """Follow a value back through operators that only move it."""
+    while kernels.moves(value) and isinstance(value.args[0], Node):
+        value = value.args[0]
+    return value
+
+
 def weighted_layers(model: GraphModule) -> dict[str, str]:
     """Give the graph node and the dotted name of each annotated layer of a prepared graph."""
-    layers = {}
-    for node in model.graph.nodes:
-        if node.target in CONVOLUTIONS | LINEAR and ANNOTATION in node.meta:
-            weight = node.args[1]
-            while weight.op != "get_attr":
-                # The observer stands between the layer and its weight.
-                weight = weight.args[0]
-            layers[node.name] = str(weight.target).removesuffix(".weight")
-    return layers
+    return {
+        node.name: kernels.layer_name(node)
+        for node in model.graph.nodes
+        if node.target in kernels.WEIGHTED and ANNOTATION in node.meta
+    }
 
 
 def _bias_parameters(observers: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,20 +207,23 @@ def _bias_parameters(observers: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
     return scale, torch.zeros_like(scale, dtype=torch.int32)
 
 
-def _is_parameter(argument: Any) -> bool:
-    return isinstance(argument, Node) and argument.op == "get_attr"
-
-
 def _set(node: Node, inputs: dict[Node, QuantizationSpecBase], output: QuantizationSpecBase | None) -> None:
     node.meta[ANNOTATION] = QuantizationAnnotation(input_qspec_map=inputs, output_qspec=output, _annotated=True)
 
 
 _Rule = Callable[[IntegerQuantizer, Node, set[Node]], None]
 _RULES: dict[Any, _Rule] = {
-    **dict.fromkeys(CONVOLUTIONS, IntegerQuantizer._annotate_convolution),  # noqa: SLF001
-    **dict.fromkeys(LINEAR, IntegerQuantizer._annotate_linear),  # noqa: SLF001
-    **dict.fromkeys(ELEMENTWISE, IntegerQuantizer._annotate_sum),  # noqa: SLF001
-    **dict.fromkeys(MEAN, IntegerQuantizer._annotate_mean),  # noqa: SLF001
-    **dict.fromkeys(CLIPPING | SIGMOID | CONCATENATION | POOLING, IntegerQuantizer._annotate_when_integer),  # noqa: SLF001
-    **dict.fromkeys(MOVING, IntegerQuantizer._annotate_moving),  # noqa: SLF001
+    **dict.fromkeys(kernels.CONVOLUTIONS, IntegerQuantizer._annotate_convolution),  # noqa: SLF001
+    **dict.fromkeys(kernels.LINEAR, IntegerQuantizer._annotate_linear),  # noqa: SLF001
+    **dict.fromkeys(kernels.EMBEDDING, IntegerQuantizer._annotate_embedding),  # noqa: SLF001
+    **dict.fromkeys(kernels.ELEMENTWISE, IntegerQuantizer._annotate_sum),  # noqa: SLF001
+    **dict.fromkeys(kernels.MEAN, IntegerQuantizer._annotate_mean),  # noqa: SLF001
+    **dict.fromkeys(kernels.CLIPPING, IntegerQuantizer._annotate_clip),  # noqa: SLF001
+    **dict.fromkeys(
+        kernels.TABLED | kernels.CONCATENATION | kernels.POOLING,
+        IntegerQuantizer._annotate_when_integer,  # noqa: SLF001
+    ),
+    **dict.fromkeys(kernels.MOVING | kernels.PADDING, IntegerQuantizer._annotate_moving),  # noqa: SLF001
 }
+QUANTIZABLE = frozenset(_RULES)
+"""Operators that can become integer ones."""

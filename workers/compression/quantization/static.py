@@ -6,116 +6,97 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
-from app.domain.errors import CheckFailed, InvalidDataset, NoChange, NothingToQuantize, RecipeOrder
+from app.domain.errors import CheckFailed, NoChange
 from app.domain.recipe import QuantizeSpec
-from workers.compression.environment import has_vnni
 from workers.compression.network import Network
-from workers.compression.quantization.folding import fold_batch_norms
+from workers.compression.quantization.calibration import SPLIT
+from workers.compression.quantization.objective import hold_objective
 from workers.compression.step import Context, StepResult
 
-CALIBRATION_BATCH = 32
-SPLIT = "calibration"
-BITS = 8
+if TYPE_CHECKING:
+    from workers.compression.quantization.plan import Plan
+    from workers.compression.quantization.quantizer import IntegerQuantizer
 
 
 def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
-    """Quantize weights and activations of every layer that has an integer kernel.
+    """Quantize weights and activations of every layer that has an integer kernel and is not left out.
+
+    With an objective, layers go back to float until no more is lost than allowed, judged on rows that are not those
+    of validation.
 
     Raises:
-        RecipeOrder: the network is quantized already.
         InvalidDataset: there are no calibration rows, or they hold values that are not finite.
-        NothingToQuantize: the network has no layer with an integer kernel.
+        RangeNotFound: a value inside the network is constant, or not finite, on all of them.
+        ValidationFailed: a pattern matches nothing.
+        NothingToQuantize: no layer with an integer kernel is left.
         NoChange, CheckFailed: the converted network holds no pairs, or gives other shapes or no finite values.
     """
-    if network.quantized:
-        raise RecipeOrder("The network is quantized already; a second quantize step has nothing to work on.")
-    rows = calibration_rows(network, context, spec.samples)
-    reduce_range = not has_vnni() if spec.reduce_range == "auto" else spec.reduce_range == "on"
     with torchao_quiet():
-        exported = _export(network)
-        reference = copy.deepcopy(exported)
-        quantized, layers = _quantize(exported, spec, rows, context, reduce_range=reduce_range)
-    result = replace(network, module=quantized, quantized=True)
+        # torchao logs and warns as it is imported.
+        from workers.compression.quantization.plan import OBSERVED, make_plan
+
+        plan = make_plan(network, spec, context)
+        held = hold_objective(plan, network, spec, context, observed=spec.samples, begin=OBSERVED[-1])
+        floats = held.floats if held else frozenset[str]()
+        prepared = prepare(plan.float_graph(floats), plan.quantizer(floats), plan.batches[0])
+        result = finish(plan, prepared, context, floats)
+    return replace(result, details=result.details | ({"gate": held.as_json()} if held else {}))
+
+
+def prepare(module: GraphModule, quantizer: "IntegerQuantizer", inputs: tuple[torch.Tensor, ...]) -> GraphModule:
+    """Give a copy of a float graph with all that conversion has to know: activations fixed, weights observed."""
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+
+    from workers.compression.quantization.quantizer import ANNOTATION
+
+    copied = copy.deepcopy(module)
+    for node in copied.graph.nodes:
+        node.meta.pop(ANNOTATION, None)
+    prepared: GraphModule = prepare_pt2e(copied, quantizer)
+    with torch.no_grad():
+        # Activations are fixed already; weights are observed in any one run.
+        prepared(*inputs)
+    return prepared
+
+
+def finish(plan: "Plan", prepared: GraphModule, context: Context, floats: frozenset[str] = frozenset()) -> StepResult:
+    """Put the integers in that a plan has prepared, and tell what was done."""
+    figures = plan.figures(floats)
+    quantized = _convert(prepared)
+    result = replace(plan.network, module=quantized, quantized=True)
     pairs = count_pairs(quantized)
     if not pairs:
         raise NoChange("Quantization put no quantize and dequantize pair anywhere.")
-    _check(network, result)
-    figures = layer_sqnr(reference, quantized, layers, rows[0])
+    _check(plan.network, result)
     details: dict[str, Any] = {
         "pairs": pairs,
-        "layers_quantized": len(layers),
-        "calibration_rows": min(spec.samples, context.data.rows(SPLIT)),
-        "observer": spec.observer,
-        "reduce_range": reduce_range,
-        "layers": [
-            {"name": name, "bits": BITS, "range": list(figures[name][0]), "sqnr_db": figures[name][1]}
-            for name in layers.values()
-        ],
+        "layers_quantized": len(figures),
+        "calibration_rows": min(plan.spec.samples, context.data.rows(SPLIT)),
+        "observer": plan.spec.observer,
+        "reduce_range": plan.reduce_range,
+        "bias_correction": plan.correction.as_json(),
+        "smooth_quant": plan.smoothing.as_json(),
+        "floats": plan.control.reasons(floats),
+        "layers": figures,
     }
     return StepResult(result, details)
 
 
-def calibration_rows(network: Network, context: Context, samples: int) -> list[tuple[torch.Tensor, ...]]:
-    """Read the first ``samples`` calibration rows in batches; a fixed batch is filled up with repeated rows."""
-    available = context.data.rows(SPLIT)
-    if not available:
-        raise InvalidDataset("The data set has no calibration rows, and no train rows to take them from.")
-    order = np.arange(min(samples, available))
-    size = CALIBRATION_BATCH if network.batch_is_dynamic else network.rows
-    batches = []
-    for start in range(0, len(order), size):
-        picked = order[start : start + size]
-        inputs, _ = context.data.gather(SPLIT, picked if network.batch_is_dynamic else np.resize(picked, size))
-        for spec, values in zip(network.signature.inputs, inputs, strict=True):
-            if not torch.isfinite(values).all():
-                raise InvalidDataset(f"The calibration rows of {spec.name} hold NaN or infinite values.")
-        batches.append(inputs)
-    return batches
+def _convert(prepared: GraphModule) -> GraphModule:
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-
-def _export(network: Network) -> GraphModule:
-    """Give the graph of aten operators that torchao works on, batch norms folded."""
-    folded = replace(network, module=fold_batch_norms(network.module))
-    # Guards are a module call that torchao's passes do not know.
-    module = folded.export().module(check_guards=False)
-    assert isinstance(module, GraphModule)
-    return module
-
-
-def _quantize(
-    exported: GraphModule,
-    spec: QuantizeSpec,
-    rows: list[tuple[torch.Tensor, ...]],
-    context: Context,
-    *,
-    reduce_range: bool,
-) -> tuple[GraphModule, dict[str, str]]:
-    """Give the converted graph, and the node and name of each layer that is now integer."""
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-
-    from workers.compression.quantization.quantizer import IntegerQuantizer, weighted_layers
-
-    prepared = prepare_pt2e(exported, IntegerQuantizer(spec.observer, reduce_range=reduce_range))
-    layers = weighted_layers(prepared)
-    if not layers:
-        raise NothingToQuantize("No convolution or linear layer of this network has an integer kernel.")
-    with torch.no_grad():
-        for index, inputs in enumerate(rows):
-            prepared(*inputs)
-            context.fraction((index + 1) / (len(rows) + 1), "Finding ranges on calibration rows")
     converted = convert_pt2e(prepared)
     _drop_unused_state(converted)
     for node in converted.graph.nodes:
         # What is left of tracing differs from run to run, and would be written into the file.
         node.meta = {}
     # A plain module: torchao's refuses train() and eval(), which exporting may call.
-    return GraphModule(converted, converted.graph), layers
+    return GraphModule(converted, converted.graph)
 
 
 def _drop_unused_state(module: GraphModule) -> None:
@@ -143,45 +124,6 @@ def _check(before: Network, after: Network) -> None:
             raise CheckFailed(f"Quantization changed an output from {tuple(ours.shape)} to {tuple(theirs.shape)}.")
         if torch.isfinite(ours).all() and not torch.isfinite(theirs).all():
             raise CheckFailed("The quantized network gives values that are not finite.")
-
-
-def layer_sqnr(
-    reference: GraphModule, quantized: GraphModule, layers: dict[str, str], inputs: tuple[torch.Tensor, ...]
-) -> dict[str, tuple[tuple[float, float], float | None]]:
-    """Give for each layer the range of its float output and 10·log10(Σy² / Σ(y−ŷ)²) over the rows.
-
-    ŷ is the output inside the quantized network, so that the errors of all layers before it are part of it.
-    None stands for an error of zero.
-    """
-    expected, actual = (_Recorder(module, set(layers)).record(inputs) for module in (reference, quantized))
-    figures: dict[str, tuple[tuple[float, float], float | None]] = {}
-    for node, name in layers.items():
-        y, error = expected[node].double(), (expected[node] - actual[node]).double()
-        noise = float(error.square().sum())
-        signal = float(y.square().sum())
-        sqnr = 10 * float(np.log10(signal / noise)) if noise > 0 and signal > 0 else None
-        figures[name] = ((float(y.min()), float(y.max())), sqnr)
-    return figures
-
-
-class _Recorder(torch.fx.Interpreter):
-    """Runs a graph and keeps the outputs of some nodes."""
-
-    def __init__(self, module: GraphModule, names: set[str]) -> None:
-        super().__init__(module)
-        self.names = names
-        self.kept: dict[str, torch.Tensor] = {}
-
-    def record(self, inputs: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
-        with torch.no_grad():
-            self.run(*inputs)
-        return self.kept
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self.names:
-            self.kept[n.name] = value
-        return value
 
 
 @contextmanager

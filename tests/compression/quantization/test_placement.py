@@ -1,0 +1,160 @@
+"""What stands in the graph that ONNX Runtime runs, operator by operator."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from app.domain.errors import CheckFailed
+from app.domain.recipe import QuantizeSpec
+from tests.compression.quantization.networks import make_context, make_network
+from workers.compression.formats import onnx as onnx_format
+from workers.compression.quantization import static
+from workers.compression.quantization.fusion import check_fused
+
+SPEC = QuantizeSpec(method="quantize", samples=48, bias_correction="off", smooth_quant="off")
+
+
+class Between(nn.Module):
+    """An operator between two convolutions."""
+
+    def __init__(self, middle, convolution=nn.Conv2d):
+        super().__init__()
+        self.first, self.second = convolution(3, 8, 3, padding=1), convolution(8, 8, 3, padding=1)
+        self.middle = middle
+
+    def forward(self, x):
+        return self.second(self.middle(self.first(x)))
+
+
+class Attention(nn.Module):
+    """A pre-norm block over tokens: embedding, attention, GELU; its first norm has outliers in two channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(50, 32)
+        self.norm1, self.norm2 = nn.LayerNorm(32), nn.LayerNorm(32)
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.up, self.down, self.head = nn.Linear(32, 64), nn.Linear(64, 32), nn.Linear(32, 5)
+        with torch.no_grad():
+            self.norm1.weight[:2] = 60.0
+
+    def forward(self, tokens):
+        x = self.embedding(tokens)
+        q, k, v = (part.unflatten(2, (4, 8)).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, 2))
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.head((x + self.down(F.gelu(self.up(self.norm2(x))))).mean(1))
+
+
+def operators_of(network, rows, folder, spec=SPEC):
+    result = static.run(network, spec, make_context(network, rows, folder, dtype=network.signature.inputs[0].dtype))
+    onnx_format.save(result.network, folder / "model.onnx")
+    return result, check_fused(folder / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("middle", "convolution", "expected"),
+    [
+        (F.silu, nn.Conv2d, {"QLinearSigmoid": 1, "QLinearMul": 1}),
+        (lambda x: F.leaky_relu(x, 0.1), nn.Conv2d, {"QLinearLeakyRelu": 1}),
+        (lambda x: F.interpolate(x, scale_factor=2), nn.Conv2d, {"Resize": 1}),
+        (lambda x: x[:, :, 1:, 1:], nn.Conv2d, {"Slice": None}),
+        (lambda x: F.avg_pool1d(x, 2), nn.Conv1d, {"QLinearAveragePool": 1}),
+        (lambda x: F.max_pool1d(x, 2), nn.Conv1d, {"MaxPool": 1}),
+    ],
+)
+def test_what_has_an_integer_kernel_runs_on_integers(tmp_path, middle, convolution, expected):
+    shape = (3, 12) if convolution is nn.Conv1d else (3, 12, 12)
+    rows = np.random.default_rng(0).normal(size=(48, *shape)).astype(np.float32)
+    _, operators = operators_of(make_network(Between(middle, convolution), shape), rows, tmp_path)
+    counted = operators - Counter(Slice=operators["Slice"] if "Slice" in expected else 0)
+    wanted = {name: count for name, count in expected.items() if count is not None}
+    assert counted == Counter({"QuantizeLinear": 1, "QLinearConv": 2, "DequantizeLinear": 1} | wanted)
+
+
+@pytest.mark.parametrize(
+    ("pad", "left"),
+    [
+        (lambda x: F.pad(x, (0, 1, 2, 0)), 0),
+        (lambda x: F.pad(x, (0, 1, 0, 1), value=2.0), 1),
+        (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), 1),
+    ],
+)
+def test_padding_with_zeros_becomes_the_convolutions_own(tmp_path, pad, left):
+    rows = np.random.default_rng(0).normal(size=(48, 3, 12, 12)).astype(np.float32)
+    network = make_network(Between(pad), (3, 12, 12))
+    # Saving compares the file's outputs with torch's.
+    onnx_format.save(network, tmp_path / "float.onnx")
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "float.onnx").graph.node)
+    assert found["Pad"] == left
+    _, operators = operators_of(network, rows, tmp_path)
+    assert operators["QLinearConv"] == 2
+    assert operators["Pad"] == left
+    if not left:
+        assert (operators["QuantizeLinear"], operators["DequantizeLinear"]) == (1, 1)
+
+
+@pytest.mark.parametrize("middle", [F.gelu, lambda x: F.hardtanh(x, -1, 1), F.hardswish])
+def test_what_has_none_is_float_between_two_conversions(tmp_path, middle):
+    rows = np.random.default_rng(0).normal(size=(48, 3, 12, 12)).astype(np.float32)
+    _, operators = operators_of(make_network(Between(middle), (3, 12, 12)), rows, tmp_path)
+    assert operators["QLinearConv"] == 2
+    assert (operators["QuantizeLinear"], operators["DequantizeLinear"]) == (2, 2)
+
+
+@pytest.fixture(scope="module")
+def attention():
+    torch.manual_seed(0)
+    tokens = np.random.default_rng(0).integers(0, 50, (160, 12))
+    return make_network(Attention(), (12,), dtype=torch.int64), tokens
+
+
+def test_a_transformer_computes_its_products_on_integers_and_its_norms_in_float(tmp_path, attention):
+    network, tokens = attention
+    result, operators = operators_of(network, tokens, tmp_path)
+    assert operators["MatMulIntegerToFloat"] == 4
+    assert operators["QGemm"] == 1
+    assert operators["LayerNormalization"] + operators["SkipLayerNormalization"] == 2
+    assert not {"QLinearMatMul", "QLinearAdd"} & set(operators)
+    assert {layer["name"] for layer in result.details["layers"]} == {
+        "embedding", "qkv", "out", "up", "down", "head"
+    }  # fmt: skip
+    stored = {t.data_type for t in onnx.load(tmp_path / "model.onnx").graph.initializer if np.prod(t.dims) > 200}
+    assert stored <= {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}, "the table is stored as bytes as well"
+
+
+def test_smoothing_is_used_where_channels_stick_out(tmp_path, attention):
+    network, tokens = attention
+    spec = SPEC.model_copy(update={"smooth_quant": "auto", "observer": "minmax"})
+    decision = static.run(network, spec, make_context(network, tokens, tmp_path, dtype="int64")).details["smooth_quant"]
+    assert decision["used"]
+    assert decision["sqnr_db_with"] > decision["sqnr_db_without"] + 1
+
+
+def graph_of(nodes, constants, folder):
+    values = [onnx.helper.make_tensor_value_info(name, 1, (1, 2, 4, 4)) for name in ("x", "y")]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def test_a_pair_with_nothing_in_between_is_named(tmp_path):
+    constants = [
+        onnx.numpy_helper.from_array(np.float32(0.1), "s"),
+        onnx.numpy_helper.from_array(np.uint8(3), "z"),
+    ]
+    make = onnx.helper.make_node
+    nodes = [
+        make("Exp", ["x"], ["a"], name="before"),
+        make("QuantizeLinear", ["a", "s", "z"], ["q"], name="quantize"),
+        make("Transpose", ["q"], ["t"], name="turn", perm=[0, 1, 3, 2]),
+        make("DequantizeLinear", ["t", "s", "z"], ["b"], name="dequantize"),
+        make("Exp", ["b"], ["y"], name="behind"),
+    ]
+    with pytest.raises(CheckFailed, match=r"1 pairs .*before to behind"):
+        check_fused(graph_of(nodes, constants, tmp_path))

@@ -1,0 +1,74 @@
+"""Which layers a user leaves out or treats in another way, by name, pattern or operator."""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch.fx import GraphModule
+
+from app.domain.errors import ValidationFailed
+from app.domain.recipe import LayerOverride, QuantizeSpec
+from workers.compression.lifting import op_name
+from workers.compression.quantization import kernels
+
+_MOST_NAMED = 40
+
+
+@dataclass(frozen=True)
+class Control:
+    """What departs from quantizing all that has an integer kernel, by layer or by the graph's name of an operator."""
+
+    floats: frozenset[str]
+    overrides: Mapping[str, LayerOverride]
+
+    @property
+    def bits(self) -> dict[str, int]:
+        return {name: override.bits for name, override in self.overrides.items() if override.bits is not None}
+
+    def reasons(self, returned: AbstractSet[str]) -> dict[str, str]:
+        """Say of what stays in float why it does; ``returned`` is what the objective gave back."""
+        return dict.fromkeys(sorted(self.floats), "left out") | dict.fromkeys(sorted(returned), "objective")
+
+    @property
+    def observers(self) -> dict[str, str]:
+        return {name: override.observer for name, override in self.overrides.items() if override.observer is not None}
+
+
+def resolve(spec: QuantizeSpec, operators: Mapping[str, str], layers: frozenset[str]) -> Control:
+    """Find what each pattern of a spec means; ``operators`` holds name and operator of all that can be quantized.
+
+    Raises:
+        ValidationFailed: a pattern matches nothing.
+    """
+    included = _matched("include", spec.include, operators) & layers if spec.include else layers
+    excluded = _matched("exclude", spec.exclude, operators)
+    overrides: dict[str, LayerOverride] = {}
+    of_layers = {name: operators[name] for name in operators if name in layers}
+    for pattern, override in spec.overrides.items():
+        for name in sorted(_matched("overrides", (pattern,), of_layers)):
+            overrides.setdefault(name, override)
+    kept = {name for name, override in overrides.items() if override.keep_float}
+    return Control(frozenset((layers - included) | excluded | kept), overrides)
+
+
+def named_operators(module: GraphModule, quantizable: frozenset[object]) -> dict[str, str]:
+    """Give the name and the operator of every node of a kind that can be quantized."""
+    return {
+        kernels.layer_name(node): op_name(node)
+        for node in module.graph.nodes
+        if node.op == "call_function" and node.target in quantizable
+    }
+
+
+def _matched(field: str, patterns: tuple[str, ...], operators: Mapping[str, str]) -> set[str]:
+    found: set[str] = set()
+    for pattern in patterns:
+        names = {name for name, op in operators.items() if op == pattern or fnmatchcase(name, pattern)}
+        if not names:
+            known = ", ".join(f"{name} ({op})" for name, op in list(operators.items())[:_MOST_NAMED])
+            raise ValidationFailed(
+                f"{field}: nothing that can be quantized is named {pattern!r}; there are: {known or 'none'}."
+            )
+        found |= names
+    return found

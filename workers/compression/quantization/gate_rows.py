@@ -1,0 +1,60 @@
+"""Rows that layers are put back to float by: never those of validation, which judge the result."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain.recipe import QuantizeSpec
+from workers.compression.network import Network
+from workers.compression.quantization.calibration import SPLIT, Inputs, read_rows
+from workers.compression.step import Context
+
+FEWEST = 100
+"""With fewer rows of one kind than this, another kind is asked first."""
+TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class GateRows:
+    """Batches of rows and, where the split has them, their labels; ``kind`` says in words which rows they are."""
+
+    batches: list[Inputs]
+    labels: NDArray[np.int64] | None
+    count: int
+    kind: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "rows": self.count,
+            "rows_from": self.kind,
+            "metric": "agreement" if self.labels is None else "accuracy",
+        }
+
+
+def choose_rows(network: Network, context: Context, spec: QuantizeSpec, *, observed: int) -> GateRows:
+    """Take the first kind of rows of which there are enough, else the one with most.
+
+    The first ``observed`` calibration rows are those that ranges were found on.
+
+    1. calibration rows with labels that no range was found on; 2. train rows: the network knows their labels by
+    heart, so that it may lose less on them than on new ones; 3. calibration rows without labels that no range was
+    found on; 4. those that ranges were found on.
+    """
+    data = context.data
+    held_out = np.arange(data.rows(SPLIT))[observed:][: spec.gate_rows]
+    seen = np.arange(data.rows(SPLIT))[:observed][: spec.gate_rows]
+    train = np.arange(data.rows(TRAIN))[: spec.gate_rows]
+    kinds = [
+        (SPLIT, held_out, "calibration rows that no range was found on"),
+        (TRAIN, train, "train rows"),
+        (SPLIT, seen, "the calibration rows themselves"),
+    ]
+    labelled = {split for split in (SPLIT, TRAIN) if split in data.splits and data.splits[split].labels is not None}
+    kinds.sort(key=lambda kind: kind[0] not in labelled)
+    enough = [kind for kind in kinds if len(kind[1]) >= min(FEWEST, spec.gate_rows)]
+    split, rows, kind = enough[0] if enough else max(kinds, key=lambda kind: len(kind[1]))
+    batches = list(read_rows(network, context, split, rows, spec.batch_size))
+    labels = data.labels(split)[rows] if split in labelled else None
+    return GateRows(batches, labels, len(rows), kind)

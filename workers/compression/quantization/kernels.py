@@ -1,0 +1,110 @@
+"""Operators of torch that ONNX Runtime's CPU provider has an integer kernel for, by what their pairs look like."""
+
+import torch
+from torch.fx import GraphModule, Node
+
+from workers.compression.environment import has_vnni
+from workers.compression.layers import arguments
+
+_aten = torch.ops.aten
+
+CONVOLUTIONS = frozenset(
+    {_aten.conv1d.default, _aten.conv1d.padding, _aten.conv2d.default, _aten.conv2d.padding}
+)  # fmt: skip
+LINEAR = frozenset({_aten.linear.default})
+WEIGHTED = CONVOLUTIONS | LINEAR
+EMBEDDING = frozenset({_aten.embedding.default})
+_HARDTANH = frozenset({_aten.hardtanh.default, _aten.hardtanh_.default})
+CLIPPING = _HARDTANH | {_aten.relu.default, _aten.relu_.default, _aten.relu6.default}
+SILU = frozenset({_aten.silu.default, _aten.silu_.default})
+ELEMENTWISE = frozenset({_aten.add.Tensor, _aten.add_.Tensor, _aten.mul.Tensor, _aten.mul_.Tensor})
+CONCATENATION = frozenset({_aten.cat.default})
+POOLING = frozenset(
+    {_aten.avg_pool1d.default, _aten.adaptive_avg_pool1d.default, _aten.avg_pool2d.default,
+     _aten.adaptive_avg_pool2d.default}
+)  # fmt: skip
+MEAN = frozenset({_aten.mean.dim})
+TABLED = frozenset({_aten.sigmoid.default, _aten.sigmoid_.default, _aten.leaky_relu.default, _aten.leaky_relu_.default})
+"""One byte in, one byte out: the kernel looks the result up."""
+MOVING = frozenset(
+    {
+        _aten.max_pool1d.default,
+        _aten.max_pool2d.default,
+        _aten.upsample_nearest2d.vec,
+        _aten.dropout.default,
+        _aten.flatten.using_ints,
+        _aten.view.default,
+        _aten.reshape.default,
+        _aten.permute.default,
+        _aten.transpose.int,
+        _aten.squeeze.dim,
+        _aten.squeeze.dims,
+        _aten.unsqueeze.default,
+        _aten.slice.Tensor,
+        _aten.contiguous.default,
+        _aten.clone.default,
+    }
+)
+"""These give out values that came in, so that both sides share one scale."""
+PADDING = frozenset({_aten.pad.default, _aten.constant_pad_nd.default})
+
+
+WEIGHT_MAX = 127
+WEIGHT_MAX_REDUCED = 64
+"""vpmaddubsw adds two products of uint8 × int8 in 16 bits: 2 · 255 · 64 < 2¹⁵ ≤ 2 · 255 · 127."""
+
+
+def reduces_range(choice: str) -> bool:
+    """Tell whether weights keep to seven bits on this processor, by what a spec has chosen."""
+    return not has_vnni() if choice == "auto" else choice == "on"
+
+
+def weight_bound(*, reduce_range: bool) -> int:
+    """Give the largest magnitude of a stored weight."""
+    return WEIGHT_MAX_REDUCED if reduce_range else WEIGHT_MAX
+
+
+def is_parameter(argument: object) -> bool:
+    return isinstance(argument, Node) and argument.op == "get_attr"
+
+
+def clips(node: Node) -> bool:
+    """Tell whether a node is an activation that cuts off at zero, which the range of its bytes then does by itself.
+
+    A range of both signs has no end that is exactly the activation's: ONNX Runtime keeps such a clip, in float.
+    """
+    lowest = node.args[1] if len(node.args) > 1 else -1
+    return node.target in CLIPPING and bool(node.target not in _HARDTANH or lowest == 0)
+
+
+def moves(node: Node) -> bool:
+    """Tell whether a node gives out values that came in, and zeros at most beside them, which bytes hold exactly."""
+    if node.target in PADDING:
+        given = arguments(node)
+        return given.get("mode", "constant") == "constant" and not given["value"]
+    return node.target in MOVING
+
+
+def spell_out(module: GraphModule) -> None:
+    """Write SiLU as x·σ(x), of which both operators have integer kernels and the whole has none."""
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or node.target not in SILU:
+            continue
+        with module.graph.inserting_before(node):
+            sigmoid = module.graph.call_function(_aten.sigmoid.default, (node.args[0],))
+            product = module.graph.call_function(_aten.mul.Tensor, (node.args[0], sigmoid))
+        for made in (sigmoid, product):
+            made.meta = dict(node.meta)
+        node.replace_all_uses_with(product)
+        module.graph.erase_node(node)
+    module.recompile()
+
+
+def layer_name(node: Node) -> str:
+    """Give the dotted name of a layer with weights, the graph's own name of any other operator."""
+    place = 0 if node.target in EMBEDDING else 1
+    weight = node.args[place] if node.target in WEIGHTED | EMBEDDING else None
+    while isinstance(weight, Node) and weight.op != "get_attr":
+        # An observer may stand between a layer and its weight.
+        weight = weight.args[0]
+    return str(weight.target).removesuffix(".weight") if isinstance(weight, Node) else node.name

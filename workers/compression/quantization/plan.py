@@ -1,0 +1,223 @@
+"""All that static quantization decides before anything is converted: ranges, biases, smoothing, layers in float."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.fx import GraphModule, Node
+
+from app.domain.errors import NothingToQuantize
+from app.domain.recipe import QuantizeSpec
+from workers.compression.counting import describe_layers
+from workers.compression.network import Network
+from workers.compression.quantization import kernels
+from workers.compression.quantization.calibration import SPLIT, Inputs, calibration_rows, observe, read_rows
+from workers.compression.quantization.control import Control, named_operators, resolve
+from workers.compression.quantization.correction import correct_biases
+from workers.compression.quantization.folding import fold_batch_norms
+from workers.compression.quantization.layer_report import describe
+from workers.compression.quantization.quantizer import QUANTIZABLE, IntegerQuantizer, Parameters, clipped, moved_from
+from workers.compression.quantization.ranges import Choice
+from workers.compression.quantization.simulation import Simulation, annotate, layer_nodes, simulate
+from workers.compression.quantization.smoothing import smooth
+from workers.compression.step import Context
+
+_TRIAL_ROWS = 128
+"""Rows to correct biases on and to compare choices by; more move no figure that was looked at."""
+OBSERVED = (0.0, 0.3, 0.5)
+"""Shares of the step after nothing, the first pass over the calibration rows and that over the smoothed network."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether something that may help is used, and what the outputs' SQNR in dB is with it and without."""
+
+    used: bool
+    sqnr_db_with: float | None = None
+    sqnr_db_without: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Plan:
+    """A float graph of aten operators with what each value and each layer will be.
+
+    ``biases`` are the corrected ones of integer layers; those of layers in float stay as they were.
+    """
+
+    network: Network
+    spec: QuantizeSpec
+    module: GraphModule
+    batches: list[Inputs]
+    control: Control
+    parameters: Parameters
+    reduce_range: bool
+    smoothing: Decision = Decision(used=False)
+    correction: Decision = Decision(used=False)
+    biases: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+
+    def quantizer(self, floats: frozenset[str] = frozenset()) -> IntegerQuantizer:
+        return IntegerQuantizer(
+            reduce_range=self.reduce_range,
+            symmetric=self.spec.symmetric_activations,
+            floats=self.control.floats | floats,
+            bits=self.control.bits,
+            parameters=self.parameters,
+        )
+
+    def simulation(self, floats: frozenset[str] = frozenset()) -> Simulation:
+        """Annotate the graph for a choice of layers in float, and give what runs it."""
+        annotate(self.module, self.quantizer(floats))
+        integer = layer_nodes(self.module).values()
+        mine = {str(bias.target) for node in integer for bias in node.args[2:3] if isinstance(bias, Node)}
+        return Simulation(self.module, self.weights, {k: v for k, v in self.biases.items() if k in mine})
+
+    def layers(self) -> dict[str, Node]:
+        """Give the nodes of all layers that are integers where no other goes back to float."""
+        annotate(self.module, self.quantizer())
+        return layer_nodes(self.module)
+
+    def figures(self, floats: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
+        """Describe each integer layer on calibration rows."""
+        simulation = self.simulation(floats)
+        return describe(self.module, simulation, _some(self.batches), self.control.bits)
+
+    def float_graph(self, floats: frozenset[str] = frozenset()) -> GraphModule:
+        """Give a copy of the graph with the biases that integer layers have."""
+        simulation = self.simulation(floats)
+        module = copy.deepcopy(self.module)
+        for name, bias in simulation.biases.items():
+            module.get_parameter(name).data = bias.clone()
+        return module
+
+    def reference(self, batches: list[Inputs]) -> Tensor:
+        """Give the outputs of the float graph."""
+        return simulate(fx.Interpreter(self.module), batches)
+
+    def outputs(self, floats: frozenset[str], batches: list[Inputs]) -> Tensor:
+        """Give the outputs with the named layers in float and all others quantized."""
+        return simulate(self.simulation(floats), batches)
+
+    def sqnr(self) -> dict[str, float | None]:
+        return {layer["name"]: layer["sqnr_db"] for layer in self.figures()}
+
+    def macs(self) -> dict[str, float]:
+        return {layer.name: float(layer.macs) for layer in describe_layers(self.network)}
+
+
+def make_plan(network: Network, spec: QuantizeSpec, context: Context) -> Plan:
+    """Observe the calibration rows and decide what ``auto`` leaves open by what it does to the outputs there."""
+    batches = calibration_rows(network, context, spec.samples, spec.batch_size)
+    # Rows that no range was found on judge better; where there are none, those will do.
+    behind = np.arange(context.data.rows(SPLIT))[spec.samples :][:_TRIAL_ROWS]
+    others = list(read_rows(network, context, SPLIT, behind, spec.batch_size))
+    usable = others and all(torch.isfinite(value).all() for inputs in others for value in inputs)
+    trial = others if usable else _some(batches)
+    folded = fold_batch_norms(network.module)
+    plan = _observed(network, folded, spec, batches, _part(context, 0))
+    reference = simulate(fx.Interpreter(plan.module), trial)
+    if spec.smooth_quant != "off":
+        smoothed, names = smooth(folded, batches, spec.smooth_alpha)
+        if names:
+            other = _observed(network, smoothed, spec, batches, _part(context, 1))
+            better, decision = _better(spec.smooth_quant, plan, other, reference, trial)
+            plan = replace(better, smoothing=decision)
+    if spec.bias_correction != "off":
+        layers = plan.layers()
+        one = tuple(torch.cat(values) for values in zip(*_some(batches), strict=True))
+        rows = one if network.batch_is_dynamic else batches[0]
+        other = replace(plan, biases=correct_biases(plan.module, plan.weights, rows, layers))
+        better, decision = _better(spec.bias_correction, plan, other, reference, trial)
+        plan = replace(better, correction=decision)
+    return plan
+
+
+def _observed(
+    network: Network, folded: GraphModule, spec: QuantizeSpec, batches: list[Inputs], progress: Callable[[float], None]
+) -> Plan:
+    module = replace(network, module=folded).export().module(check_guards=False)  # guards are calls of a module
+    assert isinstance(module, GraphModule)
+    kernels.spell_out(module)
+    operators = named_operators(module, QUANTIZABLE)
+    plan = Plan(
+        network=network,
+        spec=spec,
+        module=module,
+        batches=batches,
+        control=Control(frozenset(), {}),
+        parameters=_Wanted(),
+        reduce_range=kernels.reduces_range(spec.reduce_range),
+    )
+    layers = frozenset(plan.layers())
+    plan = replace(plan, control=resolve(spec, operators, layers), parameters=_Wanted())
+    nodes = plan.layers()
+    if not nodes:
+        left = ", ".join(sorted(layers))
+        raise NothingToQuantize(
+            f"include, exclude and overrides leave every layer in float: {left}."
+            if layers
+            else "No convolution or linear layer of this network has an integer kernel."
+        )
+    seen = observe(module, plan.parameters.keys(), batches, progress)
+    choices = _choices(spec, plan.control, nodes)
+    default = Choice(spec.observer, spec.percentile, spec.symmetric_activations)
+    found = {name: choices.get(name, default) for name in seen}
+    for node in module.graph.nodes:
+        # What is cut off at zero has no other sign, and only bytes that end there do the cutting.
+        if node.name in found and kernels.clips(node):
+            found[node.name] = replace(found[node.name], symmetric=False)
+    return replace(plan, parameters={name: choice.parameters(seen[name]) for name, choice in found.items()})
+
+
+def _part(context: Context, place: int) -> Callable[[float], None]:
+    low, high = OBSERVED[place : place + 2]
+    return lambda share: context.fraction(low + share * (high - low), "Finding ranges on calibration rows")
+
+
+class _Wanted(dict[str, tuple[float, int]]):
+    """Remembers of which values a quantizer asks the parameters."""
+
+    def __missing__(self, name: str) -> tuple[float, int]:
+        self[name] = (1.0, 0)
+        return self[name]
+
+
+def _choices(spec: QuantizeSpec, control: Control, nodes: dict[str, Node]) -> dict[str, Choice]:
+    """Give the observers of single values: of what layers with one of their own read and give."""
+    choices = {}
+    for name, observer in control.observers.items():
+        if name not in nodes:
+            continue
+        choice = Choice(observer, spec.percentile, spec.symmetric_activations)
+        source = nodes[name].args[0]
+        assert isinstance(source, Node)
+        choices[moved_from(source).name] = choices[clipped(nodes[name]).name] = choice
+    return choices
+
+
+def _better(asked: str, plan: Plan, other: Plan, reference: Tensor, trial: list[Inputs]) -> tuple[Plan, Decision]:
+    """Take the other plan where it was asked for, or where its outputs are nearer to the float ones."""
+    without, with_ = (_sqnr(reference, simulate(choice.simulation(), trial)) for choice in (plan, other))
+    used = asked == "on" or with_ > without
+    decision = Decision(used, *(round(value, 3) if math.isfinite(value) else None for value in (with_, without)))
+    return (other if used else plan), decision
+
+
+def _sqnr(expected: Tensor, actual: Tensor) -> float:
+    """Give 10·log10(Σy² / Σ(y−ŷ)²); infinite where nothing differs."""
+    signal, noise = (float(value.double().square().sum()) for value in (expected, expected - actual))
+    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else math.inf
+
+
+def _some(batches: Sequence[Inputs]) -> list[Inputs]:
+    """Give the first batches, as many as hold the rows that trials take."""
+    size = max(1, len(batches[0][0]))
+    return list(batches[: max(1, _TRIAL_ROWS // size)])

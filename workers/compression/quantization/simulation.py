@@ -1,0 +1,144 @@
+"""A network's float graph with the rounding of its annotations, so that a choice of layers can be tried in a run.
+
+What runs is what the converted graph computes; only that weights stand quantized already, and nothing is rebuilt.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e.quantizer import (
+    DerivedQuantizationSpec,
+    FixedQParamsQuantizationSpec,
+    QuantizationAnnotation,
+    QuantizationSpec,
+)
+
+from workers.compression.inference import first_output
+from workers.compression.quantization import kernels
+from workers.compression.quantization.quantizer import ANNOTATION, IntegerQuantizer
+from workers.compression.quantization.ranges import SMALLEST_SCALE
+
+Inputs = tuple[Tensor, ...]
+BIAS_MAX = 2**31 - 1
+
+
+def annotate(module: GraphModule, quantizer: IntegerQuantizer) -> None:
+    """Annotate anew, whatever stood there."""
+    for node in module.graph.nodes:
+        node.meta.pop(ANNOTATION, None)
+    quantizer.annotate(module)
+
+
+def weight_scales(weight: Tensor, bound: int) -> Tensor:
+    """Give one scale an output channel, s = max|w| / bound."""
+    return (weight.flatten(1).abs().amax(1) / bound).clamp(min=SMALLEST_SCALE)
+
+
+def round_weight(weight: Tensor, bound: int) -> Tensor:
+    """Quantize and dequantize a weight, symmetric within ±bound, one scale an output channel."""
+    scales = weight_scales(weight, bound)
+    zeros = torch.zeros(len(scales), dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -bound, bound)
+
+
+def round_activation(value: Tensor, scale: float, zero: int) -> Tensor:
+    return torch.fake_quantize_per_tensor_affine(value, scale, zero, 0, 255)
+
+
+class Simulation(fx.Interpreter):
+    """Runs the graph as it is annotated.
+
+    Weights that were quantized once are kept in ``weights`` by name and bound, for other runs of the same graph;
+    ``biases`` stand in for those of the graph.
+    """
+
+    def __init__(
+        self, module: GraphModule, weights: dict[tuple[str, int], Tensor], biases: Mapping[str, Tensor] | None = None
+    ) -> None:
+        super().__init__(module)
+        self.weights = weights
+        self.biases = {} if biases is None else biases
+
+    def run_node(self, n: Node) -> Any:
+        return self.finish(n, self.compute(n))
+
+    def compute(self, n: Node) -> Any:
+        """Compute a node on what its annotation makes of its inputs."""
+        if n.op == "get_attr" and str(n.target) in self.biases:
+            return self.biases[str(n.target)]
+        annotation: QuantizationAnnotation | None = n.meta.get(ANNOTATION)
+        inputs = annotation.input_qspec_map if annotation else {}
+        if not inputs:
+            return super().run_node(n)
+        whole = {source: self.env[source] for source in inputs}
+        try:
+            self.env.update({source: self._rounded(source, inputs) for source in inputs})
+            return super().run_node(n)
+        finally:
+            self.env.update(whole)
+
+    def finish(self, n: Node, value: Any) -> Any:
+        """Round what a node gives where its annotation says so."""
+        annotation: QuantizationAnnotation | None = n.meta.get(ANNOTATION)
+        spec = annotation.output_qspec if annotation else None
+        return round_activation(value, spec.scale, spec.zero_point) if spec is not None else value
+
+    def _rounded(self, source: Node, inputs: Mapping[Node, Any]) -> Tensor:
+        value, spec = self.env[source], inputs[source]
+        if isinstance(spec, FixedQParamsQuantizationSpec):
+            return round_activation(value, spec.scale, spec.zero_point)
+        if isinstance(spec, QuantizationSpec):
+            return self._weight(source, int(spec.quant_max or 0))
+        assert isinstance(spec, DerivedQuantizationSpec)
+        # A bias is an integer in units of its sums: s_x · s_w.
+        first, weight = (edge[0] for edge in spec.derived_from if isinstance(edge, tuple))
+        bound = int(inputs[weight].quant_max or 0)
+        scales = inputs[first].scale * weight_scales(self.env[weight], bound)
+        zeros = torch.zeros(len(scales), dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(value, scales, zeros, 0, -BIAS_MAX - 1, BIAS_MAX)
+
+    def _weight(self, source: Node, bound: int) -> Tensor:
+        key = (str(source.target), bound)
+        if key not in self.weights:
+            self.weights[key] = round_weight(self.env[source], bound)
+        return self.weights[key]
+
+
+def simulate(simulation: fx.Interpreter, batches: Iterable[Inputs]) -> Tensor:
+    """Give the first output over all batches, (rows, …), in float."""
+    with torch.no_grad():
+        return torch.cat([first_output(simulation.run(*inputs)).float() for inputs in batches])
+
+
+def lockstep(rounded: Simulation, inputs: Inputs, visit: Callable[[Node, Any, Any], Any]) -> None:
+    """Run the float graph and the rounded one side by side.
+
+    ``visit`` sees each node with its exact value and with the rounded one before it is quantized itself, and gives
+    what to go on with in place of the latter.
+    """
+    exact = fx.Interpreter(rounded.module)
+    with torch.no_grad():
+        for interpreter in (exact, rounded):
+            interpreter.env = {}
+            interpreter.args_iter = iter(inputs)
+        for node in exact.graph.nodes:
+            if node.op == "output":
+                break
+            exact.env[node] = exact.run_node(node)
+            value = visit(node, exact.env[node], rounded.compute(node))
+            rounded.env[node] = rounded.finish(node, value)
+            for interpreter in (exact, rounded):
+                for dead in interpreter.user_to_last_uses.get(node, []):
+                    del interpreter.env[dead]
+
+
+def layer_nodes(module: GraphModule) -> dict[str, Node]:
+    """Give the node of each layer that is annotated, by its dotted name, in graph order."""
+    return {
+        kernels.layer_name(node): node
+        for node in module.graph.nodes
+        if node.target in kernels.WEIGHTED | kernels.EMBEDDING and ANNOTATION in node.meta
+    }
