@@ -18,7 +18,7 @@ from app.domain.errors import (
 )
 from app.domain.job import JobSpec
 from app.domain.model import Layer, ModelFacts, TensorSpec
-from app.domain.recipe import PruneSpec, QuantizeSpec
+from app.domain.recipe import PruneSpec, QuantizeSpec, Step
 
 LABEL = "y"
 ONLY_INPUT = "x"
@@ -37,6 +37,15 @@ def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
     _check_steps(spec, model)
 
 
+def check_uncut(before: tuple[Step, ...]) -> None:
+    """Raise NoSensitivity where a step before one that takes a table prunes: it is of the network as uploaded."""
+    if any(isinstance(step, PruneSpec) for step in before):
+        raise NoSensitivity(
+            "A step before it prunes, and the table is of the network as it was uploaded.",
+            hint="Take the table in the first prune of the recipe, or prune in one step.",
+        )
+
+
 def check_sensitivity(spec: JobSpec, step: PruneSpec, analysis: JobSpec, dataset: DatasetFacts) -> None:
     """Raise NoSensitivity where the table of an analysis is not of what a step of a job would remove."""
     measured = analysis.recipe[0]
@@ -49,7 +58,10 @@ def check_sensitivity(spec: JobSpec, step: PruneSpec, analysis: JobSpec, dataset
         ("criterion", step.criterion, measured.criterion),
     ):
         if here != there:
-            raise NoSensitivity(f"The job analyzed another {name}: {there}, not {here}.")
+            raise NoSensitivity(
+                f"The job analyzed another {name}: {there}, not {here}.",
+                hint=f"Analyze with this {name}, or give the {name} that was analyzed.",
+            )
     if "validation" not in dataset.splits and spec.seed != analysis.seed:
         raise NoSensitivity(
             f"The job analyzed by the seed {analysis.seed}, and the seed is {spec.seed}. It says which rows of train"
