@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from app.domain.errors import TargetUnreachable
 from app.domain.job import EventType
 from app.domain.recipe import PruneSpec
 from tests.compression.networks import ResNet, export, make
@@ -144,3 +145,10 @@ def test_a_recovery_cut_off_goes_on_to_the_same_network(context, digits_network,
 def test_what_would_have_no_effect_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         spec(**given)
+
+
+def test_a_ratio_out_of_reach_is_told_before_anything_is_trained(context, digits_network, events):
+    given = {"macs_ratio": 500, "minimum_channels": 4, "rounds": 3, "recovery_epochs": 1}
+    with pytest.raises(TargetUnreachable, match="of 500 was asked for"):
+        prune.run(digits_network, spec(**given), context)
+    assert not [event for event in events if event.type == EventType.METRIC]
