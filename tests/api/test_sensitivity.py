@@ -5,7 +5,7 @@ import pytest
 from app.domain.errors import ChildCrashed
 from app.domain.ids import Prefix, new_id
 from app.domain.job import JobState
-from tests.factories import FINETUNE, PRUNE
+from tests.factories import FINETUNE, PRUNE, layer
 from tests.serving import pointers, problem
 
 ANALYSIS = {"method": "prune", "analyze": True}
@@ -73,7 +73,8 @@ def test_a_table_behind_an_earlier_prune_is_refused(project, uploads):
     assert take(project, uploads, job, before=[FINETUNE]).status_code == 202
 
 
-def test_layers_that_were_left_out_are_to_be_left_out_again(project, uploads):
+def test_layers_that_were_left_out_are_to_be_left_out_again(project):
+    uploads = project.add_model(layers=[layer(), layer(name="conv2", group="g1")]), project.add_dataset()
     job = analyzed(project, uploads, ANALYSIS | {"exclude": ["conv1"]})
     assert "left out the layers conv1" in refused(take(project, uploads, job))
     assert take(project, uploads, job, step=PRUNE | {"exclude": ["conv1"]}).status_code == 202
