@@ -142,8 +142,10 @@ class Plain(nn.Module):
         return self.fc(self.layers(x).mean((2, 3)))
 
 
-@pytest.mark.parametrize("criterion", ["l1", "l2", "bn_scale", "random", "taylor"])
-@pytest.mark.parametrize("schedule", ["constant", "cubic"])
+@pytest.mark.parametrize(
+    ("criterion", "schedule"),
+    [("l1", "cubic"), ("l2", "constant"), ("bn_scale", "cubic"), ("random", "constant"), ("taylor", "cubic")],
+)
 def test_a_ratio_is_met_behind_several_rounds_however_scores_change(tmp_path, criterion, schedule):
     torch.manual_seed(1)
     network = lift(export(Plain(), train=True))
