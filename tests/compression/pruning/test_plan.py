@@ -146,7 +146,7 @@ class Plain(nn.Module):
     ("criterion", "schedule"),
     [("l1", "cubic"), ("l2", "constant"), ("bn_scale", "cubic"), ("random", "constant"), ("taylor", "cubic")],
 )
-def test_a_ratio_is_met_behind_several_rounds_however_scores_change(tmp_path, criterion, schedule):
+def test_a_ratio_is_met_behind_several_rounds(tmp_path, criterion, schedule):
     torch.manual_seed(1)
     network = lift(export(Plain(), train=True))
     data = SimpleNamespace(rows=lambda _: 8, gather=lambda *_: ((torch.randn(8, 3, 8, 8),), torch.arange(8)))

@@ -152,3 +152,10 @@ def test_a_ratio_out_of_reach_is_told_before_anything_is_trained(context, digits
     with pytest.raises(TargetUnreachable, match="of 500 was asked for"):
         prune.run(digits_network, spec(**given), context)
     assert not [event for event in events if event.type == EventType.METRIC]
+
+
+def test_a_ratio_is_met_behind_rounds_that_train(context, digits_network):
+    given = {"criterion": "taylor", "macs_ratio": 2, "rounds": 3, "schedule": "cubic", "recovery_epochs": 1}
+    result = prune.run(digits_network, spec(**given), context)
+    assert count_macs(digits_network) / count_macs(result.network) == pytest.approx(2, rel=0.03)
+    assert "recovery" in result.details["rounds"][0]

@@ -136,6 +136,8 @@ def _select(selector: Selector, due: _Due, goal: Goal | None, plan: Counts | Non
     """
     if goal is None:
         return selector.by_amount(due.at((selector.spec.amount or 0.0) * due.gone))
+    if plan is not None and not last:
+        selector = selector.touched(plan)
     choice = selector.by_goal(due.at, goal)
     if plan is None:
         return choice

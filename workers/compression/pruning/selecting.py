@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, permutations
 
 import numpy as np
@@ -93,6 +93,12 @@ class Selector:
         """Count units by the layers that they run through, which is all that a ratio depends on."""
         return tally(parts_of(self.groups, self.pools), units)
 
+    def touched(self, plan: Counts) -> Selector:
+        """Give one that chooses from the layers alone of which a plan still has something to go."""
+        parts = parts_of(self.groups, self.pools).items()
+        open_ = np.concatenate([np.zeros(0, np.int64), *(units for part, units in parts if plan.get(part, 0) > 0)])
+        return replace(self, pools={key: units[np.isin(units, open_)] for key, units in self.pools.items()})
+
     def within(self, units: Labels, plan: Counts) -> Labels:
         """Leave out the most important of these units wherever a plan has fewer."""
         kept = [np.zeros(0, np.int64)]
@@ -135,7 +141,7 @@ class Selector:
         """
         shift: dict[Part, int] = {}
         parts = sorted(parts_of(self.groups, self.pools), key=lambda part: (len(part), part))
-        for place in range(_MOVES):
+        for place in range(_MOVES if parts else 0):
             part = parts[place % len(parts)]
             single = {part: 1 if more else -1}
             yield self._pick(counts, multiple, single)
