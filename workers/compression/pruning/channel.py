@@ -51,7 +51,7 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
         if plan is not None:
             plan = {part: count - selector.count(units).get(part, 0) for part, count in plan.items()}
         for part, count in tally(found, units).items():
-            removed[part] += count
+            removed[part] = removed.get(part, 0) + count
         if units.size:
             smaller = remove(smaller, groups, units)
         smaller = rounds.end(smaller, len(units), "channels")
