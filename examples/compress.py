@@ -69,8 +69,9 @@ def table(report: dict[str, Any]) -> str:
         return f"{metric['value']:.4f} [{low:.4f}, {high:.4f}]"
 
     low, high = delta["latency_ratio"]["ci95"]
+    drop = delta["metric_drop"]["value"]
     rows = [
-        ("accuracy [95 %]", accuracy(before), accuracy(after), f"{delta['metric_drop']['value']:+.4f} lost"),
+        ("accuracy [95 %]", accuracy(before), accuracy(after), f"{abs(drop):.4f} {'gained' if drop < 0 else 'lost'}"),
         ("latency p50 (ms)", *(f"{side['latency'][0]['p50_ms']:.3f}" for side in (before, after)),
          f"{delta['latency_ratio']['value']:.2f}x [{low:.2f}, {high:.2f}]"),
         ("latency p95 (ms)", *(f"{side['latency'][0]['p95_ms']:.3f}" for side in (before, after)),

@@ -20,7 +20,7 @@ from app.domain.errors import (
 )
 from app.domain.job import JobSpec
 from app.domain.model import Layer, ModelFacts, TensorSpec
-from app.domain.recipe import PRECISIONS, PruneSpec, QuantizeSpec
+from app.domain.recipe import PRECISIONS, PruneSpec, QuantizeSpec, Step
 from app.domain.target import BY_NAME
 
 LABEL = "y"
@@ -29,7 +29,7 @@ ONLY_INPUT = "x"
 _FEWEST_TRAIN_ROWS = 5
 _LAYERS_NAMED = 20
 _WITHOUT_SPACE = frozenset({"linear", "embedding"})
-_WITH_WEIGHTS = ("conv", "linear", "embedding")
+_WITH_WEIGHTS = ("conv", "linear")
 
 
 def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
@@ -40,6 +40,15 @@ def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
     _check_order(spec, model)
     _check_analysis(spec)
     _check_steps(spec, model)
+
+
+def check_uncut(before: tuple[Step, ...]) -> None:
+    """Raise NoSensitivity where a step before one that takes a table prunes: it is of the network as uploaded."""
+    if any(isinstance(step, PruneSpec) for step in before):
+        raise NoSensitivity(
+            "A step before it prunes, and the table is of the network as it was uploaded.",
+            hint="Take the table in the first prune of the recipe, or prune in one step.",
+        )
 
 
 def check_sensitivity(spec: JobSpec, step: PruneSpec, analysis: JobSpec, dataset: DatasetFacts) -> None:
@@ -54,7 +63,10 @@ def check_sensitivity(spec: JobSpec, step: PruneSpec, analysis: JobSpec, dataset
         ("criterion", step.criterion, measured.criterion),
     ):
         if here != there:
-            raise NoSensitivity(f"The job analyzed another {name}: {there}, not {here}.")
+            raise NoSensitivity(
+                f"The job analyzed another {name}: {there}, not {here}.",
+                hint=f"Analyze with this {name}, or give the {name} that was analyzed.",
+            )
     if "validation" not in dataset.splits and spec.seed != analysis.seed:
         raise NoSensitivity(
             f"The job analyzed by the seed {analysis.seed}, and the seed is {spec.seed}. It says which rows of train"
@@ -180,6 +192,7 @@ def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
         if isinstance(step, PruneSpec):
             _check_criterion(step, model, f"{pointer}/criterion")
             _check_patterns(step, model, pointer)
+            _check_left(step, model, pointer)
         if isinstance(step, QuantizeSpec):
             _check_quantize(step, spec.target, model, pointer)
 
@@ -205,7 +218,7 @@ def _takes(step: QuantizeSpec, layer: Layer) -> bool:
     if step.calibrates:
         # The tables of embeddings go along, and no network is quantized for them alone.
         return layer.quantizable or layer.op == "embedding"
-    return layer.op.startswith(_WITH_WEIGHTS)
+    return layer.op.startswith((*_WITH_WEIGHTS, "embedding"))
 
 
 def _check_layers(step: QuantizeSpec, layers: Sequence[Layer], pointer: str) -> None:
@@ -255,7 +268,7 @@ def _check_criterion(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
 
 
 def _check_patterns(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
-    names = [layer.name for layer in model.layers if layer.prunable or step.granularity != "channel"]
+    names = [layer.name for layer in _prunable(step, model)]
     places = [(f"{pointer}/exclude/{place}", pattern) for place, pattern in enumerate(step.exclude)]
     places += [(f"{pointer}/overrides/{_escaped(pattern)}", pattern) for pattern in step.overrides]
     for place, pattern in places:
@@ -267,6 +280,61 @@ def _check_patterns(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
 def _escaped(key: str) -> str:
     """Write a key as RFC 6901 has it in a pointer."""
     return key.replace("~", "~0").replace("/", "~1")
+
+
+def _prunable(step: PruneSpec, model: ModelFacts) -> list[Layer]:
+    """List the layers that the step's granularity speaks of: single weights are those of convolutions and products."""
+    if step.granularity == "channel":
+        return [layer for layer in model.layers if layer.prunable]
+    return [layer for layer in model.layers if layer.op.startswith(_WITH_WEIGHTS)]
+
+
+def _check_left(step: PruneSpec, model: ModelFacts, pointer: str) -> None:
+    """Raise NothingToPrune where no layer is left that the step could change."""
+    named = _prunable(step, model)
+    left = [layer for layer in named if not any(fnmatchcase(layer.name, pattern) for pattern in step.exclude)]
+    if named and not left:
+        message = f"Every layer that can be pruned is excluded: {_named(named)}."
+        raise refuse(NothingToPrune, f"{pointer}/exclude", message, "Exclude fewer layers.")
+    stays = not any(step.overrides.values()) and all(
+        any(fnmatchcase(layer.name, pattern) for pattern in step.overrides) for layer in left
+    )
+    if left and stays:
+        message = "The overrides leave every layer whole: each that can be pruned has the amount 0."
+        raise refuse(NothingToPrune, f"{pointer}/overrides", message, "Give an amount above 0 to one layer at least.")
+    if step.granularity == "channel":
+        _check_floors(step, left, pointer)
+        return
+    if step.criterion == "wanda" and not any(layer.op == "linear" for layer in left):
+        message = f"wanda scores linear layers only, and none is left; there are: {_named(left) or 'no layers'}."
+        raise refuse(NothingToPrune, f"{pointer}/criterion", message, "Choose l1.")
+    if step.kept and not any(_entering(layer) % step.kept[1] == 0 for layer in left):
+        inputs = ", ".join(f"{layer.name} has {_entering(layer)}" for layer in left[:_LAYERS_NAMED])
+        message = f"{step.granularity} needs a layer whose inputs {step.kept[1]} divides; {inputs or 'there is none'}."
+        raise refuse(NothingToPrune, f"{pointer}/granularity", message)
+
+
+def _check_floors(step: PruneSpec, left: list[Layer], pointer: str) -> None:
+    makers = [layer for layer in left if layer.op.startswith(_WITH_WEIGHTS)]
+    # A layer may hold its channels along either of the first two dimensions of its weight, heads even several times.
+    widest = max((max(layer.weight_shape[:2]) for layer in makers), default=0)
+    if makers and len(makers) == len(left) - _count(left, "norm") and step.minimum_channels >= widest:
+        message = f"No layer has more channels than minimum_channels, {step.minimum_channels}."
+        raise refuse(NothingToPrune, f"{pointer}/minimum_channels", message, "Lower it.")
+
+
+def _count(layers: list[Layer], word: str) -> int:
+    return sum(word in layer.op for layer in layers)
+
+
+def _entering(layer: Layer) -> int:
+    """Give the size of the dimension along which n:m works."""
+    return layer.weight_shape[0 if layer.op.startswith("conv_transpose") else 1]
+
+
+def _named(layers: list[Layer]) -> str:
+    rest = len(layers) - _LAYERS_NAMED
+    return ", ".join(layer.name for layer in layers[:_LAYERS_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _reasons(layers: tuple[Layer, ...]) -> str:

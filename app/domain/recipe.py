@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 MAX_STEPS = 8
 DEFAULT_AMOUNT = 0.5
 MOST_AMOUNT = 0.95
-_OF_CHANNELS = ("macs_ratio", "parameters_ratio", "minimum_channels", "round_to", "overrides")
+_OF_CHANNELS = ("macs_ratio", "parameters_ratio", "minimum_channels", "round_to")
 _OF_ROUNDS = ("schedule", "recovery_epochs")
 _OF_RECOVERY = ("recovery_method", "recovery_learning_rate")
 _MEASURES = ("amount", "macs_ratio", "parameters_ratio")
@@ -49,14 +49,15 @@ class PruneSpec(StepSpec):
         "l1: mean |w|; l2: root mean square; both tensor by tensor over what a channel owns: the filters that make it, "
         "or the batch norms' scales right behind them, and the weights that read it; "
         "taylor: |Σ w·∂L/∂w| on train rows; bn_scale: |γ| of the batch norms behind it, channels without one stay; "
-        "wanda: |w| times the norm of its input, of single weights of linear layers; "
+        "wanda: |w| times the norm of its input, of single weights of linear layers, always compared within an output; "
         "random: drawn by the job's seed, the control.",
     )
     amount: float | None = Field(
         None,
         gt=0,
         le=MOST_AMOUNT,
-        description="Share of the prunable channels or weights to remove; 0.5 where no ratio is given.",
+        description="Share of the prunable units or weights to remove; 0.5 where no ratio is given. A unit is "
+        "one channel with all that is coupled to it; in a transformer a whole attention head counts as one.",
     )
     macs_ratio: float | None = Field(
         None, gt=1, le=1000, description="Instead of an amount: how many times fewer multiplications, within 3 %."
@@ -77,7 +78,9 @@ class PruneSpec(StepSpec):
         {}, max_length=100, description="Amounts of single layers, by name or pattern; the first that matches holds."
     )
     scope: Literal["global", "layer"] = Field(
-        "global", description="Rank channels over the whole network, or remove the same share of each group."
+        "global",
+        description="Rank over the whole network, or remove the same share of each group or layer. "
+        "wanda takes the same share of each output, whatever the scope.",
     )
     rounds: int = Field(1, ge=1, le=20, description="Remove the amount in this many rounds, scoring anew in each.")
     schedule: Literal["constant", "cubic"] = Field(
@@ -150,7 +153,7 @@ class PruneSpec(StepSpec):
             raise ValueError(f"{self.criterion} does not score {'channels' if channels else 'single weights'}")
         if not channels and (name := self._first_set(_OF_CHANNELS)):
             raise ValueError(f"{name} is for channels; the granularity is {self.granularity}")
-        if kept and (name := self._first_set(("rounds", "analyze", "sensitivity"))):
+        if kept and (name := self._first_set(("rounds", "analyze", "sensitivity", "overrides"))):
             raise ValueError(f"{name} is for amounts; {self.granularity} says itself how much goes, at once")
         return self
 

@@ -86,6 +86,15 @@ class Verdict(_Part):
     reasons: tuple[str, ...]
 
 
+class NoVerdict(_Part):
+    """What an analysis has to say: null where a verdict would compare."""
+
+    faster: None = None
+    smaller: None = None
+    as_accurate: None = None
+    reasons: tuple[str, ...]
+
+
 class StepOutcome(_Part):
     """What one step did; ``before`` and ``after`` hold parameters, macs and the like."""
 
@@ -203,7 +212,7 @@ class AnalysisReport(_Part):
     compressed: None = None
     delta: None = None
     objective: None = None
-    verdict: Verdict
+    verdict: NoVerdict
     steps: tuple[StepOutcome, ...]
     layers: tuple[LayerFigures, ...]
     classes: tuple[ClassFigures, ...]

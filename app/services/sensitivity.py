@@ -16,17 +16,19 @@ _ANALYZE = 'Ask for a job with {"method": "prune", "analyze": true} first.'
 
 
 def check(session: Session, project_id: str, spec: JobSpec, dataset: DatasetFacts) -> None:
-    """Raise NoSensitivity, with a pointer to the step, where a table that the recipe asks for is of no use to it."""
+    """Raise NoSensitivity, with a pointer to the field, where a table that the recipe asks for is of no use to it."""
     for position, step in enumerate(spec.recipe):
         if not isinstance(step, PruneSpec) or step.sensitivity is None:
             continue
         try:
+            compatibility.check_uncut(spec.recipe[:position])
             find_table(session, project_id, step.sensitivity)
             row = jobs.get(session, project_id, step.sensitivity)
             assert row is not None  # it has a table
             compatibility.check_sensitivity(spec, step, JobSpec.model_validate(row.spec), dataset)
         except NoSensitivity as error:
-            raise compatibility.refuse(NoSensitivity, f"/recipe/{position}", error.detail, hint=error.hint) from error
+            pointer = f"/recipe/{position}/sensitivity"
+            raise compatibility.refuse(NoSensitivity, pointer, error.detail, hint=error.hint or _ANALYZE) from error
 
 
 def find_table(session: Session, project_id: str, job_id: str) -> ArtifactRow:

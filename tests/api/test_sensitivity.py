@@ -5,7 +5,7 @@ import pytest
 from app.domain.errors import ChildCrashed
 from app.domain.ids import Prefix, new_id
 from app.domain.job import JobState
-from tests.factories import FINETUNE, PRUNE
+from tests.factories import FINETUNE, PRUNE, layer
 from tests.serving import pointers, problem
 
 ANALYSIS = {"method": "prune", "analyze": True}
@@ -32,10 +32,11 @@ def take(project, uploads, job, before=(), step=PRUNE, **fields):
     return project.submit(*uploads, recipe=[*before, step | {"sensitivity": job}], **fields)
 
 
-def refused(response, pointer="/recipe/0"):
+def refused(response, pointer="/recipe/0/sensitivity"):
     body = problem(response, 422, "no_sensitivity")
     assert pointers(body) == [pointer]
     assert body["errors"][0]["message"] == body["detail"]
+    assert body["hint"]
     return body["detail"]
 
 
@@ -46,9 +47,9 @@ def test_a_table_of_the_same_model_and_data_is_taken(project, uploads):
     assert response.json()["recipe"][0]["sensitivity"] == job
 
 
-def test_what_has_no_table_is_refused_with_a_pointer_to_the_step(project, foreign, uploads):
+def test_what_has_no_table_is_refused_with_a_pointer_to_the_field(project, foreign, uploads):
     missing = new_id(Prefix.JOB)
-    assert missing in refused(take(project, uploads, missing, before=[FINETUNE]), "/recipe/1")
+    assert missing in refused(take(project, uploads, missing, before=[FINETUNE]), "/recipe/1/sensitivity")
     refused(take(project, uploads, "nothing"))
     theirs = analyzed(foreign, (foreign.add_model(), foreign.add_dataset()))
     assert "There is no job" in refused(take(project, uploads, theirs))
@@ -66,7 +67,14 @@ def test_a_table_of_something_else_is_refused(project, uploads):
     assert "criterion" in refused(take(project, uploads, job, step={**PRUNE, "criterion": "l1"}))
 
 
-def test_layers_that_were_left_out_are_to_be_left_out_again(project, uploads):
+def test_a_table_behind_an_earlier_prune_is_refused(project, uploads):
+    job = analyzed(project, uploads)
+    assert "as it was uploaded" in refused(take(project, uploads, job, before=[PRUNE]), "/recipe/1/sensitivity")
+    assert take(project, uploads, job, before=[FINETUNE]).status_code == 202
+
+
+def test_layers_that_were_left_out_are_to_be_left_out_again(project):
+    uploads = project.add_model(layers=[layer(), layer(name="conv2", group="g1")]), project.add_dataset()
     job = analyzed(project, uploads, ANALYSIS | {"exclude": ["conv1"]})
     assert "left out the layers conv1" in refused(take(project, uploads, job))
     assert take(project, uploads, job, step=PRUNE | {"exclude": ["conv1"]}).status_code == 202

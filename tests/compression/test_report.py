@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from app.domain.job import Objective
-from app.domain.recipe import FinetuneSpec, QuantizeSpec
+from app.domain.recipe import FinetuneSpec, PruneSpec, QuantizeSpec
 from app.domain.report import (
     DataFigures,
     Environment,
@@ -93,6 +93,35 @@ def test_faster_needs_the_whole_interval_and_smaller_the_bytes(tmp_path):
     assert (bad.faster, bad.smaller) == (False, False)
     assert "not shown to be faster" in bad.reasons[0]
     assert "2.00 times the baseline's size" in bad.reasons[1]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "faster", "said"),
+    [
+        ((1.02, (1.01, 1.03)), False, "not shown to be faster or slower by more than 3%: 1.02 times"),
+        ((1.06, (1.04, 1.08)), True, "It runs at 1.06 times"),
+        ((0.8, (0.7, 0.9)), False, "It is slower: it runs at 0.80 times"),
+        ((0.98, (0.97, 0.99)), False, "not shown to be faster or slower"),
+    ],
+)
+def test_faster_and_slower_need_more_than_noise(tmp_path, ratio, faster, said):
+    verdict = build_report(findings(tmp_path, ratio=ratio), RECIPE, None, 0).verdict
+    assert (verdict.faster, said in verdict.reasons[0]) == (faster, True)
+
+
+@pytest.mark.parametrize(("granularity", "faster"), [("weight", False), ("2:4", False), ("channel", True)])
+def test_zeros_alone_are_never_faster(tmp_path, granularity, faster):
+    zeros = PruneSpec(method="prune", granularity="weight")
+    verdict = build_report(findings(tmp_path), (zeros, PruneSpec(method="prune", granularity=granularity)), None, 0)
+    assert verdict.verdict.faster is faster
+    assert ("Zeros alone make it no faster" in verdict.verdict.reasons[0]) is not faster
+
+
+def test_a_negative_drop_reads_as_a_gain(tmp_path):
+    gain = findings(tmp_path, drop=(-0.001, (-0.006, 0.003), 1.0))
+    reason = build_report(gain, RECIPE, Objective(max_drop=0.01), 0).verdict.reasons[2]
+    assert reason.startswith("Accuracy rises by 0.0010 (95 % interval -0.0030 to 0.0060")
+    assert "drops" not in reason
 
 
 def test_zeros_are_said_to_give_size_after_compression_and_no_speed(tmp_path):

@@ -278,3 +278,56 @@ def test_fields_that_the_scheme_can_honour_are_taken(step):
 def test_what_is_filled_in_is_the_same_step_when_it_is_read_again(step):
     filled = QuantizeSpec.model_validate({"method": "quantize"} | step)
     assert QuantizeSpec.model_validate(filled.model_dump(mode="json")) == filled
+
+
+def accepted(step, facts):
+    check(JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "prune"} | step]), facts, data())
+
+
+@pytest.mark.parametrize("granularity", ["channel", "weight", "2:4"])
+def test_excluding_every_layer_is_refused(granularity):
+    facts = model([layer("a"), layer("b", "linear")])
+    step = {"granularity": granularity, "exclude": ["a", "b*"]}
+    pointer, detail = refused(NothingToPrune, step, facts)
+    assert (pointer, detail) == ("/recipe/0/exclude", "Every layer that can be pruned is excluded: a, b.")
+    accepted(step | {"exclude": ["a"]}, facts)
+
+
+def test_a_batch_norm_has_no_single_weights_to_exclude():
+    facts = model([layer("a"), layer("b1", "batch_norm")])
+    pointer, detail = refused(ValidationFailed, {"granularity": "weight", "exclude": ["b1"]}, facts)
+    assert pointer == "/recipe/0/exclude/0"
+    assert detail.endswith("there are: a.")
+
+
+def test_wanda_needs_a_linear_layer():
+    step = {"granularity": "weight", "criterion": "wanda"}
+    pointer, _ = refused(NothingToPrune, step, model([layer("a")]))
+    assert pointer == "/recipe/0/criterion"
+    facts = model([layer("a"), layer("b", "linear")])
+    accepted(step, facts)
+    refused(NothingToPrune, step | {"exclude": ["b"]}, facts)
+
+
+def test_a_block_has_to_divide_the_inputs_of_a_layer():
+    facts = model([layer("a", weight_shape=[8, 3, 3, 3]), layer("up", "conv_transpose2d", weight_shape=[6, 4, 2, 2])])
+    pointer, detail = refused(NothingToPrune, {"granularity": "2:4"}, facts)
+    assert (pointer, "a has 3, up has 6" in detail) == ("/recipe/0/granularity", True)
+    accepted({"granularity": "1:3"}, facts)
+
+
+def test_a_minimum_has_to_leave_something_to_remove():
+    facts = model([layer("a", weight_shape=[8, 3, 3, 3]), layer("norm", "batch_norm", weight_shape=[8])])
+    pointer, _ = refused(NothingToPrune, {"minimum_channels": 8}, facts)
+    assert pointer == "/recipe/0/minimum_channels"
+    accepted({"minimum_channels": 7}, facts)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "weight"])
+def test_overrides_have_to_leave_a_layer_with_an_amount(granularity):
+    facts = model([layer("a"), layer("b")])
+    step = {"granularity": granularity, "amount": 0.5}
+    pointer, _ = refused(NothingToPrune, step | {"overrides": {"*": 0}}, facts)
+    assert pointer == "/recipe/0/overrides"
+    accepted(step | {"overrides": {"a": 0}}, facts)
+    accepted(step | {"overrides": {"a": 0.1, "*": 0}}, facts)

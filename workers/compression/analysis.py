@@ -8,7 +8,7 @@ import torch
 
 from app.domain.job import LatencySpec, Stage
 from app.domain.recipe import PruneSpec
-from app.domain.report import AnalysisReport, DataFigures, StepOutcome, Verdict
+from app.domain.report import AnalysisReport, DataFigures, NoVerdict, StepOutcome
 from app.domain.sensitivity import SENSITIVITY_FILE, SensitivityTable
 from app.domain.task import REPORT_FILE
 from workers.compression import evaluation
@@ -77,7 +77,7 @@ def analyze(
     return report
 
 
-def _verdict(table: SensitivityTable) -> Verdict:
+def _verdict(table: SensitivityTable) -> NoVerdict:
     measured = len(table.groups) - len(table.unmeasured)
     reason = (
         f"Nothing was compressed: the job measured how accuracy on {table.rows} {table.split} rows suffers as more of"
@@ -85,7 +85,7 @@ def _verdict(table: SensitivityTable) -> Verdict:
     )
     if not table.complete:
         reason += f" Time ran out: {measured} of {len(table.groups)} groups were measured, not all at every amount."
-    return Verdict(faster=False, smaller=False, as_accurate=True, reasons=(reason,))
+    return NoVerdict(reasons=(reason,))
 
 
 def _outcome(network: Network, spec: PruneSpec, table: SensitivityTable) -> StepOutcome:

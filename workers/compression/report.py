@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.domain.job import Objective
-from app.domain.recipe import QuantizeSpec, Recipe
+from app.domain.recipe import PruneSpec, QuantizeSpec, Recipe
 from app.domain.report import (
     DataFigures,
     Delta,
@@ -23,6 +23,7 @@ from app.domain.report import (
 )
 from workers.compression.evaluation import Comparison
 from workers.compression.figures import Counts
+from workers.compression.packing import leaves_zeros
 
 ROUNDING = 1e-9
 PACKED = "Packed weights are unpacked inside each product and summed in float32, so that the file is what gains."
@@ -31,6 +32,9 @@ LIMITS = {
     " file alone gains.",
     "dynamic": "Dynamic ranges span a whole batch: what comes out for a row depends a little on those beside it.",
 }
+NOISE = 1.03
+"""Ratios of speed nearer to 1 than this are taken for noise: the interval knows only of what varies within one run, and
+two files that do the same work can differ from run to run by where they lie in memory."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
         agreement=comparison.agreement,
     )
     outcome = _judge(comparison.drop, objective)
-    verdict = _with_storage(_with_zeros(decide(delta, outcome), findings), recipe)
+    verdict = _with_storage(_with_zeros(decide(delta, outcome, recipe), findings), recipe)
     return Report(
         baseline=baseline,
         compressed=compressed,
@@ -91,13 +95,14 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
     )
 
 
-def decide(delta: Delta, objective: ObjectiveOutcome | None) -> Verdict:
+def decide(delta: Delta, objective: ObjectiveOutcome | None, recipe: Recipe) -> Verdict:
     """Say in plain words whether the result is faster, smaller and as accurate, and why.
 
-    Faster needs the whole interval above 1. As accurate is what the objective allows; without one,
-    a drop that could be chance.
+    Faster needs the whole interval above :data:`NOISE`, and a step that leaves less to compute than zeros do.
+    As accurate is what the objective allows; without one, a drop that could be chance.
     """
-    faster = delta.latency_ratio.ci95[0] > 1
+    zeros = _makes_zeros_alone(recipe)
+    faster = delta.latency_ratio.ci95[0] > NOISE and not zeros
     smaller = delta.size_ratio > 1
     drop = delta.metric_drop
     as_accurate = objective.met if objective else drop.ci95[0] <= 0
@@ -105,8 +110,17 @@ def decide(delta: Delta, objective: ObjectiveOutcome | None) -> Verdict:
         faster=faster,
         smaller=smaller,
         as_accurate=as_accurate,
-        reasons=(_speed(delta.latency_ratio, faster=faster), _size(delta), _accuracy(drop, objective)),
+        reasons=(_speed(delta.latency_ratio, faster=faster, zeros=zeros), _size(delta), _accuracy(drop, objective)),
     )
+
+
+def _makes_zeros_alone(recipe: Recipe) -> bool:
+    """Tell whether single weights became zero and nothing else changed that the target could gain from."""
+    smaller = any(
+        isinstance(step, QuantizeSpec) or (isinstance(step, PruneSpec) and step.granularity == "channel")
+        for step in recipe
+    )
+    return leaves_zeros(recipe) and not smaller
 
 
 def _with_zeros(verdict: Verdict, findings: Findings) -> Verdict:
@@ -163,9 +177,15 @@ def _judge(drop: MetricDrop, objective: Objective | None) -> ObjectiveOutcome | 
     return ObjectiveOutcome(metric=objective.metric, max_drop=objective.max_drop, met=met)
 
 
-def _speed(ratio: LatencyRatio, *, faster: bool) -> str:
+def _speed(ratio: LatencyRatio, *, faster: bool, zeros: bool) -> str:
     figures = f"{ratio.value:.2f} times the speed (95 % interval {ratio.ci95[0]:.2f} to {ratio.ci95[1]:.2f})"
-    return f"It runs at {figures}." if faster else f"It is not shown to be faster: {figures}."
+    if faster:
+        return f"It runs at {figures}."
+    if ratio.ci95[1] < 1 / NOISE:
+        return f"It is slower: it runs at {figures}."
+    if zeros:
+        return f"Zeros alone make it no faster; measured were {figures}."
+    return f"It is not shown to be faster or slower by more than {NOISE - 1:.0%}: {figures}."
 
 
 def _size(delta: Delta) -> str:
@@ -176,10 +196,13 @@ def _size(delta: Delta) -> str:
 
 
 def _accuracy(drop: MetricDrop, objective: ObjectiveOutcome | None) -> str:
+    # A gain is a drop below 0: its interval turns round with it.
+    gains = drop.value < 0
+    low, high = (-drop.ci95[1], -drop.ci95[0]) if gains else drop.ci95
     figures = (
-        f"Accuracy drops by {drop.value:.4f} (95 % interval {drop.ci95[0]:.4f} to {drop.ci95[1]:.4f},"
+        f"Accuracy {'rises' if gains else 'drops'} by {abs(drop.value):.4f} (95 % interval {low:.4f} to {high:.4f},"
         f" McNemar p = {drop.p_value:.3f})"
     )
     if objective is None:
         return f"{figures}; no objective was set."
-    return f"{figures}; {'within' if objective.met else 'more than'} the {objective.max_drop:.4f} allowed."
+    return f"{figures}; {'within' if objective.met else 'more than'} the drop of {objective.max_drop:.4f} allowed."

@@ -1,11 +1,13 @@
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from app.domain.errors import NothingToPrune, TargetUnreachable
 from app.domain.recipe import PruneSpec
-from tests.compression.networks import ResNet, export, make
+from tests.compression.networks import ResNet, conv, export, make
 from workers.compression.counting import count_macs, count_parameters
 from workers.compression.lifting import lift
 from workers.compression.pruning import channel
@@ -126,3 +128,33 @@ def test_a_spec_reads_back_as_it_was_written():
         spec = PruneSpec(method="prune", **given)
         assert PruneSpec.model_validate(spec.model_dump(mode="json")) == spec
     assert PruneSpec(method="prune").amount == 0.5
+
+
+class Plain(nn.Module):
+    """So few channels that one of them is more than 3 % of what a ratio leaves."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 16), nn.ReLU(), conv(16, 16), nn.ReLU())
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.fc(self.layers(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "schedule"),
+    [("l1", "cubic"), ("l2", "constant"), ("bn_scale", "cubic"), ("random", "constant"), ("taylor", "cubic")],
+)
+def test_a_ratio_is_met_behind_several_rounds(tmp_path, criterion, schedule):
+    torch.manual_seed(1)
+    network = lift(export(Plain(), train=True))
+    data = SimpleNamespace(rows=lambda _: 8, gather=lambda *_: ((torch.randn(8, 3, 8, 8),), torch.arange(8)))
+    context = Context(network, data, 0, torch.device("cpu"), lambda _: None, tmp_path)
+    result = channel.run(
+        network,
+        PruneSpec(method="prune", criterion=criterion, macs_ratio=2, rounds=3, schedule=schedule),
+        context,
+    )
+    assert count_macs(network) / count_macs(result.network) == pytest.approx(2, rel=0.03)
+    assert sum(row["removed"] for row in result.details["rounds"][:2]) > 0

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from app.domain.errors import TargetUnreachable
 from app.domain.job import EventType
 from app.domain.recipe import PruneSpec
 from tests.compression.networks import ResNet, export, make
@@ -144,3 +145,17 @@ def test_a_recovery_cut_off_goes_on_to_the_same_network(context, digits_network,
 def test_what_would_have_no_effect_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         spec(**given)
+
+
+def test_a_ratio_out_of_reach_is_told_before_anything_is_trained(context, digits_network, events):
+    given = {"macs_ratio": 500, "minimum_channels": 4, "rounds": 3, "recovery_epochs": 1}
+    with pytest.raises(TargetUnreachable, match="of 500 was asked for"):
+        prune.run(digits_network, spec(**given), context)
+    assert not [event for event in events if event.type == EventType.METRIC]
+
+
+def test_a_ratio_is_met_behind_rounds_that_train(context, digits_network):
+    given = {"criterion": "taylor", "macs_ratio": 2, "rounds": 3, "schedule": "cubic", "recovery_epochs": 1}
+    result = prune.run(digits_network, spec(**given), context)
+    assert count_macs(digits_network) / count_macs(result.network) == pytest.approx(2, rel=0.03)
+    assert "recovery" in result.details["rounds"][0]

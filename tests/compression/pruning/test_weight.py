@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.domain.errors import NoChange, NothingToPrune
 from app.domain.recipe import FinetuneSpec, PruneSpec
@@ -23,6 +25,20 @@ def test_the_lowest_go_wherever_they_stand():
     scores = [torch.tensor([[3.0, 1.0]]), torch.tensor([2.0, 5.0])]
     assert [part.tolist() for part in lowest(scores, 0.5)] == [[[False, True]], [True, False]]
     assert lowest_of_rows(torch.tensor([[3.0, 1.0], [2.0, 5.0]]), 0.5).tolist() == [[False, True], [True, False]]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    amount=st.floats(0, 0.95),
+    scale=st.floats(1e-6, 1e6),
+)
+def test_no_amount_empties_a_layer(sizes, amount, scale):
+    generator = torch.Generator().manual_seed(sum(sizes))
+    scores = [torch.rand(size, generator=generator) * scale**place for place, size in enumerate(sizes)]
+    found = lowest(scores, amount)
+    assert all(not bool(mask.all()) for mask in found)
+    assert sum(int(mask.sum()) for mask in found) == min(round(amount * sum(sizes)), sum(sizes) - len(sizes))
 
 
 @pytest.mark.parametrize(("keep", "block"), [(2, 4), (4, 8), (1, 3)])
@@ -75,6 +91,28 @@ def test_wanda_takes_the_same_share_of_each_output_of_linear_layers(context, dig
     assert not torch.equal(found["fc.weight"], zeros(magnitude.network)["fc.weight"])
 
 
+def test_layers_keep_a_weight_however_small_theirs_are(context, digits_network):
+    network = digits_network.clone()
+    with torch.no_grad():
+        network.module.conv1.weight.mul_(1e-6)
+    result = prune.run(network, spec(amount=0.95), context)
+    assert int((~zeros(result.network)["conv1.weight"]).sum()) == 1
+    assert result.details["sparsity"] == pytest.approx(0.95, abs=0.001)
+
+
+@pytest.mark.parametrize("options", [{}, {"scope": "layer"}, {"rounds": 3, "schedule": "cubic"}])
+def test_overrides_set_amounts_of_single_layers_and_the_first_that_matches_holds(context, digits_network, options):
+    overrides = {"conv2": 0.25, "conv*": 0.0}
+    result = prune.run(digits_network, spec(amount=0.75, overrides=overrides, **options), context)
+    shares = {name: float(mask.float().mean()) for name, mask in zeros(result.network).items()}
+    assert shares == pytest.approx({"conv1.weight": 0, "conv2.weight": 0.25, "fc.weight": 0.75}, abs=0.005)
+
+
+def test_overrides_hold_for_each_output_of_wanda(context, digits_network):
+    result = prune.run(digits_network, spec(criterion="wanda", amount=0.5, overrides={"fc": 0.25}), context)
+    assert zeros(result.network)["fc.weight"].sum(1).tolist() == [8] * 10
+
+
 def test_excluded_layers_stay_whole(context, digits_network):
     result = prune.run(digits_network, spec(exclude=["conv*"]), context)
     assert not zeros(result.network)["conv2.weight"].any()
@@ -100,16 +138,18 @@ def test_transposed_convolutions_count_their_inputs_first(context):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ({"granularity": "4:4"}, "n must be less"),
         ({"granularity": "2:4", "amount": 0.5}, "no amount"),
         ({"granularity": "2:4", "macs_ratio": 2}, "macs_ratio is for channels"),
+        ({"granularity": "2:4", "overrides": {"fc": 0.5}}, "overrides is for amounts"),
+        ({"parameters_ratio": 2}, "parameters_ratio is for channels"),
         ({"criterion": "taylor"}, "does not score single weights"),
         ({"granularity": "channel", "criterion": "wanda"}, "does not score channels"),
         ({"granularity": "2to4"}, "pattern"),
     ],
 )
-def test_what_does_not_go_together_is_refused(given, message):
+def test_what_does_not_go_together_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        spec(**given)
+        spec(**options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from workers.compression.pruning.groups import Groups, find_groups
 from workers.compression.pruning.plan import Counts, Quota, pools, quota, table_for, tally, too_narrow
 from workers.compression.pruning.rounds import Rounds, share_gone
 from workers.compression.pruning.scoring import TAYLOR_ROWS, UNSCALED, scorable, score, tensor_of
-from workers.compression.pruning.selecting import TOLERANCE, Choice, Goal, Selector, goal_for, measure_for
+from workers.compression.pruning.selecting import TOLERANCE, Choice, Goal, Selector, goal_for, is_met, measure_for
 from workers.compression.pruning.selection import Labels, Part
 from workers.compression.pruning.surgery import remove
 from workers.compression.step import Context, StepResult
@@ -35,17 +35,23 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
     groups, found = find_pools(network, spec, table)
     quotas = quota(groups, found, spec, table)
     first, smaller, removed = (groups, found), network, dict.fromkeys(found, 0)
-    rounds = Rounds(spec, context)
+    rounds, plan = Rounds(spec, context), None
     for number in range(1, spec.rounds + 1):
         if number > 1:
             groups = find_groups(smaller)
             found = pools(groups, scorable(smaller, groups, spec.criterion), spec, table)
         gone = share_gone(spec, number)
         due = _Due(quotas, gone, removed)
-        choice = _select(smaller, groups, found, spec, context, due, goal_for(network, spec, gone))
+        selector = _selector(smaller, groups, found, spec, context)
+        if number == 1 and spec.rounds > 1:
+            plan, spec = _plan(network, selector, quotas)
+            selector = replace(selector, spec=spec)
+        choice = _select(selector, due, goal_for(network, spec, gone), plan, last=number == spec.rounds)
         units = choice.units
+        if plan is not None:
+            plan = {part: count - selector.count(units).get(part, 0) for part, count in plan.items()}
         for part, count in tally(found, units).items():
-            removed[part] += count
+            removed[part] = removed.get(part, 0) + count
         if units.size:
             smaller = remove(smaller, groups, units)
         smaller = rounds.end(smaller, len(units), "channels")
@@ -101,24 +107,44 @@ class _Due:
         return {part: max(0, count - self.removed[part]) for part, count in self.quota.at(share, self.gone).items()}
 
 
-def _select(
-    network: Network,
-    groups: Groups,
-    found: dict[Part, Labels],
-    spec: PruneSpec,
-    context: Context,
-    due: _Due,
-    goal: Goal | None,
-) -> Choice:
-    """Choose this round's units: as many as are due for the amount, or for the share that comes nearest to a goal."""
+def _selector(
+    network: Network, groups: Groups, found: dict[Part, Labels], spec: PruneSpec, context: Context
+) -> Selector:
     candidates = np.concatenate(list(found.values())) if found else np.zeros(0, np.int64)
     candidates.sort()
     values = score(network, groups, candidates, spec.criterion, context)
-    scores = dict(zip(candidates.tolist(), values.tolist(), strict=True))
-    selector = Selector(network, groups, found, scores, spec)
+    return Selector(network, groups, found, dict(zip(candidates.tolist(), values.tolist(), strict=True)), spec)
+
+
+def _plan(network: Network, selector: Selector, quotas: Quota) -> tuple[Counts | None, PruneSpec]:
+    """Choose as if one round had to meet the ratio, None where an amount was asked for; fix the multiple by it.
+
+    Raises TargetUnreachable where none could, before anything is trained.
+    """
+    goal = goal_for(network, selector.spec, 1.0)
     if goal is None:
-        return selector.by_amount(due.at((spec.amount or 0.0) * due.gone))
-    return selector.by_goal(due.at, goal)
+        return None, selector.spec
+    choice = selector.by_goal(lambda share: quotas.at(share, 1.0), goal)
+    _ratio_met(network, remove(network, selector.groups, choice.units), selector.spec)
+    return selector.count(choice.units), selector.spec.model_copy(update={"round_to": choice.multiple})
+
+
+def _select(selector: Selector, due: _Due, goal: Goal | None, plan: Counts | None, *, last: bool) -> Choice:
+    """Choose this round's units: as many as are due for the amount, or for the share that comes nearest to a goal.
+
+    No round but the last goes beyond the plan, so that the last can always keep to it, however scores changed.
+    """
+    if goal is None:
+        return selector.by_amount(due.at((selector.spec.amount or 0.0) * due.gone))
+    if plan is not None and not last:
+        selector = selector.touched(plan)
+    choice = selector.by_goal(due.at, goal)
+    if plan is None:
+        return choice
+    if not last:
+        return Choice(selector.within(choice.units, plan), choice.multiple)
+    met = is_met(goal.miss(remove(selector.network, selector.groups, choice.units)))
+    return choice if met else replace(choice, units=selector.by_plan(plan))
 
 
 def _ratio_met(before: Network, after: Network, spec: PruneSpec) -> dict[str, object]:

@@ -13,12 +13,21 @@ def wanda(weight: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
 
 
 def lowest(scores: Sequence[torch.Tensor], amount: float) -> list[torch.Tensor]:
-    """Mark the ``amount`` of all entries that score lowest, those of one tensor compared with those of the others."""
+    """Mark the ``amount`` of all entries that score lowest, those of one tensor compared with those of the others.
+
+    The highest of each tensor stays, so that none is emptied: where it is among the lowest, the next goes instead.
+    """
     flat = torch.cat([part.flatten() for part in scores])
+    order = flat.argsort(stable=True)
+    sizes = [part.numel() for part in scores]
+    kept = torch.zeros(len(flat), dtype=torch.bool)
+    start = 0
+    for part, size in zip(scores, sizes, strict=True):
+        kept[start + int(part.flatten().argmax())] = True
+        start += size
     gone = torch.zeros(len(flat), dtype=torch.bool)
-    gone[flat.argsort(stable=True)[: round(amount * len(flat))]] = True
-    pieces = gone.split([part.numel() for part in scores])
-    return [piece.view(part.shape) for piece, part in zip(pieces, scores, strict=True)]
+    gone[order[~kept[order]][: round(amount * len(flat))]] = True
+    return [piece.view(part.shape) for piece, part in zip(gone.split(sizes), scores, strict=True)]
 
 
 def lowest_of_rows(scores: torch.Tensor, amount: float) -> torch.Tensor:

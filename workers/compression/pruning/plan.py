@@ -145,7 +145,7 @@ def pick(
     def ranked(units: Labels) -> Labels:
         return units[np.argsort([scores[unit] for unit in units.tolist()], kind="stable")]
 
-    chosen = _joined(choose([Share(ranked(units), counts[key]) for key, units in found.items()], lines))
+    chosen = _joined(choose([Share(ranked(units), counts.get(key, 0)) for key, units in found.items()], lines))
     if multiple == 1 and not shift:
         return chosen
     shares = []

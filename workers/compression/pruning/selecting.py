@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice, permutations
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from app.domain.recipe import PruneSpec
 from workers.compression.counting import count_macs, count_parameters
 from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups
-from workers.compression.pruning.plan import Counts, Shift, parts_of, pick
+from workers.compression.pruning.plan import Counts, Shift, parts_of, pick, tally
 from workers.compression.pruning.selection import Labels, Part
 from workers.compression.pruning.surgery import remove
 
@@ -19,7 +20,7 @@ TOLERANCE = 0.03
 """How far the ratio that is met may lie from the one that was asked for."""
 MULTIPLES = (8, 4, 2, 1)
 """What ``auto`` tries, in this order: ADR 13 has what each gains in ONNX Runtime on a CPU."""
-_CLOSE_ENOUGH, _TRIALS, _MOVES = 0.001, 14, 24
+_CLOSE_ENOUGH, _TRIALS, _MOVES, _SWAPS = 0.001, 14, 24, 60
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,31 @@ class Selector:
             found.append((abs(miss), Choice(units, multiple)))
         return min(found, key=lambda pair: pair[0])[1]
 
+    def by_plan(self, plan: Counts) -> Labels:
+        """Choose what is left of a plan, which other scores than those of now found to meet the ratio."""
+        parts = parts_of(self.groups, self.pools)
+        counts = {part: plan.get(part, 0) for part in parts}
+        return pick(self.groups, parts, self.scores, counts, self.spec, multiple=1)
+
+    def count(self, units: Labels) -> Counts:
+        """Count units by the layers that they run through, which is all that a ratio depends on."""
+        return tally(parts_of(self.groups, self.pools), units)
+
+    def touched(self, plan: Counts) -> Selector:
+        """Give one that chooses from the layers alone of which a plan still has something to go."""
+        parts = parts_of(self.groups, self.pools).items()
+        open_ = np.concatenate([np.zeros(0, np.int64), *(units for part, units in parts if plan.get(part, 0) > 0)])
+        return replace(self, pools={key: units[np.isin(units, open_)] for key, units in self.pools.items()})
+
+    def within(self, units: Labels, plan: Counts) -> Labels:
+        """Leave out the most important of these units wherever a plan has fewer."""
+        kept = [np.zeros(0, np.int64)]
+        for part, mine in parts_of(self.groups, self.pools).items():
+            chosen = mine[np.isin(mine, units)]
+            order = np.argsort([self.scores[unit] for unit in chosen.tolist()], kind="stable")
+            kept.append(chosen[order][: plan.get(part, 0)])
+        return np.concatenate(kept)
+
     def _pick(self, counts: Counts, multiple: int, shift: Shift | None = None) -> Labels:
         return pick(self.groups, self.pools, self.scores, counts, self.spec, multiple=multiple, shift=shift)
 
@@ -109,16 +135,21 @@ class Selector:
         return nearest, best
 
     def _moved(self, counts: Counts, multiple: int, *, more: bool) -> Iterator[Labels]:
-        """Give choices in which one layer, then two, and so on, loses one multiple more or fewer."""
+        """Give choices in which one layer, then two, and so on, loses one multiple more or fewer.
+
+        At last one loses more and another fewer, which is finer than any single move.
+        """
         shift: dict[Part, int] = {}
         parts = sorted(parts_of(self.groups, self.pools), key=lambda part: (len(part), part))
-        for place in range(_MOVES):
+        for place in range(_MOVES if parts else 0):
             part = parts[place % len(parts)]
             single = {part: 1 if more else -1}
             yield self._pick(counts, multiple, single)
             shift[part] = shift.get(part, 0) + single[part]
             if len(shift) > 1:
                 yield self._pick(counts, multiple, shift)
+        for one, other in islice(permutations(parts, 2), _SWAPS):
+            yield self._pick(counts, multiple, {one: 1, other: -1})
 
 
 def is_met(miss: float) -> bool:

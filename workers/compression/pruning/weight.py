@@ -16,7 +16,7 @@ from workers.compression.inference import compute_logits
 from workers.compression.network import Network
 from workers.compression.pruning.allocation import curves_of
 from workers.compression.pruning.masks import all_but, lowest, lowest_of_rows, wanda
-from workers.compression.pruning.plan import Quota, table_for
+from workers.compression.pruning.plan import Quota, override, table_for
 from workers.compression.pruning.rounds import Rounds, share_gone
 from workers.compression.step import Context, StepResult
 
@@ -41,11 +41,12 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
     rounds = Rounds(spec, context)
     for number in range(1, spec.rounds + 1):
         before = sum(_count_zeros(layers).values())
-        amount = (spec.amount or 0.0) * share_gone(spec, number)
+        passed = share_gone(spec, number)
+        amount = (spec.amount or 0.0) * passed
         amounts = quotas and {name: share for (name,), share in quotas.amounts(amount).items()}
         scores = score_weights(smaller, layers, spec, context)
         with torch.no_grad():
-            for name, gone in _choose(scores, layers, spec, amounts or amount).items():
+            for name, gone in _choose(scores, layers, spec, amounts or amount, passed).items():
                 layers[name].weight.masked_fill_(gone, 0)
         smaller = rounds.end(smaller, sum(_count_zeros(layers).values()) - before, "weights")
         layers, _ = prunable_layers(smaller, spec)
@@ -124,22 +125,29 @@ def _quota(layers: Layers, spec: PruneSpec, context: Context) -> Quota | None:
     table = table_for(spec, context)
     if table is None:
         return None
-    curves = {group: curve for group, curve in curves_of(table).items() if group[0] in layers}
-    if missing := [name for name in layers if (name,) not in curves]:
+    free = [name for name in layers if override((name,), spec) is None]
+    curves = {group: curve for group, curve in curves_of(table).items() if group[0] in free}
+    if missing := [name for name in free if (name,) not in curves]:
         raise NoSensitivity(f"The table lacks the layer {missing[0]!r}.", hint="Analyze this model.")
     totals = {part: layers[part[0]].weight.numel() for part in curves}
     return Quota(totals, {}, curves, dict.fromkeys(curves, MOST_AMOUNT))
 
 
 def _choose(
-    scores: dict[str, torch.Tensor], layers: Layers, spec: PruneSpec, amounts: float | dict[str, float]
+    scores: dict[str, torch.Tensor], layers: Layers, spec: PruneSpec, amounts: float | dict[str, float], gone: float
 ) -> dict[str, torch.Tensor]:
-    """Mark the weights that are to be zero: an amount of all, or of each layer its own."""
+    """Mark the weights that are to be zero: an amount of all, or of each layer its own.
+
+    ``gone`` is the share of the layers' own amounts that is due by now.
+    """
     if spec.kept:
         return {name: all_but(found, *spec.kept, _input_axis(layers[name])) for name, found in scores.items()}
+    fixed = {name: own * gone for name in scores if (own := override((name,), spec)) is not None}
     if isinstance(amounts, float) and spec.scope == "global" and spec.criterion != "wanda":
-        return dict(zip(scores, lowest(list(scores.values()), amounts), strict=True))
-    each = amounts if isinstance(amounts, dict) else dict.fromkeys(scores, amounts)
+        open_ = {name: found for name, found in scores.items() if name not in fixed}
+        found = dict(zip(open_, lowest(list(open_.values()), amounts), strict=True)) if open_ else {}
+        return found | {name: lowest([scores[name]], amount)[0] for name, amount in fixed.items()}
+    each = (amounts if isinstance(amounts, dict) else dict.fromkeys(scores, amounts)) | fixed
     if spec.criterion == "wanda":
         return {name: lowest_of_rows(found, each[name]) for name, found in scores.items()}
     return {name: lowest([found], each[name])[0] for name, found in scores.items()}
