@@ -162,9 +162,10 @@ def environment(folder: Path, threads: int) -> Mapping[str, str]:
         "LANG": "C.UTF-8",
         "USER": "winnow",  # there may be no file of users to look it up in
         "OMP_NUM_THREADS": str(threads),
-        # Threads that spin while they wait take a busy machine's time from each other: on two cores shared with
-        # other work a training step of a small CNN took 2,000 ms, and 240 without; alone no difference was seen.
-        "OMP_WAIT_POLICY": "passive",
+        # Threads that spin long while they wait take a busy machine's time from each other: on two cores shared with
+        # other work a training step of a small CNN took 2,000 ms by default, 400 like this and 240 without any
+        # spinning; alone 44, 48 and 51 ms.
+        "GOMP_SPINCOUNT": "10000",
         "PYTHONHASHSEED": "0",
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
