@@ -17,7 +17,7 @@ from statistics import fmean
 
 import torch
 
-from app.domain.recipe import PruneSpec
+from app.domain.steps.prune import PruneSpec
 from benchmarks import peer, recovery
 from benchmarks.recovery import Budget, accuracy_of, as_network, fashion_rows, make_context, recover, teacher_outputs
 from benchmarks.reference import CACHE, NetworkF, read_network_f

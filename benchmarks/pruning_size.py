@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from app.domain.recipe import PruneSpec
+from app.domain.steps.prune import PruneSpec
 from workers.compression.counting import count_parameters
 from workers.compression.formats import pt2
 from workers.compression.network import Network

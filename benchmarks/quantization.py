@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from benchmarks.reference import CACHE
 from benchmarks.subjects import SUBJECTS, Array, Subject
 from workers.compression.formats import onnx as onnx_format

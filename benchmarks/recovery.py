@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from app.domain.recipe import DistillSpec
+from app.domain.steps.training import DistillSpec
 from app.domain.task import EventMessage
 from benchmarks.reference import fashion_mnist
 from workers.compression.datasets import Dataset, Split

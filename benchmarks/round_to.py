@@ -8,7 +8,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from app.domain.recipe import PruneSpec, QuantizeSpec
+from app.domain.steps.prune import PruneSpec
+from app.domain.steps.quantize import QuantizeSpec
 from benchmarks.recovery import as_network, fashion_rows, make_context
 from benchmarks.reference import read_network_f
 from workers.compression.counting import count_macs

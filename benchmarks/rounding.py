@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from benchmarks.quantization import FOLDER, predict
 from benchmarks.reference import fashion_mnist
 from benchmarks.subjects import lifted

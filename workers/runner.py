@@ -28,8 +28,8 @@ from app.domain.errors import (
 )
 from app.domain.job import JobSpec, JobState
 from app.domain.model import ModelFormat
-from app.domain.recipe import PruneSpec
 from app.domain.report import ANY_REPORT
+from app.domain.steps.prune import PruneSpec
 from app.domain.task import (
     CHECKPOINT_FILE,
     LOG_FILE,

@@ -10,7 +10,7 @@ from app.domain.dataset import DatasetFacts, SplitFacts
 from app.domain.errors import Failure
 from app.domain.job import EventType, JobSpec, JobState, Stage
 from app.domain.model import Layer, ObjectState, Signature, TensorSpec
-from app.domain.recipe import StepSpec
+from app.domain.steps.step import StepSpec
 from app.domain.target import Target
 from app.domain.task import ArtifactKind
 from app.services.jobs import JobView

@@ -20,7 +20,9 @@ from app.domain.errors import (
 )
 from app.domain.job import JobSpec
 from app.domain.model import Layer, ModelFacts, TensorSpec
-from app.domain.recipe import PRECISIONS, PruneSpec, QuantizeSpec, Step
+from app.domain.recipe import Step
+from app.domain.steps.prune import PruneSpec
+from app.domain.steps.quantize import PRECISIONS, QuantizeSpec
 from app.domain.target import BY_NAME
 
 LABEL = "y"

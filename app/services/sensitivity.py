@@ -9,8 +9,8 @@ from app.domain.dataset import DatasetFacts
 from app.domain.errors import NoSensitivity
 from app.domain.ids import Prefix, is_id
 from app.domain.job import JobSpec, JobState
-from app.domain.recipe import PruneSpec
 from app.domain.sensitivity import SENSITIVITY_FILE
+from app.domain.steps.prune import PruneSpec
 
 _ANALYZE = 'Ask for a job with {"method": "prune", "analyze": true} first.'
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from app.domain.job import EventType
-from app.domain.recipe import FinetuneSpec
+from app.domain.steps.training import FinetuneSpec
 from workers.compression import training
 from workers.compression.checkpoints import Checkpoints
 

@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 
 from app.domain.job import Objective
-from app.domain.recipe import FinetuneSpec, PruneSpec, QuantizeSpec
 from app.domain.report import (
     DataFigures,
     Environment,
@@ -14,6 +13,9 @@ from app.domain.report import (
     MetricValue,
     Report,
 )
+from app.domain.steps.prune import PruneSpec
+from app.domain.steps.quantize import QuantizeSpec
+from app.domain.steps.training import FinetuneSpec
 from workers.compression.evaluation import Comparison
 from workers.compression.figures import Counts
 from workers.compression.report import Findings, Profile, build_report

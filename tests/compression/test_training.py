@@ -6,7 +6,7 @@ import torch
 
 from app.domain.errors import DatasetMismatch, Diverged, RecipeOrder, ValidationFailed
 from app.domain.job import EventType
-from app.domain.recipe import FinetuneSpec
+from app.domain.steps.training import FinetuneSpec
 from tests.compression.digits import write_network
 from workers.compression import training
 from workers.compression.datasets import load_dataset

@@ -13,7 +13,7 @@ from app.domain.errors import (
 )
 from app.domain.job import JobSpec
 from app.domain.model import ModelFacts
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 
 SPLITS = {"train": {"samples": 9}, "validation": {"samples": 9}}
 

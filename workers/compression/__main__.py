@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from app.domain.errors import InternalError, NoSensitivity, OutOfMemory, StorageFull, Unavailable, WinnowError
 from app.domain.job import EventType, Stage
-from app.domain.recipe import PruneSpec
 from app.domain.sensitivity import SensitivityTable
+from app.domain.steps.prune import PruneSpec
 from app.domain.task import (
     CHECKPOINTS_FOLDER,
     FACTS_FILE,

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from app.domain.job import LatencySpec, Stage
-from app.domain.recipe import PruneSpec
 from app.domain.report import AnalysisReport, DataFigures, NoVerdict, StepOutcome
 from app.domain.sensitivity import SENSITIVITY_FILE, SensitivityTable
+from app.domain.steps.prune import PruneSpec
 from app.domain.task import REPORT_FILE
 from workers.compression import evaluation
 from workers.compression.checkpoints import Checkpoints

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import zstandard
 
-from app.domain.recipe import PruneSpec, Recipe
+from app.domain.recipe import Recipe
+from app.domain.steps.prune import PruneSpec
 
 SUFFIX = ".zst"
 LEVEL = 10

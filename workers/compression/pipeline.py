@@ -12,9 +12,10 @@ from pydantic import TypeAdapter
 
 from app.domain.errors import ObjectiveMissed
 from app.domain.job import LatencySpec, Objective, Stage
-from app.domain.recipe import QuantizeSpec, Recipe, Step
+from app.domain.recipe import Recipe, Step
 from app.domain.report import DataFigures, FileAgreement, LatencyFigures, Report, StepOutcome
 from app.domain.sensitivity import SensitivityTable
+from app.domain.steps.quantize import QuantizeSpec
 from app.domain.task import REPORT_FILE, ArtifactKind, ArtifactMessage
 from workers.compression import evaluation, training
 from workers.compression.bundle import write_bundle

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.domain.job import Objective
-from app.domain.recipe import PruneSpec, QuantizeSpec, Recipe
+from app.domain.recipe import Recipe
 from app.domain.report import (
     DataFigures,
     Delta,
@@ -21,6 +21,8 @@ from app.domain.report import (
     StepOutcome,
     Verdict,
 )
+from app.domain.steps.prune import PruneSpec
+from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.evaluation import Comparison
 from workers.compression.figures import Counts
 from workers.compression.packing import leaves_zeros

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from app.domain.errors import DatasetMismatch, Diverged, RecipeOrder, ValidationFailed
-from app.domain.recipe import FinetuneSpec, TrainingSpec
+from app.domain.steps.training import FinetuneSpec, TrainingSpec
 from workers.compression.inference import compute_logits, first_output, fixed_batch
 from workers.compression.network import Network
 from workers.compression.sparsity import keep_zeros

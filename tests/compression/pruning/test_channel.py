@@ -6,7 +6,7 @@ from torch import nn
 from torch.export import Dim
 
 from app.domain.errors import NoChange, NothingToPrune
-from app.domain.recipe import PruneSpec
+from app.domain.steps.prune import PruneSpec
 from tests.compression.networks import ZOO, make
 from workers.compression.lifting import lift
 from workers.compression.pruning import channel

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from app.domain.errors import NothingToPrune, TargetUnreachable
-from app.domain.recipe import PruneSpec
+from app.domain.steps.prune import PruneSpec
 from tests.compression.networks import ResNet, conv, export, make
 from workers.compression.counting import count_macs, count_parameters
 from workers.compression.lifting import lift

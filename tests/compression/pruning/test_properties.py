@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.domain.errors import NoChange
-from app.domain.recipe import PruneSpec
+from app.domain.steps.prune import PruneSpec
 from tests.compression.networks import make
 from tests.compression.pruning.test_architectures import find
 from workers.compression.pruning import channel

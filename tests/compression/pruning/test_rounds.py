@@ -5,7 +5,7 @@ import torch
 
 from app.domain.errors import TargetUnreachable
 from app.domain.job import EventType
-from app.domain.recipe import PruneSpec
+from app.domain.steps.prune import PruneSpec
 from tests.compression.networks import ResNet, export, make
 from workers.compression.checkpoints import Checkpoints
 from workers.compression.counting import count_macs

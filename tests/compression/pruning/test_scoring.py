@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from app.domain.errors import DatasetMismatch, NothingToPrune
-from app.domain.recipe import PruneSpec
+from app.domain.steps.prune import PruneSpec
 from tests.compression.networks import export, make
 from workers.compression.lifting import lift
 from workers.compression.pruning import channel

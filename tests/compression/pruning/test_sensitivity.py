@@ -6,7 +6,7 @@ import torch
 
 from app.domain.errors import DatasetMismatch, NoSensitivity, RecipeOrder
 from app.domain.job import EventType
-from app.domain.recipe import PruneSpec
+from app.domain.steps.prune import PruneSpec
 from tests.compression.networks import make
 from workers.compression.checkpoints import Checkpoints
 from workers.compression.counting import count_macs

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.errors import NoChange, NothingToPrune
-from app.domain.recipe import FinetuneSpec, PruneSpec
+from app.domain.steps.prune import PruneSpec
+from app.domain.steps.training import FinetuneSpec
 from tests.compression.networks import make
 from workers.compression import training
 from workers.compression.checks import check_step

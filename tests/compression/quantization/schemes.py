@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.export import Dim, export
 
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.datasets import Dataset, Split
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.formats import pt2

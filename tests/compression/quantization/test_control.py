@@ -7,7 +7,7 @@ from torch import fx
 
 from app.domain.errors import NothingToQuantize, RangeNotFound, ValidationFailed
 from app.domain.job import Objective
-from app.domain.recipe import LayerOverride, QuantizeSpec
+from app.domain.steps.quantize import LayerOverride, QuantizeSpec
 from tests.compression.quantization.networks import Residual, digits, make_context, make_network
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.quantization import static

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from app.domain.recipe import LayerOverride, QuantizeSpec
+from app.domain.steps.quantize import LayerOverride, QuantizeSpec
 from tests.compression.quantization.networks import Residual, digits, make_context, make_network
 from workers.compression.quantization.smoothing import smooth
 from workers.compression.quantization.static import torchao_quiet

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from app.domain.job import Objective
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from tests.compression.quantization.networks import Residual, digits, make_network
 from workers.compression.datasets import Dataset, Split
 from workers.compression.quantization.gate_rows import choose_rows

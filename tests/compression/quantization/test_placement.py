@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from app.domain.errors import CheckFailed
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from tests.compression.quantization.networks import make_context, make_network
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.quantization import static

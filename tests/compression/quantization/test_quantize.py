@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from app.domain.errors import CheckFailed, NoChange, RecipeOrder
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from tests.compression.quantization.networks import digits, make_context
 from tests.compression.quantization.schemes import make_text, spec
 from tests.compression.test_pipeline import run as compress

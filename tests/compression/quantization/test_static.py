@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from app.domain.errors import CheckFailed, InvalidDataset, NothingToQuantize, RecipeOrder
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from tests.compression.quantization.networks import Mobile, Residual, digits, make_context, make_network
 from workers.compression.environment import has_vnni
 from workers.compression.formats import onnx as onnx_format

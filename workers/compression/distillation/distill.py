@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.domain.recipe import DistillSpec
+from app.domain.steps.training import DistillSpec
 from workers.compression.distillation.losses import kd_loss
 from workers.compression.inference import compute_logits
 from workers.compression.network import Network

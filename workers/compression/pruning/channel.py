@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from app.domain.errors import CheckFailed, NoChange, NothingToPrune, TargetUnreachable
-from app.domain.recipe import PruneSpec
 from app.domain.sensitivity import SensitivityTable
+from app.domain.steps.prune import PruneSpec
 from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups, find_groups
 from workers.compression.pruning.plan import Counts, Quota, pools, quota, table_for, tally, too_narrow

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.errors import NoSensitivity
-from app.domain.recipe import MOST_AMOUNT, PruneSpec
 from app.domain.sensitivity import SensitivityTable
+from app.domain.steps.prune import MOST_AMOUNT, PruneSpec
 from workers.compression.pruning.allocation import Curve, allocate, apportion, curves_of
 from workers.compression.pruning.groups import Groups
 from workers.compression.pruning.selection import Labels, Part, Share, choose, line, partition

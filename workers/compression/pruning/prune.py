@@ -1,7 +1,7 @@
 """Leads a prune step to what removes channels or what zeroes weights."""
 
 from app.domain.errors import RecipeOrder
-from app.domain.recipe import PruneSpec
+from app.domain.steps.prune import PruneSpec
 from workers.compression.network import Network
 from workers.compression.pruning import channel, weight
 from workers.compression.step import Context, StepResult

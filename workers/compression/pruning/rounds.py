@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.domain.job import EventType
-from app.domain.recipe import DistillSpec, FinetuneSpec, PruneSpec
+from app.domain.steps.prune import PruneSpec
+from app.domain.steps.training import DistillSpec, FinetuneSpec
 from app.domain.task import EventMessage
 from workers.compression.distillation.distill import imitate
 from workers.compression.figures import count

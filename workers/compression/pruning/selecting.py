@@ -8,7 +8,7 @@ from itertools import islice, permutations
 
 import numpy as np
 
-from app.domain.recipe import PruneSpec
+from app.domain.steps.prune import PruneSpec
 from workers.compression.counting import count_macs, count_parameters
 from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups

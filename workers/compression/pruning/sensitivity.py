@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from app.domain.errors import DatasetMismatch
-from app.domain.recipe import PruneSpec
 from app.domain.sensitivity import GroupSensitivity, Measurement, SensitivityTable
+from app.domain.steps.prune import PruneSpec
 from workers.compression.datasets import Dataset
 from workers.compression.inference import compute_logits
 from workers.compression.network import Network

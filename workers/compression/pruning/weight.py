@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from app.domain.errors import NoChange, NoSensitivity, NothingToPrune
-from app.domain.recipe import MOST_AMOUNT, PruneSpec
+from app.domain.steps.prune import MOST_AMOUNT, PruneSpec
 from workers.compression.inference import compute_logits
 from workers.compression.network import Network
 from workers.compression.pruning.allocation import curves_of

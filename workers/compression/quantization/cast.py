@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from app.domain.errors import NonFiniteWeights
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.network import Network
 from workers.compression.quantization.stored import CastLayer
 from workers.compression.quantization.swapping import Make, sample_rows, swap_layers

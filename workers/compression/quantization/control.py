@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from torch.fx import GraphModule
 
 from app.domain.errors import ValidationFailed
-from app.domain.recipe import LayerOverride, QuantizeSpec
+from app.domain.steps.quantize import LayerOverride, QuantizeSpec
 from workers.compression.lifting import op_name
 from workers.compression.quantization import kernels
 

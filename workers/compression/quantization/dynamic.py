@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx, nn
 
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.counting import describe_layers
 from workers.compression.inference import first_output
 from workers.compression.network import Network

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.network import Network
 from workers.compression.quantization.calibration import SPLIT, Inputs, read_rows
 from workers.compression.step import Context

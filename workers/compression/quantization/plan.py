@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch.fx import GraphModule, Node
 
 from app.domain.errors import NothingToQuantize
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.counting import describe_layers
 from workers.compression.network import Network
 from workers.compression.quantization import kernels

@@ -9,7 +9,8 @@ from dataclasses import replace
 from torch import nn
 
 from app.domain.job import EventType
-from app.domain.recipe import DistillSpec, QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
+from app.domain.steps.training import DistillSpec
 from app.domain.task import EventMessage
 from workers.compression.distillation.distill import imitate
 from workers.compression.network import Network

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.domain.errors import NoChange, RecipeOrder
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.network import Network
 from workers.compression.quantization import cast, dynamic, qat, static, weight_only
 from workers.compression.quantization.fusion import check_fused

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.network import Network
 from workers.compression.quantization.groups import Ranges, dequantize_groups, find_ranges, follow_ranges, round_groups
 from workers.compression.quantization.stored import PackedEmbedding, PackedLinear

@@ -12,7 +12,7 @@ import torch
 from torch.fx import GraphModule
 
 from app.domain.errors import CheckFailed, NoChange
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.network import Network
 from workers.compression.quantization.calibration import SPLIT
 from workers.compression.quantization.objective import hold_objective

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from app.domain.errors import NoChange, NothingToQuantize
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.counting import OPS
 from workers.compression.network import Network
 from workers.compression.quantization.calibration import SPLIT, Inputs, calibration_rows

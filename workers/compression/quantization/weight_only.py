@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from app.domain.recipe import QuantizeSpec
+from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.network import Network
 from workers.compression.quantization.groups import quantize_groups
 from workers.compression.quantization.stored import PackedEmbedding, PackedLinear

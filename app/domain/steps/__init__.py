@@ -1,0 +1,1 @@
+"""What each method takes: one file a method."""
