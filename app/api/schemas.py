@@ -11,6 +11,7 @@ from app.domain.errors import Failure
 from app.domain.job import EventType, JobSpec, JobState, Stage
 from app.domain.model import Layer, ObjectState, Signature, TensorSpec
 from app.domain.steps.step import StepSpec
+from app.domain.steps.training import TrainingSpec
 from app.domain.target import Target
 from app.domain.task import ArtifactKind
 from app.services.jobs import JobView
@@ -107,7 +108,8 @@ class MethodOut(BaseModel):
             if field != "method" and not info.is_required()
         }
         text = (spec.__doc__ or "").strip().partition("\n")[0]
-        return cls(name=name, help=text, trains=spec.trains, defaults=defaults, schema_=spec.model_json_schema())
+        trains = issubclass(spec, TrainingSpec)
+        return cls(name=name, help=text, trains=trains, defaults=defaults, schema_=spec.model_json_schema())
 
 
 class TargetOut(Target):

@@ -4,7 +4,8 @@ from sqlalchemy.orm import Session
 
 from app.db import artifacts, jobs
 from app.db.tables import ArtifactRow
-from app.domain import compatibility
+from app.domain.compatibility import sensitivity
+from app.domain.compatibility.refusal import refuse
 from app.domain.dataset import DatasetFacts
 from app.domain.errors import NoSensitivity
 from app.domain.ids import Prefix, is_id
@@ -21,14 +22,14 @@ def check(session: Session, project_id: str, spec: JobSpec, dataset: DatasetFact
         if not isinstance(step, PruneSpec) or step.sensitivity is None:
             continue
         try:
-            compatibility.check_uncut(spec.recipe[:position])
+            sensitivity.check_uncut(spec.recipe[:position])
             find_table(session, project_id, step.sensitivity)
             row = jobs.get(session, project_id, step.sensitivity)
             assert row is not None  # it has a table
-            compatibility.check_sensitivity(spec, step, JobSpec.model_validate(row.spec), dataset)
+            sensitivity.check_table(spec, step, JobSpec.model_validate(row.spec), dataset)
         except NoSensitivity as error:
             pointer = f"/recipe/{position}/sensitivity"
-            raise compatibility.refuse(NoSensitivity, pointer, error.detail, hint=error.hint or _ANALYZE) from error
+            raise refuse(NoSensitivity, pointer, error.detail, hint=error.hint or _ANALYZE) from error
 
 
 def find_table(session: Session, project_id: str, job_id: str) -> ArtifactRow:

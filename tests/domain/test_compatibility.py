@@ -297,7 +297,7 @@ def test_a_batch_norm_has_no_single_weights_to_exclude():
     facts = model([layer("a"), layer("b1", "batch_norm")])
     pointer, detail = refused(ValidationFailed, {"granularity": "weight", "exclude": ["b1"]}, facts)
     assert pointer == "/recipe/0/exclude/0"
-    assert detail.endswith("there are: a.")
+    assert detail.endswith("there are: a (conv2d).")
 
 
 def test_wanda_needs_a_linear_layer():

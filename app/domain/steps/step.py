@@ -1,7 +1,5 @@
 """What every step of a recipe shares."""
 
-from typing import ClassVar
-
 from pydantic import BaseModel, ConfigDict
 
 
@@ -10,10 +8,7 @@ class StepSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    trains: ClassVar[bool] = False
-    """Whether every step of the method needs the training split and a trainable network."""
-
     @property
     def trained_epochs(self) -> int:
-        """Give the epochs that this step trains for; more than 0 where it needs what :attr:`trains` speaks of."""
+        """Give the epochs that this step trains for; more than 0 needs a training split and a trainable network."""
         return 0

@@ -1,6 +1,6 @@
 """What steps that train take: on labels alone, or on a teacher's outputs too."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -9,8 +9,6 @@ from app.domain.steps.step import StepSpec
 
 class TrainingSpec(StepSpec):
     """What every training step can set."""
-
-    trains: ClassVar[bool] = True
 
     epochs: int = Field(10, ge=1, le=1000, description="Passes over the training split.")
     learning_rate: float = Field(0.01, gt=0, le=10, description="Peak rate of the cosine schedule.")

@@ -1,0 +1,76 @@
+"""Whether a step that quantizes has layers to work on, and patterns that mean some."""
+
+from collections.abc import Sequence
+
+from app.domain.compatibility.refusal import (
+    at_items,
+    at_keys,
+    check_patterns,
+    is_named,
+    listed,
+    refuse,
+    with_operator,
+)
+from app.domain.errors import NothingToQuantize, UnsupportedPrecision, ValidationFailed
+from app.domain.model import Layer, ModelFacts
+from app.domain.steps.quantize import PRECISIONS, QuantizeSpec
+from app.domain.target import BY_NAME
+
+_WITHOUT_SPACE = frozenset({"linear", "embedding"})
+_WITH_WEIGHTS = ("conv", "linear", "embedding")
+
+
+def check(step: QuantizeSpec, target: str, model: ModelFacts, pointer: str) -> None:
+    """Raise the first reason for which the step could only fail."""
+    precision = PRECISIONS[step.weights]
+    if precision not in BY_NAME[target].precisions:
+        message = f"{target} runs nothing stored as {precision}; it has {', '.join(BY_NAME[target].precisions)}."
+        raise refuse(UnsupportedPrecision, f"{pointer}/weights", message)
+    layers = [layer for layer in model.layers if _takes(step, layer)]
+    if not layers or (step.calibrates and not any(layer.quantizable for layer in layers)):
+        there = listed(model.layers, with_operator)
+        message = f"No layer can be quantized by the scheme {step.scheme}; there are: {there}."
+        raise refuse(NothingToQuantize, pointer, message)
+    _check_layers(step, layers, pointer)
+    if all(_stays_float(step, layer) for layer in layers):
+        place = f"{pointer}/exclude" if step.exclude else pointer
+        raise refuse(NothingToQuantize, place, "Every layer that could be quantized is left in float.")
+
+
+def _takes(step: QuantizeSpec, layer: Layer) -> bool:
+    if step.packs or step.scheme == "dynamic":
+        return layer.op in _WITHOUT_SPACE
+    if step.calibrates:
+        # The tables of embeddings go along, and no network is quantized for them alone.
+        return layer.quantizable or layer.op == "embedding"
+    return layer.op.startswith(_WITH_WEIGHTS)
+
+
+def _check_layers(step: QuantizeSpec, layers: Sequence[Layer], pointer: str) -> None:
+    """Refuse patterns that match no layer, and widths of what has one only.
+
+    Where a graph is quantized, ``exclude`` may mean an operator without weights, which only the run knows.
+    """
+    overrides = at_keys(f"{pointer}/overrides", step.overrides)
+    placed = at_items(f"{pointer}/include", step.include) + overrides
+    if not step.calibrates:
+        placed += at_items(f"{pointer}/exclude", step.exclude)
+    check_patterns(placed, layers, f"{step.scheme} quantizes", _matches)
+    for place, pattern in overrides:
+        override, matched = step.overrides[pattern], [layer for layer in layers if _matches(pattern, layer)]
+        if step.calibrates and override.bits is not None and all(layer.op == "embedding" for layer in matched):
+            message = f"The table of {matched[0].name} is of bytes; bits are for layers that multiply."
+            raise refuse(ValidationFailed, f"{place}/bits", message)
+
+
+def _stays_float(step: QuantizeSpec, layer: Layer) -> bool:
+    if step.include and not any(_matches(pattern, layer) for pattern in step.include):
+        return True
+    if any(_matches(pattern, layer) for pattern in step.exclude):
+        return True
+    override = next((given for pattern, given in step.overrides.items() if _matches(pattern, layer)), None)
+    return override is not None and override.keep_float
+
+
+def _matches(pattern: str, layer: Layer) -> bool:
+    return layer.op == pattern or is_named(pattern, layer)
