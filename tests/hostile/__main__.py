@@ -11,7 +11,11 @@ from pathlib import Path
 
 import torch
 
+from tests.e2e.service import Service
 from tests.hostile.corpus import Tally, run_crafted, run_labels, run_mutations, write_real
+from tests.hostile.crafted import make_all
+from tests.hostile.labels import make_labels
+from tests.hostile.live import run_live
 
 REASONS = Path(__file__).with_name("reasons.json")
 
@@ -38,7 +42,23 @@ def main() -> int:
     changed, harmless = (sum(after[end] for after in tally.after.values()) for end in ("changed", "harmless"))
     print(f"valid after mutation: {changed}, run harmlessly: {harmless}; only an upload's Repr-Digest tells of these")
     print(f"crafted files that passed: {[path.name for path in crafted_passed]}; code ran: {ran}")
+    _upload_all()
     return int(ran or bool(crafted_passed))
+
+
+def _upload_all() -> None:
+    """Send what was crafted through a live service as well; raises where one is taken or a part dies."""
+    with tempfile.TemporaryDirectory() as name:
+        corpus = Path(name, "corpus")
+        corpus.mkdir()
+        made = [*make_all(corpus, write_real(corpus)["pt2"]), *make_labels(corpus)]
+        service = Service(Path(name, "data"))
+        try:
+            ends = run_live(service, made)
+        finally:
+            service.close()
+    print(f"{ends.total()} uploaded to a live service, none taken, no 5xx, no part died:")
+    print(", ".join(f"{code} {count}" for code, count in ends.most_common()))
 
 
 if __name__ == "__main__":
