@@ -44,7 +44,7 @@ faults: setup ## Kill, cut and fill parts of the service: 100 rounds, then 10 wi
 	$(BIN)/python -m tests.faults --rounds 10 --real
 
 .PHONY: hostile
-hostile: setup ## Send hostile and damaged files through admission, 2,646 of them
+hostile: setup ## Send hostile and damaged files through admission, and the crafted ones through a live service
 	$(BIN)/python -m tests.hostile
 
 .PHONY: bench-pruning
