@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # Debian keeps ensurepip in a package of its own, so the pip beside the interpreter installs into the environment.
 PIP := $(PYTHON) -m pip --python $(BIN)/python install --quiet --constraint constraints.txt
 STAMP := $(VENV)/.setup-stamp
+# Threads that spin long while they wait slow a busy machine down eightfold (workers/sandbox.py has the figures).
+export GOMP_SPINCOUNT ?= 10000
 DATA ?= data
 PORT ?= 8000
 
