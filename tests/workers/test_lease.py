@@ -158,9 +158,11 @@ def test_a_link_among_the_checkpoints_is_not_followed(site, job_id, tmp_path):
 
 @pytest.mark.parametrize("name", ["checkpoint.tar", "job.log"])
 def test_no_child_may_announce_what_is_the_supervisors(site, job_id, name):
-    body = (
-        f'open(out + "/{name}", "w").write("x"); say(type="artifact", name="{name}", kind="checkpoint", format="tar")'
-    )
+    body = f"""
+    open(out + "/{name}", "w").write("x")
+    say(type="artifact", name="{name}", kind="checkpoint", format="tar")
+    say(type="done")
+    """
     run_job(place(site, body), job_id, 1)
     assert site.job(job_id).attempt == 2
     assert states(site, job_id)[-1] == "queued"

@@ -102,7 +102,7 @@ def test_a_small_file_is_read_to_its_bound_and_no_further(tmp_path):
 
 def test_a_file_swapped_for_a_link_between_its_announcement_and_its_reading_is_never_followed(site, job_id, secret):
     body = f"""
-    import itertools, threading
+    import itertools, threading, time
     path, spare = out + "/model.onnx", out + "/spare"
     def swap():
         for turn in itertools.count():
@@ -115,6 +115,8 @@ def test_a_file_swapped_for_a_link_between_its_announcement_and_its_reading_is_n
     threading.Thread(target=swap, daemon=True).start()
     for _ in range(40):
         {ANNOUNCE}
+        time.sleep(0.1)
+    say(type="done")
     """
     run_job(place(site, body), job_id, 1)
     assert reasons(site, job_id) == [None, None, "child_crashed"]
@@ -124,17 +126,17 @@ def test_a_file_swapped_for_a_link_between_its_announcement_and_its_reading_is_n
 
 def test_a_file_that_is_still_written_to_is_no_artifact(site, job_id):
     body = f"""
-    import threading
-    file = open(out + "/model.onnx", "wb", buffering=0)
+    import threading, time
+    file = open(out + "/model.onnx", "ab", buffering=0)
+    file.truncate(32 << 20)  # which takes longer to store than anybody has a core to himself
     def write():
         while True:
-            file.write(bytes(1 << 16))
-            if file.tell() > 4 << 20:
-                file.truncate(0)
-                file.seek(0)
+            file.write(b"x")
     threading.Thread(target=write, daemon=True).start()
     for _ in range(20):
         {ANNOUNCE}
+        time.sleep(0.1)
+    say(type="done")
     """
     run_job(place(site, body), job_id, 1)
     assert reasons(site, job_id) == [None, None, "child_crashed"]

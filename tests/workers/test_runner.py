@@ -102,10 +102,11 @@ def test_the_engines_own_failure_is_kept_and_so_are_its_artifacts(site, job_id):
     [
         'print("last words"); sys.exit(3)',
         "os.abort()",
-        'os.write(int(sys.argv[-1]), b"nonsense\\n")',
-        'say(type="progress", data={"fraction": 7, "message": ""})',
-        'say(type="artifact", name="../../winnow.db", kind="model", format="onnx")',
-        'os.symlink("/etc/passwd", out + "/m"); say(type="artifact", name="m", kind="model", format="onnx")',
+        'os.write(int(sys.argv[-1]), b"nonsense\\n"); say(type="done")',
+        'say(type="progress", data={"fraction": 7, "message": ""}); say(type="done")',
+        'say(type="artifact", name="../../winnow.db", kind="model", format="onnx"); say(type="done")',
+        'os.symlink("/etc/passwd", out + "/m"); say(type="artifact", name="m", kind="model", format="onnx")\n'
+        'say(type="done")',
     ],
 )
 def test_a_child_that_dies_or_lies_is_tried_again_three_times_and_no_more(site, job_id, body):
