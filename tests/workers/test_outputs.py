@@ -12,7 +12,6 @@ from app.db.tables import DatasetRow, ModelRow
 from app.domain.model import ObjectState
 from app.storage import content_key
 from tests.workers.site import LIMITS
-from tests.workers.test_runner import names
 from workers import outputs
 from workers.deliveries import Announcements
 from workers.inspection import inspect
@@ -48,7 +47,7 @@ def kept(site, job_id):
     """Give what is stored of the job, by name."""
     return {
         name: site.storage.read_bytes(content_key(site.project, row.sha256))
-        for name, row in names(site, job_id).items()
+        for name, row in site.artifacts(job_id).items()
     }
 
 
@@ -140,7 +139,7 @@ def test_a_file_that_is_still_written_to_is_no_artifact(site, job_id):
     """
     run_job(place(site, body), job_id, 1)
     assert reasons(site, job_id) == [None, None, "child_crashed"]
-    for row in names(site, job_id).values():
+    for row in site.artifacts(job_id).values():
         assert len(site.storage.read_bytes(content_key(site.project, row.sha256))) == row.size_bytes
 
 
@@ -184,7 +183,7 @@ def test_files_full_of_holes_are_counted_by_what_they_would_be_when_stored(site,
     run_job(place(site, body, disk_bytes=4 << 20), job_id, 1)
     job = site.job(job_id)
     assert (job.state, job.failure["code"], job.failure["class"]) == ("failed", "resource_limit_exceeded", "user")
-    assert set(names(site, job_id)) == {"a", "job.log"}
+    assert set(site.artifacts(job_id)) == {"a", "job.log"}
 
 
 def test_too_many_artifacts_are_a_breach(tmp_path):
@@ -222,7 +221,7 @@ def test_no_harm_to_the_checkpoints_keeps_what_is_not_theirs_or_ends_the_worker(
     before = threading.active_count()
     run_job(place(site, body, disk_bytes=4 << 20), job_id, 1)
     assert reasons(site, job_id) == [None, None, "child_crashed"]
-    assert "checkpoint.tar" not in names(site, job_id)
+    assert "checkpoint.tar" not in site.artifacts(job_id)
     assert threading.active_count() == before
 
 
