@@ -30,7 +30,7 @@ class Housekeeper:
         self._storage = storage
         self._relay = relay
         self._stopping = threading.Event()
-        self._next_collection = time.monotonic() + settings.collect_seconds
+        self._next_collection = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
 
     def start(self) -> None:

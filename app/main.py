@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 
@@ -22,7 +21,6 @@ from app.storage import Storage
 API = "/api/v1"
 _NOUNS = (models, datasets, methods, targets, jobs, events, artifacts)
 _UPLOADS = frozenset({f"{API}/models", f"{API}/datasets"})
-_STALE_UPLOAD = timedelta(days=1)
 _PROBLEM: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.Problem, "description": "A problem (RFC 9457)."}}
 
 
@@ -41,7 +39,6 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await run_in_threadpool(parts.storage.sweep, datetime.now(UTC) - _STALE_UPLOAD)
         parts.relay.start()
         housekeeper.start()
         yield

@@ -235,11 +235,9 @@ class Storage:
     def check(self) -> None:
         """Write, read and delete a small object. Raises Unavailable where any of it fails."""
         key = f"{_INCOMING}/probe-{secrets.token_hex(8)}"
-        try:
+        with _storing():
             obstore.put(self._store, key, b"ready")
             self.delete(key)
-        except (OSError, obstore.exceptions.BaseError) as error:
-            raise Unavailable("The storage cannot be written.") from error
 
 
 class _Reader(io.RawIOBase):

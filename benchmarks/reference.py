@@ -8,6 +8,7 @@ the speed where the processor multiplies it. The images come from Debian's packa
 import gzip
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 IMAGES = Path("/usr/share/datasets/fashion-mnist")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "winnow"
+_TRAINED = CACHE / "network-f.pt"
 EPOCHS = 10
 BATCH = 128
 MEAN, STD = 0.2860, 0.3530
@@ -41,22 +43,31 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
-class NetworkF(nn.Module):
-    """About 2.8 M parameters and 80 M MACs; input (batch, 1, 28, 28), ten classes."""
+class ResNet(nn.Module):
+    """A stem that gives 64 channels, and two blocks for each width; every width but the first halves the image."""
 
-    def __init__(self) -> None:
+    def __init__(self, stem: nn.Sequential, widths: Sequence[int], classes: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+        self.stem = stem
         stages, before = [], 64
-        for width, stride in ((64, 1), (128, 2), (256, 2)):
-            stages += [BasicBlock(before, width, stride), BasicBlock(width, width, 1)]
+        for place, width in enumerate(widths):
+            stages += [BasicBlock(before, width, 2 if place else 1), BasicBlock(width, width, 1)]
             before = width
         self.stages = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(before, 10)
+        self.fc = nn.Linear(before, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.pool(self.stages(self.stem(x))).flatten(1))
+        out: Tensor = self.fc(self.pool(self.stages(self.stem(x))).flatten(1))
+        return out
+
+
+class NetworkF(ResNet):
+    """About 2.8 M parameters and 80 M MACs; input (batch, 1, 28, 28), ten classes."""
+
+    def __init__(self) -> None:
+        stem = nn.Sequential(nn.Conv2d(1, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+        super().__init__(stem, (64, 128, 256), 10)
 
 
 def _idx(path: Path, header: int) -> NDArray[np.uint8]:
@@ -134,14 +145,14 @@ def train_network_f(path: Path, *, bf16: bool = False) -> NetworkF:
 def network_f(*, bf16: bool = False) -> NetworkF:
     """Give network F from the cache, training it first where it is not there."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    return train_network_f(CACHE / "network-f.pt", bf16=bf16)
+    return train_network_f(_TRAINED, bf16=bf16)
 
 
-def read_network_f(path: Path = CACHE / "network-f.pt") -> tuple[NetworkF, int]:
+def read_network_f() -> tuple[NetworkF, int]:
     """Give network F as it stands in the cache, and after how many epochs; train and write nothing."""
-    if not path.exists():
-        sys.exit(f"{path} is not there: python -m benchmarks.reference trains network F")
-    saved = torch.load(path, weights_only=True)
+    if not _TRAINED.exists():
+        sys.exit(f"{_TRAINED} is not there: python -m benchmarks.reference trains network F")
+    saved = torch.load(_TRAINED, weights_only=True)
     network = NetworkF()
     network.load_state_dict(saved["network"])
     return network.eval(), int(saved["epoch"])

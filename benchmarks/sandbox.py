@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim
 
 from app.domain.task import Message
-from benchmarks.reference import BasicBlock
+from benchmarks.reference import ResNet
 from workers.compression.formats import onnx, pt2
 from workers.isolation.backends import BUBBLEWRAP, LANDLOCK, NONE, works
 from workers.isolation.policy import GIBIBYTE, Limits
@@ -52,25 +52,10 @@ class Cost(NamedTuple):
 Way = Callable[[], Cost]
 
 
-class ResNet18(nn.Module):
-    """The usual layers and sizes: 11.7 M parameters, 46.8 MB of them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
-        )
-        stages, before = [], 64
-        for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-            stages += [BasicBlock(before, width, stride), BasicBlock(width, width, 1)]
-            before = width
-        self.stages = nn.Sequential(*stages)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(before, 1000)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc(self.pool(self.stages(self.stem(x))).flatten(1))
-        return out
+def resnet18() -> ResNet:
+    """Give the usual layers and sizes: 11.7 M parameters, 46.8 MB of them."""
+    stem = nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+    return ResNet(stem, (64, 128, 256, 512), 1000)
 
 
 class Silent:
@@ -90,7 +75,7 @@ def write_files(folder: Path) -> list[str]:
     """Write a network, the same network as ONNX, and a data set; each of some 46 MB. Give their formats."""
     torch.manual_seed(0)
     batch = ({0: Dim("batch", min=1, max=1024)},)
-    exported = torch.export.export(ResNet18().eval(), (torch.randn(2, 3, 224, 224),), dynamic_shapes=batch)
+    exported = torch.export.export(resnet18().eval(), (torch.randn(2, 3, 224, 224),), dynamic_shapes=batch)
     torch.export.save(exported, folder / "file.pt2")
     onnx.save(pt2.load(folder / "file.pt2"), folder / "file.onnx")
     rng = np.random.default_rng(0)

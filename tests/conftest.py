@@ -19,6 +19,16 @@ def project(server):
 
 
 @pytest.fixture
+def site(tmp_path):
+    """What an API would have left for a worker."""
+    from tests.workers.site import Site
+
+    site = Site(tmp_path)
+    yield site
+    site.close()
+
+
+@pytest.fixture
 def foreign(server):
     """Somebody else's project."""
     foreign = server.project()

@@ -42,7 +42,6 @@ class Checkpoints:
         self._workplace = workplace
         self._job = job
         self._folder = folder / CHECKPOINTS_FOLDER
-        self._limit_bytes = workplace.sandbox.limits.disk_bytes
         self._kept = _NOTHING
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"checkpoints {job.id}", daemon=True)
@@ -68,7 +67,7 @@ class Checkpoints:
             if signature in (self._kept, _NOTHING):
                 return
             with tempfile.TemporaryFile(dir=self._workplace.scratch) as file:
-                _pack(self._folder, file, self._limit_bytes)
+                _pack(self._folder, file, self._workplace.sandbox.limits.disk_bytes)
                 # What was replaced meanwhile may not fit together: the next round finds it whole.
                 if _signature(self._folder) == signature:
                     deliveries.deliver(self._workplace, self._job, file, _MESSAGE)

@@ -22,28 +22,18 @@ Word = Literal["ready", "unready", "starting", "stopping"]
 
 
 class Activity:
-    """What a worker is at: consuming or not yet, and whether a task runs."""
+    """What a worker is at: consuming or not yet, and whether its one task runs."""
 
-    def __init__(self) -> None:
-        self.consuming = False
-        self._tasks = 0
-        self._lock = threading.Lock()
-
-    @property
-    def busy(self) -> bool:
-        return self._tasks > 0
+    consuming = False
+    busy = False
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        self._count(1)
+        self.busy = True
         try:
             yield
         finally:
-            self._count(-1)
-
-    def _count(self, more: int) -> None:
-        with self._lock:
-            self._tasks += more
+            self.busy = False
 
 
 @dataclass(frozen=True)
@@ -60,13 +50,13 @@ class Readiness:
 
 def look(settings: Settings, engine: Engine, workplace: Workplace, queue: str, activity: Activity) -> Readiness:
     """Ask every part that a task would need."""
-    faults = readiness.faults(settings, engine, workplace.storage)
-    status: Word = "unready" if faults else "ready"
+    faults = readiness.look(settings, engine, workplace.storage)
+    status: Word = "unready" if any(faults.values()) else "ready"
     if workplace.stopping.is_set():
         status = "stopping"
     elif not activity.consuming:
         status = "starting"
-    parts = {part: faults.get(part, _FINE) for part in readiness.PARTS}
+    parts = {part: fault or _FINE for part, fault in faults.items()}
     isolation = workplace.sandbox.isolation.name
     return Readiness(status, workplace.name, queue, isolation, activity.busy, parts)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from app.db import datasets, inspections, models, outbox
 from app.db.tables import DatasetRow, ModelRow
 from app.domain.dataset import DatasetFacts, DatasetFormat
-from app.domain.errors import ChildCrashed, Failure, TimeLimitExceeded, Unavailable, WinnowError
+from app.domain.errors import Failure, TimeLimitExceeded, Unavailable, WinnowError
 from app.domain.model import ModelFacts, ModelFormat
 from app.domain.task import (
     FACTS_FILE,
@@ -27,7 +27,7 @@ from app.services import contents
 from app.storage import content_key
 from workers import outputs
 from workers.lease import DATABASE_AWAY
-from workers.runner import crash
+from workers.runner import breach, crash
 from workers.sandbox import ProtocolBreach, supervise
 from workers.workplace import Workplace, write_task
 
@@ -105,8 +105,8 @@ def _look(workplace: Workplace, row: ModelRow | DatasetRow) -> Facts | Failure |
         with workplace.folder(row.id) as folder:
             try:
                 outcome = _look_once(workplace, row, folder)
-            except ProtocolBreach as breach:
-                outcome = ChildCrashed(f"The process broke the protocol: {breach}.").failure()
+            except ProtocolBreach as error:
+                outcome = breach(error)
             except Unavailable as error:
                 log.warning("inspection_put_off", id=row.id, error=error.detail)
                 return None

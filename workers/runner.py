@@ -129,8 +129,12 @@ def run_job(workplace: Workplace, job_id: str, attempt: int) -> None:
     log.info("job_started", job_id=job_id, attempt=attempt)
     with Lease(workplace, job) as lease:
         try:
-            with workplace.folder(f"{job_id}-{attempt}") as folder:
-                _run(workplace, job, folder, lease)
+            # The log has no name: in the child's folder it could become a link to what only this process may read.
+            with (
+                workplace.folder(f"{job_id}-{attempt}") as folder,
+                tempfile.TemporaryFile(dir=workplace.scratch) as log_file,
+            ):
+                _run(workplace, job, folder, lease, log_file)
         except SQLAlchemyError:
             raise  # the row cannot be written: what the job came to is for its lease to settle
         except Exception as error:
@@ -139,13 +143,7 @@ def run_job(workplace: Workplace, job_id: str, attempt: int) -> None:
             lease.insist(lambda: _finish(workplace, job, None, failure, None))
 
 
-def _run(workplace: Workplace, job: JobRow, folder: Path, lease: Lease) -> None:
-    # The log has no name: in the child's folder it could become a link to what only this process may read.
-    with tempfile.TemporaryFile(dir=workplace.scratch) as log_file:
-        _keep(workplace, job, folder, lease, log_file)
-
-
-def _keep(workplace: Workplace, job: JobRow, folder: Path, lease: Lease, log_file: IO[bytes]) -> None:
+def _run(workplace: Workplace, job: JobRow, folder: Path, lease: Lease, log_file: IO[bytes]) -> None:
     watcher = JobWatcher(workplace, job, folder, lease, log_file)
     failure = _attempt(workplace, job, folder, watcher)
     lease.insist(watcher.journal.flush)
@@ -163,8 +161,8 @@ def _keep(workplace: Workplace, job: JobRow, folder: Path, lease: Lease, log_fil
     summary = None
     try:
         summary = _summary(folder)
-    except ProtocolBreach as breach:
-        failure = failure or _breach(breach)
+    except ProtocolBreach as error:
+        failure = failure or breach(error)
     lease.insist(lambda: _finish(workplace, job, watcher.stop, failure, summary))
 
 
@@ -178,8 +176,8 @@ def _attempt(workplace: Workplace, job: JobRow, folder: Path, watcher: JobWatche
             exit_ = supervise(workplace.engine(folder), folder, watcher, workplace.sandbox, threads=threads, gpu=gpu)
         if not isinstance(watcher.last_word, DoneMessage):
             checkpoints.keep()
-    except ProtocolBreach as breach:
-        return _breach(breach)
+    except ProtocolBreach as error:
+        return breach(error)
     except WinnowError as error:
         return error.failure()
     if isinstance(watcher.last_word, FailureMessage):
@@ -196,7 +194,7 @@ def _fetch(workplace: Workplace, job: JobRow, folder: Path, threads: int) -> Com
     with workplace.sessions.begin() as session:
         model = models.get(session, job.project_id, job.model_id)
         dataset = datasets.get(session, job.project_id, job.dataset_id)
-        tables = {name: sensitivity.find_table(session, job.project_id, name) for name in sorted(asked)}
+        tables = {name: sensitivity.find_table(session, job.project_id, name)[1] for name in sorted(asked)}
     assert model is not None  # the row's foreign keys
     assert dataset is not None
     model_path, dataset_path = f"model.{model.format}", f"data.{dataset.format}"
@@ -230,8 +228,9 @@ def crash(exit_: Exit, tail: list[str]) -> Failure:
     return ChildCrashed(f"The process ended before its work: {exit_.reason}.{last}").failure()
 
 
-def _breach(breach: ProtocolBreach) -> Failure:
-    return ChildCrashed(f"The process broke the protocol: {breach}.").failure()
+def breach(error: ProtocolBreach) -> Failure:
+    """Say how a child broke the protocol."""
+    return ChildCrashed(f"The process broke the protocol: {error}.").failure()
 
 
 def _unforeseen(error: Exception) -> Failure:

@@ -13,7 +13,6 @@ from app.services import workers
 from app.settings import Settings
 from app.storage import Storage
 
-PARTS = ("database", "broker", "storage")
 _BROKER_TIMEOUT_SECONDS = 2
 _NEEDED_QUEUES = ("inspect",)
 _RUNNING_QUEUES = ("cpu", "gpu")
@@ -21,21 +20,21 @@ _RUNNING_QUEUES = ("cpu", "gpu")
 
 def check(settings: Settings, engine: Engine, readers: Sessions, storage: Storage) -> None:
     """Raise Unavailable, naming each part that is not ready, workers too."""
-    found = faults(settings, engine, storage)
-    if "database" not in found and (fault := _fault_of(lambda: _check_workers(settings, readers))):
-        found["workers"] = fault
-    if found:
-        raise Unavailable(" ".join(f"{name}: {fault}" for name, fault in found.items()))
+    found = look(settings, engine, storage)
+    if found["database"] is None:
+        found["workers"] = _fault_of(lambda: _check_workers(settings, readers))
+    faults = [f"{name}: {fault}" for name, fault in found.items() if fault is not None]
+    if faults:
+        raise Unavailable(" ".join(faults))
 
 
-def faults(settings: Settings, engine: Engine, storage: Storage) -> dict[str, str]:
-    """Ask what every process of the service needs; give what is wrong, by part."""
-    parts: dict[str, Callable[[], None]] = {
-        "database": lambda: _check_database(engine),
-        "broker": lambda: _check_broker(settings.broker_url),
-        "storage": storage.check,
+def look(settings: Settings, engine: Engine, storage: Storage) -> dict[str, str | None]:
+    """Ask each part that every process of the service needs; give what is wrong with it, null where nothing is."""
+    return {
+        "database": _fault_of(lambda: _check_database(engine)),
+        "broker": _fault_of(lambda: _check_broker(settings.broker_url)),
+        "storage": _fault_of(storage.check),
     }
-    return {name: fault for name in PARTS if (fault := _fault_of(parts[name]))}
 
 
 def _fault_of(part: Callable[[], None]) -> str | None:

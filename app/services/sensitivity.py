@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from app.db import artifacts, jobs
-from app.db.tables import ArtifactRow
+from app.db.tables import ArtifactRow, JobRow
 from app.domain.compatibility import sensitivity
 from app.domain.compatibility.refusal import refuse
 from app.domain.dataset import DatasetFacts
@@ -23,17 +23,15 @@ def check(session: Session, project_id: str, spec: JobSpec, dataset: DatasetFact
             continue
         try:
             sensitivity.check_uncut(spec.recipe[:position])
-            find_table(session, project_id, step.sensitivity)
-            row = jobs.get(session, project_id, step.sensitivity)
-            assert row is not None  # it has a table
+            row, _ = find_table(session, project_id, step.sensitivity)
             sensitivity.check_table(spec, step, JobSpec.model_validate(row.spec), dataset)
         except NoSensitivity as error:
             pointer = f"/recipe/{position}/sensitivity"
             raise refuse(NoSensitivity, pointer, error.detail, hint=error.hint or _ANALYZE) from error
 
 
-def find_table(session: Session, project_id: str, job_id: str) -> ArtifactRow:
-    """Find the table of a job of this project that succeeded. Raises NoSensitivity."""
+def find_table(session: Session, project_id: str, job_id: str) -> tuple[JobRow, ArtifactRow]:
+    """Find a job of this project that succeeded, and its table. Raises NoSensitivity."""
     job = jobs.get(session, project_id, job_id) if is_id(Prefix.JOB, job_id) else None
     if job is None:
         raise NoSensitivity(f"There is no job {job_id!r}.", hint=_ANALYZE)
@@ -42,4 +40,4 @@ def find_table(session: Session, project_id: str, job_id: str) -> ArtifactRow:
     table = artifacts.by_name(session, job.id, SENSITIVITY_FILE)
     if table is None:
         raise NoSensitivity(f"The job {job_id} analyzed nothing.", hint=_ANALYZE)
-    return table
+    return job, table

@@ -5,14 +5,14 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 GRAPH = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"
 SAMPLE = "data/sample_inputs/model.pt"
 
 
-def read_members(source: Path) -> tuple[str, dict[str, bytes]]:
+def read_members(source: Path | IO[bytes]) -> tuple[str, dict[str, bytes]]:
     """Give the root folder with its slash, and every member by its name below it."""
     with zipfile.ZipFile(source) as archive:
         root = archive.namelist()[0].partition("/")[0] + "/"

@@ -9,18 +9,10 @@ from app.db.tables import DatasetRow, ModelRow, OutboxRow
 from app.domain.model import ObjectState
 from app.services import recovery
 from app.storage import content_key
-from tests.workers.site import Site
 from workers.inspection import inspect
 from workers.workplace import Timing
 
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
 
 
 def upload(site, row_class, name, state=ObjectState.READY):

@@ -8,34 +8,20 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.db import artifacts, jobs
-from app.db.tables import ArtifactRow, DatasetRow, ModelRow
+from app.db.tables import ArtifactRow, ModelRow
 from app.domain.ids import Prefix, new_id
 from app.domain.job import EventType, JobState
 from app.services.retention import Collector
 from app.settings import Settings
 from app.storage import content_key
-from tests.workers.site import Site
 
 DAY = timedelta(days=1)
 NOTHING = {"checkpoints": 0, "logs": 0, "inputs": 0, "contents": 0, "unfinished": 0, "bytes": 0}
 
 
 @pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
-
-
-def upload(site, row_class, name, content):
-    path = site.data / name
-    path.write_bytes(content)
-    return site.add_upload(row_class, path)
-
-
-@pytest.fixture
 def inputs(site):
-    return upload(site, ModelRow, "m.pt2", b"model"), upload(site, DatasetRow, "d.npz", b"data")
+    return site.add_inputs()
 
 
 def ended(site, inputs, files):
@@ -68,11 +54,6 @@ def told(site):
     return json.loads(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
 
 
-def names(site, job):
-    with site.sessions() as session:
-        return [row.name for row in artifacts.of_job(session, job)]
-
-
 def holds(site, sha256):
     return site.storage.exists(content_key(site.project, sha256))
 
@@ -84,9 +65,9 @@ def test_checkpoints_and_logs_go_when_their_time_has_come_and_models_stay(site, 
     job = ended(site, inputs, FILES)
     assert collect(site, 6) == NOTHING
     assert collect(site, 8) == NOTHING | {"checkpoints": 1, "contents": 1, "bytes": 5}
-    assert names(site, job) == ["job.log", "model.onnx"]
+    assert [*site.artifacts(job)] == ["job.log", "model.onnx"]
     assert collect(site, 91) == NOTHING | {"logs": 1, "contents": 1, "bytes": 5}
-    assert names(site, job) == ["model.onnx"]
+    assert [*site.artifacts(job)] == ["model.onnx"]
     events = site.events(job)
     assert [event.id for event in events] == list(range(1, len(events) + 1))
     assert "secret" not in json.dumps([event.data for event in events])
@@ -100,7 +81,9 @@ def test_a_content_that_something_else_refers_to_stays(site, inputs):
 
 def test_inputs_expire_only_where_the_operator_says_so_and_no_job_needs_them(site, inputs):
     ended(site, inputs, [])
-    unused = upload(site, ModelRow, "unused.pt2", b"unused")
+    path = site.data / "unused.pt2"
+    path.write_bytes(b"unused")
+    unused = site.add_upload(ModelRow, path)
     assert collect(site, 1000)["inputs"] == 0
     assert collect(site, 4, input_days=5)["inputs"] == 0
     waiting = site.submit(*inputs)

@@ -1,7 +1,6 @@
 import pytest
 
-from app.db.tables import DatasetRow, ModelRow
-from tests.workers.site import Site
+from tests.workers.queue import Queue
 from tests.workers.walls import BACKENDS, LIMITS
 from workers.isolation.backends import works
 from workers.sandbox import Sandbox
@@ -17,15 +16,12 @@ def sandbox(request):
 
 
 @pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    yield site
-    site.close()
+def job_id(site):
+    return site.submit(*site.add_inputs(), time_limit_seconds=60)
 
 
 @pytest.fixture
-def job_id(site, tmp_path):
-    model, data = tmp_path / "m.pt2", tmp_path / "d.npz"
-    model.write_bytes(b"model")
-    data.write_bytes(b"data")
-    return site.submit(site.add_upload(ModelRow, model), site.add_upload(DatasetRow, data), time_limit_seconds=60)
+def queue(tmp_path):
+    queue = Queue(tmp_path)
+    yield queue
+    queue.close()

@@ -4,11 +4,12 @@ import json
 import sys
 import textwrap
 import threading
+import time
 from datetime import UTC, datetime
 
-from app.db import datasets, events, jobs, migrations, models, outbox, projects
+from app.db import artifacts, datasets, events, jobs, migrations, models, outbox, projects
 from app.db.engine import make_engine, make_sessions
-from app.db.tables import JobRow, ModelRow, ProjectRow
+from app.db.tables import DatasetRow, JobRow, ModelRow, ProjectRow
 from app.domain.ids import Prefix, new_id
 from app.domain.job import JobSpec
 from app.domain.model import ObjectState
@@ -21,6 +22,13 @@ from workers.workplace import Workplace
 
 RECIPE = [{"method": "prune", "granularity": "channel", "criterion": "l2", "amount": 0.5, "scope": "global"}]
 LIMITS = Limits(memory_bytes=8 << 30, disk_bytes=1 << 30)
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 class Site:
@@ -69,6 +77,13 @@ class Site:
             table.add(session, row)
         return row
 
+    def add_inputs(self):
+        """Upload a model and a data set of a few bytes, which a toy takes for real."""
+        model, data = self.data / "m.pt2", self.data / "d.npz"
+        model.write_bytes(b"model")
+        data.write_bytes(b"data")
+        return self.add_upload(ModelRow, model), self.add_upload(DatasetRow, data)
+
     def upload(self, row_class, row_id):
         with self.sessions() as session:
             return session.get(row_class, row_id)
@@ -100,6 +115,11 @@ class Site:
     def job(self, job_id):
         with self.sessions() as session:
             return session.get(JobRow, job_id)
+
+    def artifacts(self, job_id):
+        """Give the rows by name."""
+        with self.sessions() as session:
+            return {row.name: row for row in artifacts.of_job(session, job_id)}
 
     def cancel(self, job_id):
         with self.sessions.begin() as session:

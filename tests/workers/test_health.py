@@ -1,30 +1,19 @@
 """What a real worker process tells of itself over HTTP."""
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 
 import httpx
 import pytest
 
-from app.db.tables import DatasetRow, ModelRow
 from app.embedded import clear_stale_broker
 from tests.faults.cluster import QUICK_WORKER
 from tests.workers.conftest import WORKING
-from tests.workers.test_queue import Queue
-from tests.workers.test_runner import until
+from tests.workers.queue import worker_command
+from tests.workers.site import until
 
-WORKER = [sys.executable, "-m", "app.cli", "worker", "--queue", "inspect"]
 FINE = {"database": "ok", "broker": "ok", "storage": "ok"}
-
-
-@pytest.fixture
-def queue(tmp_path):
-    queue = Queue(tmp_path)
-    yield queue
-    queue.close()
 
 
 @pytest.fixture
@@ -32,13 +21,6 @@ def port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-def start(queue, command, **variables):
-    given = {"WINNOW_DATA": str(queue.site.data), "WINNOW_BROKER_URL": queue.url, **variables}
-    process = subprocess.Popen(command, env={**os.environ, **given})
-    queue.workers.append(process)
-    return process
 
 
 def ask(port, path="/readyz"):
@@ -57,8 +39,8 @@ def tells(port, **expected):
     return found is not None and expected.items() <= found[1].items()
 
 
-def test_a_worker_tells_its_isolation_and_whether_it_works(queue, port, tmp_path):
-    process = start(queue, QUICK_WORKER, WINNOW_WORKER_HEALTH_PORT=str(port))
+def test_a_worker_tells_its_isolation_and_whether_it_works(queue, port):
+    process = queue.start(QUICK_WORKER, WINNOW_WORKER_HEALTH_PORT=str(port))
     until(lambda: tells(port, status="ready", busy=False))
     status, body = ask(port)
     assert status == 200
@@ -68,10 +50,7 @@ def test_a_worker_tells_its_isolation_and_whether_it_works(queue, port, tmp_path
     assert ask(port, "/healthz") == (200, {"status": "alive"})
     assert ask(port, "/elsewhere")[0] == 404
 
-    (tmp_path / "m.pt2").write_bytes(b"model")
-    (tmp_path / "d.npz").write_bytes(b"data")
-    inputs = queue.site.add_upload(ModelRow, tmp_path / "m.pt2"), queue.site.add_upload(DatasetRow, tmp_path / "d.npz")
-    job = queue.site.submit(*inputs)
+    job = queue.site.submit(*queue.site.add_inputs())
     queue.relay.wake()
     until(lambda: tells(port, status="ready", busy=True))
     until(lambda: queue.site.job(job).ended_at)
@@ -85,7 +64,7 @@ def test_a_worker_tells_its_isolation_and_whether_it_works(queue, port, tmp_path
 def test_a_worker_names_what_it_lacks_and_is_ready_again_without_a_restart(queue, port):
     queue.broker.terminate()
     queue.broker.wait(10)
-    start(queue, [*WORKER, "--health-port", str(port)])
+    queue.start(worker_command("inspect", "--health-port", str(port)))
     until(lambda: tells(port, status="starting", queue="inspect"))
     status, body = ask(port)
     assert (status, body["parts"]) == (503, FINE | {"broker": "The broker does not answer."})
@@ -109,8 +88,7 @@ def test_a_worker_names_what_it_lacks_and_is_ready_again_without_a_restart(queue
 def test_a_worker_without_the_port_it_was_given_ends_and_says_so(queue):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = str(taken.getsockname()[1])
-        given = {**os.environ, "WINNOW_DATA": str(queue.site.data), "WINNOW_BROKER_URL": queue.url}
-        command = [*WORKER, "--health-port", number]
-        ended = subprocess.run(command, env=given, capture_output=True, text=True, check=False, timeout=60)
+        command = worker_command("inspect", "--health-port", number)
+        ended = subprocess.run(command, env=queue.environment, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode != 0
     assert f"winnowd: The port {number} of 127.0.0.1" in ended.stderr

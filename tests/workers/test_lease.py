@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, text
 
-from app.db import artifacts, jobs
+from app.db import jobs
 from app.db.tables import DatasetRow, ModelRow, OutboxRow
 from app.services import recovery
 from app.storage import Storage, content_key
-from tests.workers.site import LIMITS
-from tests.workers.test_runner import SLEEPER, ended, in_thread, until
+from tests.workers.site import LIMITS, until
+from tests.workers.test_runner import SLEEPER, ended, in_thread
 from workers.isolation.backends import probe
 from workers.runner import run_job
 from workers.sandbox import Sandbox
@@ -40,11 +40,6 @@ say(type="done")
 
 def place(site, body):
     return replace(site.workplace(body), timing=QUICK)
-
-
-def names(site, job_id):
-    with site.sessions() as session:
-        return {row.name: row for row in artifacts.of_job(session, job_id)}
 
 
 def reap(site, later=0.0):
@@ -98,7 +93,7 @@ def test_a_worker_that_lost_its_lease_stops_and_changes_nothing(site, job_id):
     assert site.nothing_runs()
     job = site.job(job_id)
     assert (job.state, job.attempt, job.retries) == ("queued", 2, 1)
-    assert names(site, job_id) == {}
+    assert site.artifacts(job_id) == {}
     with site.sessions() as session:
         assert session.scalars(select(OutboxRow.payload)).all()[-1] == {"job_id": job_id, "attempt": 2}
 
@@ -121,15 +116,15 @@ def test_a_database_that_is_away_for_less_than_a_lease_costs_nothing(site, job_i
 
 def test_an_attempt_goes_on_from_the_checkpoint_of_the_one_before(site, job_id):
     run_job(place(site, RESUMER.replace("STOP_AT", "4")), job_id, 1)
-    assert names(site, job_id)["checkpoint.tar"].kind == "checkpoint"
+    assert site.artifacts(job_id)["checkpoint.tar"].kind == "checkpoint"
     assert site.job(job_id).attempt == 2
-    spare = content_key(site.project, names(site, job_id)["checkpoint.tar"].sha256)
+    spare = content_key(site.project, site.artifacts(job_id)["checkpoint.tar"].sha256)
     run_job(place(site, RESUMER.replace("STOP_AT", "0")), job_id, 2)
     assert site.job(job_id).state == "succeeded"
     steps = [event.data["step"] for event in site.events(job_id) if event.type == "metric"]
     assert steps == [1, 2, 3, 4, 5, 6]
     # Only what the user is to have stays.
-    assert set(names(site, job_id)) == {"model.onnx", "job.log"}
+    assert set(site.artifacts(job_id)) == {"model.onnx", "job.log"}
     assert not site.storage.exists(spare)
 
 
@@ -158,13 +153,15 @@ def test_a_link_among_the_checkpoints_is_not_followed(site, job_id, tmp_path):
 
 @pytest.mark.parametrize("name", ["checkpoint.tar", "job.log"])
 def test_no_child_may_announce_what_is_the_supervisors(site, job_id, name):
-    body = (
-        f'open(out + "/{name}", "w").write("x"); say(type="artifact", name="{name}", kind="checkpoint", format="tar")'
-    )
+    body = f"""
+    open(out + "/{name}", "w").write("x")
+    say(type="artifact", name="{name}", kind="checkpoint", format="tar")
+    say(type="done")
+    """
     run_job(place(site, body), job_id, 1)
     assert site.job(job_id).attempt == 2
     assert states(site, job_id)[-1] == "queued"
-    assert "checkpoint.tar" not in names(site, job_id)
+    assert "checkpoint.tar" not in site.artifacts(job_id)
 
 
 @pytest.fixture
@@ -191,10 +188,10 @@ def test_a_full_disk_is_transient_and_leaves_no_half_artifact(site, job_id, smal
     assert (job.state, job.failure["code"], job.failure["class"]) == ("failed", "storage_full", "transient")
     reasons = [event.data.get("reason") for event in site.events(job_id)]
     assert reasons.count("storage_full") == 3
-    assert set(names(site, job_id)) == {"job.log"}
+    assert set(site.artifacts(job_id)) == {"job.log"}
     kept = {path.name for path in small_disk.rglob("*") if path.is_file()}
     model, dataset = site.upload(ModelRow, job.model_id), site.upload(DatasetRow, job.dataset_id)
-    assert kept == {names(site, job_id)["job.log"].sha256, model.sha256, dataset.sha256}
+    assert kept == {site.artifacts(job_id)["job.log"].sha256, model.sha256, dataset.sha256}
 
 
 def _small(site, folder):

@@ -12,7 +12,6 @@ from app.db.tables import DatasetRow, ModelRow
 from app.domain.model import ObjectState
 from app.storage import content_key
 from tests.workers.site import LIMITS
-from tests.workers.test_runner import names
 from workers import outputs
 from workers.deliveries import Announcements
 from workers.inspection import inspect
@@ -48,7 +47,7 @@ def kept(site, job_id):
     """Give what is stored of the job, by name."""
     return {
         name: site.storage.read_bytes(content_key(site.project, row.sha256))
-        for name, row in names(site, job_id).items()
+        for name, row in site.artifacts(job_id).items()
     }
 
 
@@ -102,7 +101,7 @@ def test_a_small_file_is_read_to_its_bound_and_no_further(tmp_path):
 
 def test_a_file_swapped_for_a_link_between_its_announcement_and_its_reading_is_never_followed(site, job_id, secret):
     body = f"""
-    import itertools, threading
+    import itertools, threading, time
     path, spare = out + "/model.onnx", out + "/spare"
     def swap():
         for turn in itertools.count():
@@ -115,6 +114,8 @@ def test_a_file_swapped_for_a_link_between_its_announcement_and_its_reading_is_n
     threading.Thread(target=swap, daemon=True).start()
     for _ in range(40):
         {ANNOUNCE}
+        time.sleep(0.1)
+    say(type="done")
     """
     run_job(place(site, body), job_id, 1)
     assert reasons(site, job_id) == [None, None, "child_crashed"]
@@ -124,21 +125,21 @@ def test_a_file_swapped_for_a_link_between_its_announcement_and_its_reading_is_n
 
 def test_a_file_that_is_still_written_to_is_no_artifact(site, job_id):
     body = f"""
-    import threading
-    file = open(out + "/model.onnx", "wb", buffering=0)
+    import threading, time
+    file = open(out + "/model.onnx", "ab", buffering=0)
+    file.truncate(32 << 20)  # which takes longer to store than anybody has a core to himself
     def write():
         while True:
-            file.write(bytes(1 << 16))
-            if file.tell() > 4 << 20:
-                file.truncate(0)
-                file.seek(0)
+            file.write(b"x")
     threading.Thread(target=write, daemon=True).start()
     for _ in range(20):
         {ANNOUNCE}
+        time.sleep(0.1)
+    say(type="done")
     """
     run_job(place(site, body), job_id, 1)
     assert reasons(site, job_id) == [None, None, "child_crashed"]
-    for row in names(site, job_id).values():
+    for row in site.artifacts(job_id).values():
         assert len(site.storage.read_bytes(content_key(site.project, row.sha256))) == row.size_bytes
 
 
@@ -182,7 +183,7 @@ def test_files_full_of_holes_are_counted_by_what_they_would_be_when_stored(site,
     run_job(place(site, body, disk_bytes=4 << 20), job_id, 1)
     job = site.job(job_id)
     assert (job.state, job.failure["code"], job.failure["class"]) == ("failed", "resource_limit_exceeded", "user")
-    assert set(names(site, job_id)) == {"a", "job.log"}
+    assert set(site.artifacts(job_id)) == {"a", "job.log"}
 
 
 def test_too_many_artifacts_are_a_breach(tmp_path):
@@ -220,7 +221,7 @@ def test_no_harm_to_the_checkpoints_keeps_what_is_not_theirs_or_ends_the_worker(
     before = threading.active_count()
     run_job(place(site, body, disk_bytes=4 << 20), job_id, 1)
     assert reasons(site, job_id) == [None, None, "child_crashed"]
-    assert "checkpoint.tar" not in names(site, job_id)
+    assert "checkpoint.tar" not in site.artifacts(job_id)
     assert threading.active_count() == before
 
 

@@ -1,7 +1,6 @@
 """The way from the outbox to a real worker process and the real engine."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,73 +12,14 @@ import redis
 from sqlalchemy import select
 
 from app.db import outbox
-from app.db.tables import DatasetRow, ModelRow, OutboxRow, WorkerRow
+from app.db.tables import DatasetRow, ModelRow, OutboxRow
 from app.domain.model import ObjectState
-from app.embedded import broker_command, broker_socket, clear_stale_broker, wait_for_broker
-from app.queue import Relay
-from app.settings import Settings
+from app.embedded import clear_stale_broker
 from tests.compression.digits import write_digits, write_network
-from tests.workers.site import Site
-from tests.workers.test_runner import until
+from tests.workers.queue import worker_command
+from tests.workers.site import until
 
 ENGINE_SECONDS = 120
-
-
-def end(process, seconds=20):
-    """Wait for a process that was asked to end; one that does not is killed, lest it works on beside other tests."""
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise
-
-
-class Queue:
-    def __init__(self, data):
-        self.site = Site(data)
-        path = broker_socket(data)
-        self.broker_command = broker_command(data, path)
-        self.path = path
-        self.url = f"redis+socket://{path}"
-        self.start_broker()
-        settings = Settings(data=data, broker_url=self.url)
-        self.relay = Relay(settings, self.site.db)
-        self.relay.start()
-        self.workers = []
-
-    def start_broker(self):
-        self.broker = subprocess.Popen(self.broker_command)
-        wait_for_broker(self.path, self.broker)
-
-    def start_worker(self, queue):
-        environment = {**os.environ, "WINNOW_DATA": str(self.site.data), "WINNOW_BROKER_URL": self.url}
-        command = [sys.executable, "-m", "app.cli", "worker", "--queue", queue]
-        process = subprocess.Popen(command, env=environment)
-        self.workers.append(process)
-        until(lambda: any(row.queue == queue for row in self.live()))
-        return process
-
-    def live(self):
-        with self.site.sessions() as session:
-            return session.scalars(select(WorkerRow)).all()
-
-    def close(self):
-        for process in self.workers:
-            process.terminate()
-        for process in self.workers:
-            end(process)
-        self.relay.stop()
-        self.broker.terminate()
-        end(self.broker)
-        self.site.close()
-
-
-@pytest.fixture
-def queue(tmp_path):
-    queue = Queue(tmp_path)
-    yield queue
-    queue.close()
 
 
 @pytest.fixture(scope="module")
@@ -181,11 +121,9 @@ def test_what_is_urgent_is_served_first_and_what_is_inspected_never_waits_for_a_
 
     until(lambda: (waiting("cpu"), waiting("inspect")) == (3, 1))
     assert [queue.relay.waiting(name) for name in ("cpu", "inspect", "gpu")] == [3, 1, 0]
-    environment = {**os.environ, "WINNOW_DATA": str(queue.site.data), "WINNOW_BROKER_URL": queue.url}
     log = queue.site.data / "worker.log"
     with log.open("wb") as output:
-        command = [sys.executable, "-m", "app.cli", "worker", "--queue", "cpu"]
-        queue.workers.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
+        queue.start(worker_command("cpu"), output)
     until(lambda: log.read_text().count("nothing_to_claim") == 3)
     served = re.findall(r"job_id=(job_\d)", log.read_text())
     assert served == ["job_9", "job_5", "job_0"]

@@ -7,13 +7,8 @@ from sqlalchemy import select
 from app.db import artifacts, outbox
 from app.db.tables import DatasetRow, ModelRow, OutboxRow
 from app.storage import content_key
-from tests.workers.site import RECIPE
+from tests.workers.site import RECIPE, until
 from workers.runner import run_job
-
-
-def names(site, job_id):
-    with site.sessions() as session:
-        return {row.name: row for row in artifacts.of_job(session, job_id)}
 
 
 def test_a_job_reads_its_inputs_and_leaves_events_and_artifacts(site, job_id):
@@ -32,19 +27,16 @@ def test_a_job_reads_its_inputs_and_leaves_events_and_artifacts(site, job_id):
     assert [event.id for event in events] == list(range(1, len(events) + 1))
     assert [event.data["state"] for event in events if event.type == "state"] == ["queued", "running", "succeeded"]
     assert {"stage", "progress", "log"} < {event.type for event in events}
-    assert set(names(site, job_id)) == {"model.onnx", "job.log"}
-    assert site.storage.read_bytes(content_key(site.project, names(site, job_id)["model.onnx"].sha256)) == b"small"
-    assert b"a line" in site.storage.read_bytes(content_key(site.project, names(site, job_id)["job.log"].sha256))
+    assert set(site.artifacts(job_id)) == {"model.onnx", "job.log"}
+    assert site.storage.read_bytes(content_key(site.project, site.artifacts(job_id)["model.onnx"].sha256)) == b"small"
+    assert b"a line" in site.storage.read_bytes(content_key(site.project, site.artifacts(job_id)["job.log"].sha256))
     assert not any((site.data / "scratch").iterdir())
 
 
 @pytest.fixture
-def taking(site, tmp_path):
+def taking(site):
     """Give an analysis that has ended with a table, and a job that takes it."""
-    model, data = tmp_path / "m.pt2", tmp_path / "d.npz"
-    model.write_bytes(b"model")
-    data.write_bytes(b"data")
-    uploads = site.add_upload(ModelRow, model), site.add_upload(DatasetRow, data)
+    uploads = site.add_inputs()
     analysis = site.submit(*uploads, recipe=[{"method": "prune", "analyze": True}])
     body = """
     open(out + "/sensitivity.json", "w").write("table")
@@ -94,7 +86,7 @@ def test_the_engines_own_failure_is_kept_and_so_are_its_artifacts(site, job_id):
     """
     run_job(site.workplace(body), job_id, 1)
     assert (site.job(job_id).state, site.job(job_id).failure["code"]) == ("failed", "objective_missed")
-    assert "candidate.onnx" in names(site, job_id)
+    assert "candidate.onnx" in site.artifacts(job_id)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +94,14 @@ def test_the_engines_own_failure_is_kept_and_so_are_its_artifacts(site, job_id):
     [
         'print("last words"); sys.exit(3)',
         "os.abort()",
-        'os.write(int(sys.argv[-1]), b"nonsense\\n")',
-        'say(type="progress", data={"fraction": 7, "message": ""})',
-        'say(type="artifact", name="../../winnow.db", kind="model", format="onnx")',
-        'os.symlink("/etc/passwd", out + "/m"); say(type="artifact", name="m", kind="model", format="onnx")',
+        'os.write(int(sys.argv[-1]), b"nonsense\\n"); say(type="done")',
+        'say(type="progress", data={"fraction": 7, "message": ""}); say(type="done")',
+        'say(type="artifact", name="../../winnow.db", kind="model", format="onnx"); say(type="done")',
+        """
+        os.symlink("/etc/passwd", out + "/m")
+        say(type="artifact", name="m", kind="model", format="onnx")
+        say(type="done")
+        """,
     ],
 )
 def test_a_child_that_dies_or_lies_is_tried_again_three_times_and_no_more(site, job_id, body):
@@ -117,7 +113,7 @@ def test_a_child_that_dies_or_lies_is_tried_again_three_times_and_no_more(site, 
     run_job(workplace, job_id, 4)
     job = site.job(job_id)
     assert (job.state, job.failure["code"], job.failure["class"]) == ("failed", "child_crashed", "transient")
-    assert set(names(site, job_id)) == {"job.log"}
+    assert set(site.artifacts(job_id)) == {"job.log"}
     with site.sessions() as session:
         rows = session.scalars(select(OutboxRow).order_by(OutboxRow.id)).all()
     assert [row.payload["attempt"] for row in rows] == [1, 2, 3, 4]
@@ -138,13 +134,6 @@ def ended(thread, seconds=30):
     """Wait for a worker's thread, which has been given a reason to end."""
     thread.join(seconds)
     assert not thread.is_alive()
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 SLEEPER = 'import time\nsay(type="stage", data={"stage": "distilling"})\ntime.sleep(600)'
