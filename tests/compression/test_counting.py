@@ -53,3 +53,24 @@ def test_layers_are_listed_in_order_with_their_shares():
     assert sum(layer.parameters for layer in layers) == count_parameters(mlp)
     assert sum(layer.macs for layer in layers) == count_macs(mlp)
     assert [layer.quantizable for layer in layers] == [True, False, True, True]
+
+
+class FixedTransform(nn.Module):
+    """A matrix that is no parameter between two weights, the second of them loose with a bias that is none either."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.loose = nn.Linear(6, 8), nn.Parameter(torch.randn(8, 3))
+        self.register_buffer("cosines", torch.randn(8, 8))
+        self.register_buffer("shift", torch.randn(3))
+
+    def forward(self, x):
+        return torch.addmm(self.shift, self.first(x) @ self.cosines, self.loose)
+
+
+def test_a_matrix_that_is_no_parameter_is_no_layer():
+    fixed = network(FixedTransform(), 6)
+    layers = {layer.name: layer for layer in describe_layers(fixed)}
+    assert set(layers) == {"first", "loose"}
+    assert layers["loose"].parameters == 24
+    assert count_macs(fixed) == sum(layer.macs for layer in layers.values()) + 8 * 8

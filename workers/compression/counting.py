@@ -55,12 +55,14 @@ def count_macs(network: Network) -> int:
 def find_weights(network: Network) -> dict[str, tuple[fx.Node, str]]:
     """Give the first call of each layer and its weight's dotted name, in the order in which they run.
 
-    A layer is a module, or an operator on a loose weight: it has the name of the module that owns it.
+    A layer is a module, or an operator on a loose weight: it has the name of the module that owns it. A tensor that is
+    no parameter is no weight, such as the matrix of a fixed transform.
     """
     found: dict[str, tuple[fx.Node, str]] = {}
+    parameters = _parameters(network)
     for node in network.module.graph.nodes:
         weight = _weight_name(network, node)
-        if weight is not None:
+        if weight is not None and weight in parameters:
             found.setdefault(weight.rpartition(".")[0] or weight, (node, weight))
     return found
 
@@ -68,8 +70,7 @@ def find_weights(network: Network) -> dict[str, tuple[fx.Node, str]]:
 def _weight_name(network: Network, node: fx.Node) -> str | None:
     if node.op == "call_module":
         part = network.module.get_submodule(str(node.target))
-        known = any(isinstance(part, kind) for kind, _ in OPS)
-        return f"{node.target}.weight" if known and isinstance(part.weight, torch.Tensor) else None
+        return f"{node.target}.weight" if any(isinstance(part, kind) for kind, _ in OPS) else None
     if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001
         weight = arguments(node).get(LOOSE.get(op_name(node), ""))
         if isinstance(weight, fx.Node) and weight.op == "get_attr":
@@ -77,9 +78,14 @@ def _weight_name(network: Network, node: fx.Node) -> str | None:
     return None
 
 
+def _parameters(network: Network) -> dict[str, nn.Parameter]:
+    """Give the parameters by all their names; tied ones have several."""
+    return dict(network.module.named_parameters(remove_duplicate=False))
+
+
 def describe_layers(network: Network) -> tuple[Layer, ...]:
     """List the layers that own a weight, in the order in which they run, as if none were prunable."""
-    macs = _trace(network)
+    macs, parameters = _trace(network), _parameters(network)
     layers = []
     for name, (node, weight) in find_weights(network).items():
         if node.op == "call_module":
@@ -88,12 +94,12 @@ def describe_layers(network: Network) -> tuple[Layer, ...]:
             own = list(part.parameters())
         else:
             part, op = None, "linear" if op_name(node) in PRODUCTS else op_name(node)
-            own = [network.module.get_parameter(str(n.target)) for n in node.all_input_nodes if n.op == "get_attr"]
+            own = [parameters[str(n.target)] for n in node.all_input_nodes if n.target in parameters]
         layers.append(
             Layer(
                 name=name,
                 op=op,
-                weight_shape=tuple(network.module.get_parameter(weight).shape),
+                weight_shape=tuple(parameters[weight].shape),
                 parameters=sum(parameter.numel() for parameter in own),
                 macs=macs[name if part is not None else node.name],
                 prunable=False,

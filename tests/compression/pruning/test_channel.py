@@ -104,3 +104,18 @@ def test_a_network_without_prunable_channels_is_refused_with_the_reasons(tmp_pat
         prune(lift(exported), tmp_path)
     with pytest.raises(NothingToPrune, match=r"0: 'softmax' \(softmax\) works across its channels"):
         prune(lift(wrapped), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rounds", "left"),
+    [
+        ({"amount": 0.9453125}, 3, [4, 4, 1]),
+        ({"amount": 0.5, "overrides": {"stem.*": 0.75, "last.*": 0.0}}, 5, [4, 12, 12]),
+    ],
+)
+def test_a_layer_down_to_its_last_channel_couples_no_others_between_rounds(tmp_path, asked, rounds, left):
+    # With one input left to each of its groups the grouped convolution is a depthwise one: other groups of channels.
+    given = {"scope": "layer", "criterion": "l1", "rounds": rounds} | asked
+    details = prune(make("grouped"), tmp_path, **given)[0].details
+    assert [row["channels_after"] for row in details["layers"]] == left
+    assert all(row["removed"] for row in details["rounds"])

@@ -84,6 +84,16 @@ def test_left_to_the_engine_small_networks_lose_what_was_asked_for(tmp_path, ask
         assert found.details[name] == pytest.approx(asked[name], rel=0.03)
 
 
+@pytest.mark.parametrize(("name", "asked"), [("wide", {"amount": 0.3}), ("unet", {"macs_ratio": 2})])
+def test_rounds_end_with_the_widths_of_one_round_and_with_its_multiple(tmp_path, name, asked):
+    once, bit_by_bit = (prune(name, tmp_path, **asked, **given) for given in ({}, {"rounds": 3, "schedule": "cubic"}))
+    multiple = bit_by_bit.details["round_to"]
+    assert multiple == once.details["round_to"] > 1
+    assert widths(bit_by_bit) == widths(once)
+    assert all(width % multiple == 0 for width in widths(bit_by_bit).values())
+    assert all(row["removed"] for row in bit_by_bit.details["rounds"])
+
+
 def test_multiples_jump_past_no_ratio_that_single_layers_can_meet(tmp_path):
     # The same share of every layer goes, so that all would jump by eight channels at once.
     result = prune("wide", tmp_path, macs_ratio=2.5, scope="layer", round_to=8)

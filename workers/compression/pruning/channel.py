@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from app.domain.sensitivity import SensitivityTable
 from app.domain.steps.prune import PruneSpec
 from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups, find_groups
-from workers.compression.pruning.plan import Counts, Quota, pools, quota, table_for, tally, too_narrow
+from workers.compression.pruning.plan import Plan, Quota, pools, quota, table_for, too_narrow
 from workers.compression.pruning.rounds import Rounds, share_gone
-from workers.compression.pruning.scoring import TAYLOR_ROWS, UNSCALED, scorable, score, tensor_of
-from workers.compression.pruning.selecting import TOLERANCE, Choice, Goal, Selector, goal_for, is_met, measure_for
+from workers.compression.pruning.scoring import TAYLOR_ROWS, UNSCALED, scorable, score_pools, tensor_of
+from workers.compression.pruning.selecting import Choice, Goal, Selector, goal_for, is_met
 from workers.compression.pruning.selection import Labels, Part
 from workers.compression.pruning.surgery import remove
 from workers.compression.step import Context, StepResult
@@ -25,51 +25,49 @@ from workers.compression.step import Context, StepResult
 def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
     """Remove channels in ``spec.rounds`` rounds, until the amount is gone or the ratio is met.
 
+    The first scores say how many go of each layer in all; those of each round say which of them.
+
     Raises:
         NothingToPrune: no channel can be removed; the reasons are in the message.
         NoChange: the amount rounds to no channel at all.
         TargetUnreachable: no choice of channels comes within 3 % of the ratio.
         NoSensitivity: the table that the step takes is not of these groups.
     """
-    table = table_for(spec, context)
-    groups, found = find_pools(network, spec, table)
+    table, goal = table_for(spec, context), goal_for(network, spec)
+    groups, found = whole, prunable = find_pools(network, spec, table)
     quotas = quota(groups, found, spec, table)
-    first, smaller, removed = (groups, found), network, dict.fromkeys(found, 0)
-    rounds, plan = Rounds(spec, context), None
+    rounds, smaller, removed = Rounds(spec, context), network, Counter[Part]()
     for number in range(1, spec.rounds + 1):
         if number > 1:
             groups = find_groups(smaller)
             found = pools(groups, scorable(smaller, groups, spec.criterion), spec, table)
-        gone = share_gone(spec, number)
-        due = _Due(quotas, gone, removed)
-        selector = _selector(smaller, groups, found, spec, context)
-        if number == 1 and spec.rounds > 1:
-            plan, spec = _plan(network, selector, quotas)
-            selector = replace(selector, spec=spec)
-        choice = _select(selector, due, goal_for(network, spec, gone), plan, last=number == spec.rounds)
-        units = choice.units
-        if plan is not None:
-            plan = {part: count - selector.count(units).get(part, 0) for part, count in plan.items()}
-        for part, count in tally(found, units).items():
-            removed[part] = removed.get(part, 0) + count
+        selector = Selector(smaller, groups, found, score_pools(smaller, groups, found, spec.criterion, context), spec)
+        if number == 1:
+            choice = _choose(selector, quotas, goal)
+            plan = Plan(selector.count(choice.units), selector.count(whole.units))
+            units = choice.units
+        if spec.rounds > 1:
+            due = plan.at(share_gone(spec, number))
+            units = selector.by_parts({part: max(0, count - removed[part]) for part, count in due.items()})
+        removed.update(selector.count(units))
         if units.size:
             smaller = remove(smaller, groups, units)
         smaller = rounds.end(smaller, len(units), "channels")
-    met, taken = _ratio_met(network, smaller, spec), sum(removed.values())
-    if not taken:
+    details = {"rounds": rounds.rows, "round_to": choice.multiple} | (_require(goal, smaller) if goal else {})
+    details |= {"prunable_channels": sum(quotas.totals.values()), "removed_channels": removed.total()}
+    if not removed.total():
         raise NoChange(
-            f"{spec.amount or 0:g} of {sum(quotas.totals.values())} prunable channels rounds to none that can go.",
+            f"{spec.amount or 0:g} of {details['prunable_channels']} prunable channels rounds to none that can go.",
             hint="Ask for a larger amount, or for smaller multiples.",
         )
     _check(network, smaller)
-    details = _details(network, smaller, sum(quotas.totals.values()), taken)
-    details |= met | _unscored(network, spec.criterion) | {"rounds": rounds.rows, "round_to": choice.multiple}
+    details |= _describe(network, smaller, whole, spec.criterion)
     details["too_narrow"] = [
         {
             "name": name,
             "reason": f"its {channels} channels are no more than the multiple of {choice.multiple} that stays",
         }
-        for name, channels in too_narrow(*first, choice.multiple).items()
+        for name, channels in too_narrow(whole, prunable, choice.multiple).items()
     ]
     if table:
         details["sensitivity"] = quotas.outcome(removed)
@@ -94,71 +92,24 @@ def find_pools(
     return groups, found
 
 
-@dataclass(frozen=True)
-class _Due:
-    """What goes in a round, behind which this part of the whole is ``gone``; earlier ones removed some already."""
-
-    quota: Quota
-    gone: float
-    removed: Counts
-
-    def at(self, share: float) -> Counts:
-        """Count what is due of each pool once this share of the units is to be gone."""
-        return {part: max(0, count - self.removed[part]) for part, count in self.quota.at(share, self.gone).items()}
-
-
-def _selector(
-    network: Network, groups: Groups, found: dict[Part, Labels], spec: PruneSpec, context: Context
-) -> Selector:
-    candidates = np.concatenate(list(found.values())) if found else np.zeros(0, np.int64)
-    candidates.sort()
-    values = score(network, groups, candidates, spec.criterion, context)
-    return Selector(network, groups, found, dict(zip(candidates.tolist(), values.tolist(), strict=True)), spec)
-
-
-def _plan(network: Network, selector: Selector, quotas: Quota) -> tuple[Counts | None, PruneSpec]:
-    """Choose as if one round had to meet the ratio, None where an amount was asked for; fix the multiple by it.
-
-    Raises TargetUnreachable where none could, before anything is trained.
-    """
-    goal = goal_for(network, selector.spec, 1.0)
+def _choose(selector: Selector, quotas: Quota, goal: Goal | None) -> Choice:
+    """Choose as if all were to go at once. Raises TargetUnreachable for a ratio, before anything is trained."""
     if goal is None:
-        return None, selector.spec
-    choice = selector.by_goal(lambda share: quotas.at(share, 1.0), goal)
-    _ratio_met(network, remove(network, selector.groups, choice.units), selector.spec)
-    return selector.count(choice.units), selector.spec.model_copy(update={"round_to": choice.multiple})
+        return selector.by_amount(quotas, selector.spec.amount or 0.0)
+    choice = selector.by_goal(quotas, goal)
+    if selector.spec.rounds > 1:
+        _require(goal, remove(selector.network, selector.groups, choice.units))
+    return choice
 
 
-def _select(selector: Selector, due: _Due, goal: Goal | None, plan: Counts | None, *, last: bool) -> Choice:
-    """Choose this round's units: as many as are due for the amount, or for the share that comes nearest to a goal.
-
-    No round but the last goes beyond the plan, so that the last can always keep to it, however scores changed.
-    """
-    if goal is None:
-        return selector.by_amount(due.at((selector.spec.amount or 0.0) * due.gone))
-    if plan is not None and not last:
-        selector = selector.touched(plan)
-    choice = selector.by_goal(due.at, goal)
-    if plan is None:
-        return choice
-    if not last:
-        return Choice(selector.within(choice.units, plan), choice.multiple)
-    met = is_met(goal.miss(remove(selector.network, selector.groups, choice.units)))
-    return choice if met else replace(choice, units=selector.by_plan(plan))
-
-
-def _ratio_met(before: Network, after: Network, spec: PruneSpec) -> dict[str, object]:
-    """Tell which ratio was met. Raises TargetUnreachable where it is too far from the one asked for."""
-    measure, wanted = measure_for(spec)
-    if not wanted:
-        return {}
-    met = measure(before) / measure(after)
-    if abs(met / wanted - 1) > TOLERANCE:
+def _require(goal: Goal, network: Network) -> dict[str, object]:
+    """Tell which ratio the network meets. Raises TargetUnreachable where it is too far from the one asked for."""
+    if not is_met(goal.miss(network)):
         raise TargetUnreachable(
-            f"a ratio of {wanted:g} was asked for; the nearest that these layers allow is {met:.3f}",
+            f"a ratio of {goal.ratio:g} was asked for; the nearest that these layers allow is {goal.met(network):.3f}",
             hint="Ask for that ratio, exclude fewer layers, or lower minimum_channels and round_to.",
         )
-    return {"macs_ratio" if spec.macs_ratio else "parameters_ratio": met}
+    return {goal.name: goal.met(network)}
 
 
 def _check(before: Network, after: Network) -> None:
@@ -181,18 +132,9 @@ def _explain(groups: Groups) -> str:
     return f"No channel can be removed. {found or 'The network has no layer that makes channels.'}"
 
 
-def _unscored(network: Network, criterion: str) -> dict[str, object]:
-    """List the layers that could lose channels and that the criterion cannot judge."""
-    groups = find_groups(network)
-    known = scorable(network, groups, criterion)
-    layers = [p.layer for p in groups.producers if p.layer in groups.names() and not np.isin(p.labels, known).any()]
-    return {"unscored": [{"name": layer, "reason": UNSCALED} for layer in layers]}
-
-
-def _details(before: Network, after: Network, prunable: int, removed: int) -> dict[str, object]:
-    """Tell what was cut, what was not and why: of the network as it came in."""
-    groups = find_groups(before)
-    names = groups.names()
+def _describe(before: Network, after: Network, groups: Groups, criterion: str) -> dict[str, object]:
+    """Tell what was cut, what was not and why: of the network as it came in, whose groups these are."""
+    names, known = groups.names(), scorable(before, groups, criterion)
     layers = [
         {
             "name": producer.layer,
@@ -203,12 +145,11 @@ def _details(before: Network, after: Network, prunable: int, removed: int) -> di
         for producer in groups.producers
         if producer.layer in names
     ]
-    touched = {str(row["group"]) for row in layers if row["channels_before"] != row["channels_after"]}
+    unscored = [p.layer for p in groups.producers if p.layer in names and not np.isin(p.labels, known).any()]
     return {
-        "prunable_channels": prunable,
-        "removed_channels": removed,
-        "groups_touched": len(touched),
+        "groups_touched": len({row["group"] for row in layers if row["channels_before"] != row["channels_after"]}),
         "layers": layers,
         "unprunable": [{"name": name, "reason": reason} for name, reason in groups.reasons.items()],
+        "unscored": [{"name": name, "reason": UNSCALED} for name in unscored],
         "unknown_operators": [{"node": node, "op": op} for node, op in groups.walk.unknown.items()],
     }

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from workers.compression.network import Network
 from workers.compression.pruning.ids import FROZEN, compact, squash, varies
+from workers.compression.pruning.selection import Labels, joined
 from workers.compression.pruning.walk import Walk
-
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def find_groups(network: Network) -> Groups:
     producers = tuple(
         Producer(name, axis, labels[walk.dimensions[name, axis].numpy()]) for name, axis in walk.producers.items()
     )
-    made = np.unique(np.concatenate([np.zeros(0, np.int64), *(producer.labels for producer in producers)]))
+    made = np.unique(joined(producer.labels for producer in producers))
     units = made[made != FROZEN]
     raw = walk.space.raw()
     reasons = {}

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.domain.errors import NoSensitivity
 from app.domain.sensitivity import SensitivityTable
 from app.domain.steps.prune import MOST_AMOUNT, PruneSpec
 from workers.compression.pruning.allocation import Curve, allocate, apportion, curves_of
 from workers.compression.pruning.groups import Groups
-from workers.compression.pruning.selection import Labels, Part, Share, choose, line, partition
+from workers.compression.pruning.selection import Labels, Part, Share, choose, joined, line, partition
 from workers.compression.step import Context
 
 Counts = dict[Part, int]
@@ -53,12 +52,9 @@ class Quota:
     """What the pools that go by their sensitivity cost; none where all go by the same share."""
     ceilings: dict[Part, float]
 
-    def at(self, share: float, gone: float) -> Counts:
-        """Count what goes by ``share`` of the units, and by this part of the amounts that are fixed."""
-        counts = {
-            part: round(total * (self.fixed[part] * gone if part in self.fixed else share))
-            for part, total in self.totals.items()
-        }
+    def at(self, share: float) -> Counts:
+        """Count what goes by ``share`` of the units, or by the amounts that are fixed."""
+        counts = {part: round(total * self.fixed.get(part, share)) for part, total in self.totals.items()}
         if self.curves:
             amounts = list(self.amounts(share).values())
             counts |= zip(self.curves, apportion(*self._groups(), amounts), strict=True)
@@ -77,12 +73,42 @@ class Quota:
         )
 
     def outcome(self, removed: Counts) -> list[dict[str, object]]:
-        """Tell for the report what went of each group, and the drop that its curve expects of that alone."""
-        amounts = {part: removed[part] / self.totals[part] for part in self.curves}
-        return [
-            {"layers": list(part), "amount": amounts[part], "expected_drop": curve.cost(amounts[part])}
-            for part, curve in self.curves.items()
-        ]
+        """Tell for the report what went of each group, and the drop that its curve expects of that alone.
+
+        What was removed may be counted by parts of the groups.
+        """
+        rows: list[dict[str, object]] = []
+        for group, curve in self.curves.items():
+            amount = sum(count for part, count in removed.items() if part[0] in group) / self.totals[group]
+            rows.append({"layers": list(group), "amount": amount, "expected_drop": curve.cost(amount)})
+        return rows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many units go in all rounds together, by the layers that they run through; ``sizes`` is how many there are.
+
+    It holds through all rounds, so that ratio and multiples are met in the end, however scores change on the way.
+    """
+
+    counts: Counts
+    sizes: Counts
+
+    def at(self, gone: float) -> Counts:
+        """Count what is to be gone behind a round, when this part of all is.
+
+        Two units of all stay until the last: of a layer that is left with one, the next round would find other groups.
+        """
+        if gone == 1:
+            return self.counts
+        ceilings = {part: min(count, max(0, self.sizes[part] - 2)) for part, count in self.counts.items()}
+        exact = {part: count * gone for part, count in self.counts.items()}
+        counts = {part: min(math.floor(exact[part]), ceiling) for part, ceiling in ceilings.items()}
+        open_ = [part for part, ceiling in ceilings.items() if counts[part] < ceiling]
+        open_.sort(key=lambda part: exact[part] - counts[part], reverse=True)
+        for part in open_[: round(sum(exact.values())) - sum(counts.values())]:
+            counts[part] += 1
+        return counts
 
 
 def table_for(spec: PruneSpec, context: Context) -> SensitivityTable | None:
@@ -145,7 +171,7 @@ def pick(
     def ranked(units: Labels) -> Labels:
         return units[np.argsort([scores[unit] for unit in units.tolist()], kind="stable")]
 
-    chosen = _joined(choose([Share(ranked(units), counts.get(key, 0)) for key, units in found.items()], lines))
+    chosen = joined(choose([Share(ranked(units), counts.get(key, 0)) for key, units in found.items()], lines))
     if multiple == 1 and not shift:
         return chosen
     shares = []
@@ -153,12 +179,12 @@ def pick(
         stays = _multiple(groups, units, multiple)
         more = (shift or {}).get(part, 0) * stays
         shares.append(Share(ranked(units), int(np.isin(units, chosen).sum()) + more, stays))
-    return _joined(choose(shares, lines))
+    return joined(choose(shares, lines))
 
 
 def parts_of(groups: Groups, found: dict[Part, Labels]) -> dict[Part, Labels]:
     """Part the units of all pools by the layers that they run through."""
-    return _parts(groups, _joined(list(found.values())))
+    return _parts(groups, joined(found.values()))
 
 
 def too_narrow(groups: Groups, found: dict[Part, Labels], multiple: int) -> dict[str, int]:
@@ -187,7 +213,3 @@ def _multiple(groups: Groups, units: Labels, channels: int) -> int:
     for producer in groups.producers:
         held.update(np.unique(producer.labels[np.isin(producer.labels, units)], return_counts=True)[1].tolist())
     return channels // math.gcd(channels, *held)
-
-
-def _joined(parts: list[NDArray[np.int64]]) -> Labels:
-    return np.concatenate([np.zeros(0, np.int64), *parts])

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -26,9 +25,9 @@ from workers.compression.pruning.importance import (
     score_units,
     taylor,
 )
+from workers.compression.pruning.selection import Labels, Part, joined
 from workers.compression.step import Context
 
-Labels = NDArray[np.int64]
 TAYLOR_ROWS, TAYLOR_BATCH = 1024, 64
 UNSCALED = "no batch norm scales its channels, which bn_scale needs"
 
@@ -44,7 +43,15 @@ def scorable(network: Network, groups: Groups, criterion: str) -> Labels:
     if criterion != "bn_scale":
         return groups.units
     scaled = [labels for _, labels in _scales(network, groups)]
-    return groups.units[np.isin(groups.units, np.concatenate([np.zeros(0, np.int64), *scaled]))]
+    return groups.units[np.isin(groups.units, joined(scaled))]
+
+
+def score_pools(
+    network: Network, groups: Groups, found: dict[Part, Labels], criterion: str, context: Context
+) -> dict[int, float]:
+    """Score every unit of these pools."""
+    units = np.sort(joined(found.values()))
+    return dict(zip(units.tolist(), score(network, groups, units, criterion, context).tolist(), strict=True))
 
 
 def score(network: Network, groups: Groups, units: Labels, criterion: str, context: Context) -> Scores:

@@ -1,10 +1,12 @@
-"""Chooses a round's units: the least important, so many that the amount or the ratio is met, in multiples."""
+"""Chooses units: the least important, so many that the amount or the ratio is met, in multiples."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import islice, permutations
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import cycle, islice, permutations
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from app.domain.steps.prune import PruneSpec
 from workers.compression.counting import count_macs, count_parameters
 from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups
-from workers.compression.pruning.plan import Counts, Shift, parts_of, pick, tally
+from workers.compression.pruning.plan import Counts, Quota, Shift, parts_of, pick, tally
 from workers.compression.pruning.selection import Labels, Part
 from workers.compression.pruning.surgery import remove
 
@@ -25,14 +27,19 @@ _CLOSE_ENOUGH, _TRIALS, _MOVES, _SWAPS = 0.001, 14, 24, 60
 
 @dataclass(frozen=True)
 class Goal:
-    """What a measure of the network has to come down to."""
+    """A ratio of what a measure counts of the ``whole`` network to what it counts in the end."""
 
+    name: str
     measure: Callable[[Network], int]
-    value: float
+    whole: int
+    ratio: float
+
+    def met(self, network: Network) -> float:
+        return self.whole / self.measure(network)
 
     def miss(self, network: Network) -> float:
-        """Tell how far the network is from it, as a share of it; more than 0 where it is too large."""
-        return self.measure(network) / self.value - 1
+        """Tell how far the network is from it, as a share of what is to be left; more than 0 where it is too large."""
+        return self.measure(network) / (self.whole / self.ratio) - 1
 
 
 @dataclass(frozen=True)
@@ -43,20 +50,18 @@ class Choice:
     multiple: int
 
 
-def measure_for(spec: PruneSpec) -> tuple[Callable[[Network], int], float | None]:
-    """Give what a ratio is asked of, and the ratio; None where an amount was asked for."""
-    return (count_macs, spec.macs_ratio) if spec.macs_ratio else (count_parameters, spec.parameters_ratio)
-
-
-def goal_for(network: Network, spec: PruneSpec, gone: float) -> Goal | None:
-    """Give what is to be met once this part of the whole is gone, None where an amount was asked for."""
-    measure, ratio = measure_for(spec)
-    return Goal(measure, measure(network) * (1 - (1 - 1 / ratio) * gone)) if ratio else None
+def goal_for(network: Network, spec: PruneSpec) -> Goal | None:
+    """Give what is to be met, None where an amount was asked for."""
+    if spec.macs_ratio:
+        return Goal("macs_ratio", count_macs, count_macs(network), spec.macs_ratio)
+    if spec.parameters_ratio:
+        return Goal("parameters_ratio", count_parameters, count_parameters(network), spec.parameters_ratio)
+    return None
 
 
 @dataclass(frozen=True)
 class Selector:
-    """What one round chooses from."""
+    """What is chosen from, as it scores now."""
 
     network: Network
     groups: Groups
@@ -64,60 +69,49 @@ class Selector:
     scores: dict[int, float]
     spec: PruneSpec
 
-    def by_amount(self, counts: Counts) -> Choice:
-        """Choose ``counts`` of each pool, by the largest multiple that takes as many within 3 %."""
+    def by_amount(self, quotas: Quota, amount: float) -> Choice:
+        """Choose an amount of all pools, by the largest multiple that takes as many units within 3 %."""
+        counts = quotas.at(amount)
         if self.spec.round_to != "auto":
             return Choice(self._pick(counts, self.spec.round_to), self.spec.round_to)
         exact = len(self._pick(counts, 1))
         choices = (Choice(self._pick(counts, multiple), multiple) for multiple in MULTIPLES)
         return next(found for found in choices if abs(len(found.units) - exact) <= TOLERANCE * exact)
 
-    def by_goal(self, due: Callable[[float], Counts], goal: Goal) -> Choice:
+    def by_goal(self, quotas: Quota, goal: Goal) -> Choice:
         """Choose the share of all pools that comes nearest, by the largest multiple that comes within 3 %."""
         asked = MULTIPLES if self.spec.round_to == "auto" else (self.spec.round_to,)
         found: list[tuple[float, Choice]] = []
         for multiple in asked:
-            miss, units = self._search(due, goal, multiple)
+            miss, units = self._search(quotas, goal, multiple)
             if is_met(miss):
                 return Choice(units, multiple)
             found.append((abs(miss), Choice(units, multiple)))
         return min(found, key=lambda pair: pair[0])[1]
 
-    def by_plan(self, plan: Counts) -> Labels:
-        """Choose what is left of a plan, which other scores than those of now found to meet the ratio."""
-        parts = parts_of(self.groups, self.pools)
-        counts = {part: plan.get(part, 0) for part in parts}
-        return pick(self.groups, parts, self.scores, counts, self.spec, multiple=1)
+    def by_parts(self, counts: Counts) -> Labels:
+        """Choose so many of each of the ``parts``."""
+        return pick(self.groups, self.parts, self.scores, counts, self.spec, multiple=1)
 
     def count(self, units: Labels) -> Counts:
-        """Count units by the layers that they run through, which is all that a ratio depends on."""
-        return tally(parts_of(self.groups, self.pools), units)
+        """Count units by their parts, which is all that a ratio depends on."""
+        return tally(self.parts, units)
 
-    def touched(self, plan: Counts) -> Selector:
-        """Give one that chooses from the layers alone of which a plan still has something to go."""
-        parts = parts_of(self.groups, self.pools).items()
-        open_ = np.concatenate([np.zeros(0, np.int64), *(units for part, units in parts if plan.get(part, 0) > 0)])
-        return replace(self, pools={key: units[np.isin(units, open_)] for key, units in self.pools.items()})
-
-    def within(self, units: Labels, plan: Counts) -> Labels:
-        """Leave out the most important of these units wherever a plan has fewer."""
-        kept = [np.zeros(0, np.int64)]
-        for part, mine in parts_of(self.groups, self.pools).items():
-            chosen = mine[np.isin(mine, units)]
-            order = np.argsort([self.scores[unit] for unit in chosen.tolist()], kind="stable")
-            kept.append(chosen[order][: plan.get(part, 0)])
-        return np.concatenate(kept)
+    @cached_property
+    def parts(self) -> dict[Part, Labels]:
+        """The units of all pools by the layers that they run through."""
+        return parts_of(self.groups, self.pools)
 
     def _pick(self, counts: Counts, multiple: int, shift: Shift | None = None) -> Labels:
         return pick(self.groups, self.pools, self.scores, counts, self.spec, multiple=multiple, shift=shift)
 
-    def _search(self, due: Callable[[float], Counts], goal: Goal, multiple: int) -> tuple[float, Labels]:
+    def _search(self, quotas: Quota, goal: Goal, multiple: int) -> tuple[float, Labels]:
         """Halve the interval of shares; where all jump past the goal at once, move single layers by a multiple."""
         best, nearest, at = np.zeros(0, np.int64), goal.miss(self.network), 0.0
         low, high = 0.0, 1.0
         for _ in range(_TRIALS):
             share = (low + high) / 2
-            units = self._pick(due(share), multiple)
+            units = self._pick(quotas.at(share), multiple)
             miss = goal.miss(remove(self.network, self.groups, units))
             if abs(miss) < abs(nearest):
                 best, nearest, at = units, miss, share
@@ -126,7 +120,8 @@ class Selector:
             low, high = (share, high) if miss > 0 else (low, share)
         if is_met(nearest):
             return nearest, best
-        for units in self._moved(due(at), multiple, more=nearest > 0):
+        for shift in self._shifts(more=nearest > 0):
+            units = self._pick(quotas.at(at), multiple, shift)
             miss = goal.miss(remove(self.network, self.groups, units))
             if abs(miss) < abs(nearest):
                 best, nearest = units, miss
@@ -134,22 +129,21 @@ class Selector:
                 break
         return nearest, best
 
-    def _moved(self, counts: Counts, multiple: int, *, more: bool) -> Iterator[Labels]:
-        """Give choices in which one layer, then two, and so on, loses one multiple more or fewer.
+    def _shifts(self, *, more: bool) -> Iterator[Shift]:
+        """Let one layer, then two, and so on, lose one multiple more or fewer.
 
         At last one loses more and another fewer, which is finer than any single move.
         """
-        shift: dict[Part, int] = {}
-        parts = sorted(parts_of(self.groups, self.pools), key=lambda part: (len(part), part))
-        for place in range(_MOVES if parts else 0):
-            part = parts[place % len(parts)]
-            single = {part: 1 if more else -1}
-            yield self._pick(counts, multiple, single)
-            shift[part] = shift.get(part, 0) + single[part]
-            if len(shift) > 1:
-                yield self._pick(counts, multiple, shift)
+        parts = sorted(self.parts, key=lambda part: (len(part), part))
+        step, sum_ = 1 if more else -1, Counter[Part]()
+        for place, part in enumerate(islice(cycle(parts), _MOVES)):
+            sum_[part] += step
+            if place < len(parts):
+                yield {part: step}
+            if place:
+                yield dict(sum_)
         for one, other in islice(permutations(parts, 2), _SWAPS):
-            yield self._pick(counts, multiple, {one: 1, other: -1})
+            yield {one: 1, other: -1}
 
 
 def is_met(miss: float) -> bool:

@@ -14,6 +14,10 @@ Labels = NDArray[np.int64]
 Part = tuple[str, ...]
 
 
+def joined(parts: Iterable[Labels]) -> Labels:
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
 @dataclass(frozen=True)
 class Line:
     """A dimension of which ``floor`` indices must stay; ``units`` tells how many indices each unit holds of it."""

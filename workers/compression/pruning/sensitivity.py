@@ -27,7 +27,7 @@ from workers.compression.network import Network
 from workers.compression.pruning.channel import find_pools
 from workers.compression.pruning.masks import lowest, lowest_of_rows
 from workers.compression.pruning.plan import pick
-from workers.compression.pruning.scoring import score
+from workers.compression.pruning.scoring import score_pools
 from workers.compression.pruning.surgery import remove
 from workers.compression.pruning.weight import prunable_layers, score_weights
 from workers.compression.step import Context
@@ -172,8 +172,8 @@ def _judge(context: Context, split: Split, rows: NDArray[np.int64]) -> Judge:
 def _channels(network: Network, spec: PruneSpec, context: Context) -> list[Candidate]:
     """List the coupled groups under the names that the model's layers show."""
     groups, found = find_pools(network, spec)
-    units = np.sort(np.concatenate(list(found.values())))
-    scores = dict(zip(units.tolist(), score(network, groups, units, spec.criterion, context).tolist(), strict=True))
+    scores = score_pools(network, groups, found, spec.criterion, context)
+    units = np.array(list(scores))
     layers: dict[str, list[str]] = {}
     for layer, group in groups.names().items():
         layers.setdefault(group, []).append(layer)
