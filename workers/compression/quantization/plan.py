@@ -23,7 +23,7 @@ from workers.compression.quantization.folding import fold_batch_norms
 from workers.compression.quantization.layer_report import describe
 from workers.compression.quantization.quantizer import QUANTIZABLE, IntegerQuantizer, Parameters, clipped, moved_from
 from workers.compression.quantization.ranges import Choice
-from workers.compression.quantization.simulation import Simulation, annotate, layer_nodes, simulate
+from workers.compression.quantization.simulation import Simulation, layer_nodes, simulate
 from workers.compression.quantization.smoothing import smooth
 from workers.compression.step import Context
 
@@ -66,23 +66,23 @@ class Plan:
 
     def quantizer(self, floats: frozenset[str] = frozenset()) -> IntegerQuantizer:
         return IntegerQuantizer(
+            self.parameters,
             reduce_range=self.reduce_range,
             symmetric=self.spec.symmetric_activations,
             floats=self.control.floats | floats,
             bits=self.control.bits,
-            parameters=self.parameters,
         )
 
     def simulation(self, floats: frozenset[str] = frozenset()) -> Simulation:
         """Annotate the graph for a choice of layers in float, and give what runs it."""
-        annotate(self.module, self.quantizer(floats))
+        self.quantizer(floats).annotate(self.module)
         integer = layer_nodes(self.module).values()
         mine = {str(bias.target) for node in integer for bias in node.args[2:3] if isinstance(bias, Node)}
         return Simulation(self.module, self.weights, {k: v for k, v in self.biases.items() if k in mine})
 
     def layers(self) -> dict[str, Node]:
         """Give the nodes of all layers that are integers where no other goes back to float."""
-        annotate(self.module, self.quantizer())
+        self.quantizer().annotate(self.module)
         return layer_nodes(self.module)
 
     def figures(self, floats: frozenset[str] = frozenset()) -> list[dict[str, Any]]:

@@ -65,13 +65,11 @@ def _run_integer(network: Network, spec: QuantizeSpec, context: Context) -> Step
         from workers.compression.quantization.plan import make_plan
 
         plan = make_plan(network, spec, _part(context, 0, CALIBRATING))
-        float_graph = plan.float_graph()
-        observed = static.prepare(float_graph, plan.quantizer(), plan.batches[0])
-        student = replace(network, module=round_in_training(observed))
+        student = replace(network, module=round_in_training(static.prepare(plan)))
         fitted = _fit(student, spec, _part(context, CALIBRATING, 1 - CALIBRATING))
         trained = drop_dropout(fitted.network.module)
         # What the layers lose is judged against the weights, and by the ranges, that the training ended with.
-        weights = trained.state_dict()
+        weights, float_graph = trained.state_dict(), plan.float_graph()
         float_graph.load_state_dict({name: weights[name] for name in float_graph.state_dict()})
         parameters = found_parameters(trained)
         result = static.finish(

@@ -18,18 +18,11 @@ from torchao.quantization.pt2e.quantizer import (
 
 from workers.compression.inference import first_output
 from workers.compression.quantization import kernels
-from workers.compression.quantization.quantizer import ANNOTATION, IntegerQuantizer
+from workers.compression.quantization.quantizer import ANNOTATION
 from workers.compression.quantization.ranges import SMALLEST_SCALE
 
 Inputs = tuple[Tensor, ...]
 BIAS_MAX = 2**31 - 1
-
-
-def annotate(module: GraphModule, quantizer: IntegerQuantizer) -> None:
-    """Annotate anew, whatever stood there."""
-    for node in module.graph.nodes:
-        node.meta.pop(ANNOTATION, None)
-    quantizer.annotate(module)
 
 
 def weight_scales(weight: Tensor, bound: int) -> Tensor:

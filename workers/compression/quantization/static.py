@@ -1,6 +1,5 @@
 """Static quantization: ranges found on calibration rows, integers from end to end."""
 
-import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from workers.compression.step import Context, StepResult
 
 if TYPE_CHECKING:
     from workers.compression.quantization.plan import Plan
-    from workers.compression.quantization.quantizer import IntegerQuantizer
 
 
 def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
@@ -43,24 +41,18 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
         plan = make_plan(network, spec, context)
         held = hold_objective(plan, network, spec, context, observed=spec.samples, begin=OBSERVED[-1])
         floats = held.floats if held else frozenset[str]()
-        prepared = prepare(plan.float_graph(floats), plan.quantizer(floats), plan.batches[0])
-        result = finish(plan, prepared, context, floats)
+        result = finish(plan, prepare(plan, floats), context, floats)
     return replace(result, details=result.details | ({"gate": held.as_json()} if held else {}))
 
 
-def prepare(module: GraphModule, quantizer: "IntegerQuantizer", inputs: tuple[torch.Tensor, ...]) -> GraphModule:
-    """Give a copy of a float graph with all that conversion has to know: activations fixed, weights observed."""
+def prepare(plan: "Plan", floats: frozenset[str] = frozenset()) -> GraphModule:
+    """Give a copy of the plan's graph with all that conversion has to know: activations fixed, weights observed."""
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
-    from workers.compression.quantization.quantizer import ANNOTATION
-
-    copied = copy.deepcopy(module)
-    for node in copied.graph.nodes:
-        node.meta.pop(ANNOTATION, None)
-    prepared: GraphModule = prepare_pt2e(copied, quantizer)
+    prepared: GraphModule = prepare_pt2e(plan.float_graph(floats), plan.quantizer(floats))
     with torch.no_grad():
         # Activations are fixed already; weights are observed in any one run.
-        prepared(*inputs)
+        prepared(*plan.batches[0])
     return prepared
 
 
