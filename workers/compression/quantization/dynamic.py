@@ -30,8 +30,7 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
     bound = weight_bound(reduce_range=reduce_range)
 
     def linear(layer: nn.Linear, _: int | None) -> DynamicLinear:
-        bias = None if layer.bias is None else layer.bias.detach().clone()
-        return DynamicLinear(layer.weight.detach(), bias, bound)
+        return DynamicLinear(layer.weight, layer.bias, bound)
 
     def embedding(layer: nn.Embedding, _: int | None) -> PackedEmbedding:
         return pack_embedding(layer, bits=EMBEDDING_BITS, group_size=EMBEDDING_GROUP, symmetric=True)

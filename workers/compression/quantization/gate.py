@@ -5,7 +5,7 @@ in float to the logits on fixed rows, and serves every scheme that leaves layers
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -76,15 +76,7 @@ class Outcome:
         return f"{left}: the drop is {self.drop:.4f}, {verdict}, after {self.evaluations} choices tried."
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "held": self.held,
-            "complete": self.complete,
-            "floats": sorted(self.floats),
-            "drop": self.drop,
-            "drop_of_all": self.drop_of_all,
-            "evaluations": self.evaluations,
-            "ranking": list(self.ranking),
-        }
+        return asdict(self) | {"floats": sorted(self.floats), "ranking": list(self.ranking)}
 
 
 def hold(judge: Judge, layers: Sequence[str], costs: Mapping[str, float], allowed: float) -> Outcome:

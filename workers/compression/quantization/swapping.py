@@ -46,7 +46,7 @@ class Swapped:
             path = self.paths[name]
             after.module.set_submodule(path, copy.deepcopy(self.before.module.get_submodule(path)))
         layers = {name: layer for name, layer in self.layers.items() if name not in names}
-        return replace(self, after=replace(after, quantized=True), layers=layers, returned=names)
+        return replace(self, after=after, layers=layers, returned=names)
 
     def details(self, inputs: Inputs | None) -> dict[str, Any]:
         """Tell what was done, for the report; SQNR on ``inputs`` where there are any."""
