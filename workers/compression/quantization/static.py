@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import GraphModule
 
-from app.domain.errors import CheckFailed, NoChange
+from app.domain.errors import NoChange
 from app.domain.recipe import QuantizeSpec
 from workers.compression.network import Network
 from workers.compression.quantization.calibration import SPLIT
@@ -32,7 +32,7 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
         RangeNotFound: a value inside the network is constant, or not finite, on all of them.
         ValidationFailed: a pattern matches nothing.
         NothingToQuantize: no layer with an integer kernel is left.
-        NoChange, CheckFailed: the converted network holds no pairs, or gives other shapes or no finite values.
+        NoChange: the converted network holds no pairs.
     """
     with torchao_quiet():
         # torchao logs and warns as it is imported.
@@ -61,10 +61,9 @@ def finish(plan: "Plan", prepared: GraphModule, context: Context, floats: frozen
     figures = plan.figures(floats)
     quantized = _convert(prepared)
     result = replace(plan.network, module=quantized, quantized=True)
-    pairs = count_pairs(quantized)
+    pairs = _count_pairs(quantized)
     if not pairs:
         raise NoChange("Quantization put no quantize and dequantize pair anywhere.")
-    _check(plan.network, result)
     details: dict[str, Any] = {
         "pairs": pairs,
         "layers_quantized": len(figures),
@@ -101,21 +100,9 @@ def _drop_unused_state(module: GraphModule) -> None:
     module.delete_all_unused_submodules()
 
 
-def count_pairs(module: GraphModule) -> int:
+def _count_pairs(module: GraphModule) -> int:
     """Count the dequantize operators: each ends one pair, on an activation or on a stored weight."""
     return sum("dequantize" in str(node.target) for node in module.graph.nodes if node.op == "call_function")
-
-
-def _check(before: Network, after: Network) -> None:
-    inputs = before.example_inputs()
-    with torch.no_grad():
-        expected, actual = before.module(*inputs), after.module(*inputs)
-    pairs = zip(*(value if isinstance(value, tuple) else (value,) for value in (expected, actual)), strict=True)
-    for ours, theirs in pairs:
-        if ours.shape != theirs.shape:
-            raise CheckFailed(f"Quantization changed an output from {tuple(ours.shape)} to {tuple(theirs.shape)}.")
-        if torch.isfinite(ours).all() and not torch.isfinite(theirs).all():
-            raise CheckFailed("The quantized network gives values that are not finite.")
 
 
 @contextmanager
