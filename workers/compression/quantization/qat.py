@@ -14,7 +14,7 @@ from app.domain.task import EventMessage
 from workers.compression.distillation.distill import imitate
 from workers.compression.network import Network
 from workers.compression.quantization import static, weight_only
-from workers.compression.quantization.rounding import make_trainable, pack_trained
+from workers.compression.quantization.qat_packed import make_trainable, pack_trained
 from workers.compression.quantization.static import torchao_quiet
 from workers.compression.step import Context, StepResult
 from workers.compression.training import fit, fit_labels
@@ -61,8 +61,8 @@ def _part(context: Context, begin: float, share: float) -> Context:
 
 def _run_integer(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
     with torchao_quiet():
-        from workers.compression.quantization.fake import drop_dropout, found_parameters, round_in_training
         from workers.compression.quantization.plan import make_plan
+        from workers.compression.quantization.qat_integer import drop_dropout, found_parameters, round_in_training
 
         plan = make_plan(network, spec, _part(context, 0, CALIBRATING))
         student = replace(network, module=round_in_training(static.prepare(plan)))
