@@ -8,7 +8,7 @@ judge and how long a pair is timed, and belong to the name of what they made. Al
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def by_winnow(subject: Subject, _: Path, written: Path, **fields: Any) -> dict[s
     rows = tuple(np.array(values[:AGREEING_ROWS]) for values in subject.rows)
     with torch.no_grad():
         ours = pt2.load(written.with_suffix(".pt2")).module(*map(torch.from_numpy, rows)).numpy()
-    theirs = predict(written, rows, len(rows[0]))
+    theirs = predict(written, rows)
     return {"agreement_of_files": float((ours.argmax(1) == theirs.argmax(1)).mean())}
 
 
@@ -57,7 +57,7 @@ def by_runtime(subject: Subject, source: Path, written: Path, *, dynamic: bool) 
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.feeds = feeds(subject.network.signature, subject.calibration)
+            self.feeds = feeds(subject.network.signature.inputs, subject.calibration)
 
         def get_next(self) -> dict[str, Array] | None:
             return next(self.feeds, None)
@@ -84,7 +84,7 @@ def by_nncf(subject: Subject, source: Path, written: Path) -> dict[str, Any]:
     import nncf
     import onnx
 
-    rows = list(feeds(subject.network.signature, subject.calibration, batch=1))
+    rows = list(feeds(subject.network.signature.inputs, subject.calibration, batch=1))
     kind = nncf.ModelType.TRANSFORMER if subject.name == "MiniLM" else None
     found = nncf.quantize(onnx.load(source), nncf.Dataset(rows), subset_size=len(rows), model_type=kind)
     onnx.save(found, written)
@@ -103,24 +103,20 @@ WAYS: dict[str, Make] = {
 }
 
 
-def feeds(signature: Any, rows: tuple[Array, ...], batch: int = BATCH) -> Iterator[dict[str, Array]]:
-    names = [tensor.name for tensor in signature.inputs]
+def feeds(inputs: Iterable[Any], rows: tuple[Array, ...], batch: int = BATCH) -> Iterator[dict[str, Array]]:
+    """Give batches of rows by the names of a file's or a signature's inputs."""
+    names = [value.name for value in inputs]
     for start in range(0, len(rows[0]), batch):
         yield {name: np.array(values[start : start + batch]) for name, values in zip(names, rows, strict=True)}
 
 
-def predict(path: Path, rows: tuple[Array, ...], batch: int = BATCH) -> Array:
+def predict(path: Path, rows: tuple[Array, ...]) -> Array:
     """Give the file's first output over all rows, from one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    pieces = []
-    for start in range(0, len(rows[0]), batch):
-        feed = {name: np.array(values[start : start + batch]) for name, values in zip(names, rows, strict=True)}
-        pieces.append(session.run(None, feed)[0])
-    return np.concatenate(pieces)
+    return np.concatenate([session.run(None, feed)[0] for feed in feeds(session.get_inputs(), rows)])
 
 
 class Bench:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from app.domain.steps.quantize import QuantizeSpec
 from benchmarks.quantization import FOLDER, predict
 from benchmarks.reference import fashion_mnist
-from benchmarks.subjects import lifted
+from benchmarks.subjects import CALIBRATION_ROWS, lifted
 from workers.compression.datasets import Dataset, Split
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.quantization import quantize
@@ -29,7 +29,6 @@ WIDTH, STRIDES = 24, (1, 2, 1)
 SPREAD = 2.0
 """Largest factor of a channel, as a power of ten."""
 BATCH = 64
-CALIBRATION_ROWS = 256
 # SGD takes one rate for weights that the scaling has set 100 apart, and makes things worse.
 _LEARNING = {"scheme": "qat", "epochs": 2, "learning_rate": 0.001, "optimizer": "adamw"}
 WAYS: dict[str, dict[str, Any]] = {

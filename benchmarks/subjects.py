@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim, export
 
-from benchmarks.reference import CACHE, NetworkF, fashion_mnist
+from benchmarks.reference import fashion_mnist, read_network_f
 from workers.compression.datasets import Dataset, Split
 from workers.compression.lifting import lift
 from workers.compression.network import Network
@@ -52,8 +52,7 @@ def lifted(module: nn.Module, rows: tuple[Array, ...]) -> Network:
 
 def network_f(limit: int) -> Subject:
     """F on Fashion-MNIST, as far as it is trained: accuracy on the first ``limit`` of the 10,000 rows."""
-    module = NetworkF()
-    module.load_state_dict(torch.load(CACHE / "network-f.pt", weights_only=True)["network"])
+    module, _ = read_network_f()
     train, _ = fashion_mnist("train")
     x, y = fashion_mnist("t10k")
     labels = y[:limit]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from app.domain.errors import CheckFailed, NoChange
+from tests.compression.quantization.networks import make_network
 from workers.compression.checks import PROMISES, check_files, check_step, compare_outputs
 from workers.compression.formats import onnx, pt2
 
@@ -33,6 +34,27 @@ def test_the_output_shape_must_stay(digits_network):
     other.module.fc = torch.nn.Linear(32, 9)
     with pytest.raises(CheckFailed, match="shape"):
         check_step("finetune", digits_network, other)
+
+
+class Two(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(3, 2), torch.nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.first(x), self.second(x)
+
+
+def test_every_output_is_looked_at():
+    network = make_network(Two(), (3,))
+    wider, endless = network.clone(), network.clone()
+    wider.module.second = torch.nn.Linear(3, 5)
+    with pytest.raises(CheckFailed, match=r"shape from \[2, 4\] to \[2, 5\]"):
+        check_step("finetune", network, wider)
+    with torch.no_grad():
+        endless.module.second.bias[1] = float("inf")
+    with pytest.raises(CheckFailed, match="finite"):
+        check_step("finetune", network, endless)
 
 
 def test_the_signature_must_stay(digits_network):

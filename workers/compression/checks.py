@@ -12,7 +12,7 @@ from workers.compression.counting import count_nonzero_parameters, count_paramet
 from workers.compression.datasets import Dataset
 from workers.compression.evaluation import Logits, predict
 from workers.compression.formats import pt2
-from workers.compression.inference import compute_logits, first_output
+from workers.compression.inference import all_outputs, compute_logits
 from workers.compression.network import Network
 
 REAL_ROWS = 1024
@@ -34,11 +34,12 @@ def check_step(method: str, before: Network, after: Network) -> None:
         raise CheckFailed(f"{method} changed the network's signature")
     inputs = before.example_inputs()
     with torch.no_grad():
-        expected, output = (first_output(network.module(*inputs)) for network in (before, after))
-    if expected.shape != output.shape:
-        raise CheckFailed(f"{method} changed the output's shape from {list(expected.shape)} to {list(output.shape)}")
-    if torch.isfinite(expected).all() and not torch.isfinite(output).all():
-        raise CheckFailed(f"{method} made outputs that are not finite")
+        pairs = zip(*(all_outputs(network.module(*inputs)) for network in (before, after)), strict=True)
+    for expected, output in pairs:
+        if expected.shape != output.shape:
+            raise CheckFailed(f"{method} changed an output's shape from {list(expected.shape)} to {list(output.shape)}")
+        if torch.isfinite(expected).all() and not torch.isfinite(output).all():
+            raise CheckFailed(f"{method} made outputs that are not finite")
 
 
 def check_files(onnx_path: Path, pt2_path: Path, data: Dataset, threads: int) -> FileAgreement:

@@ -18,6 +18,7 @@ from workers.compression.datasets import Dataset
 BATCH_ROWS = 256
 CONFIDENCE = 0.95
 BOOTSTRAP_SAMPLES = 10_000
+_ROUNDING = 1e-9
 
 Logits = NDArray[np.float32]
 
@@ -100,6 +101,11 @@ def measure_drop(before: NDArray[np.bool_], after: NDArray[np.bool_], seed: int)
     return MetricDrop(
         value=(lost - gained) / rows, ci95=(float(low), float(high)), p_value=mcnemar_p_value(lost, gained)
     )
+
+
+def within(drop: float, allowed: float) -> bool:
+    """Tell whether a drop is allowed, though 0.3 − 0.29 is a hair above 0.01 in binary."""
+    return drop <= allowed + _ROUNDING
 
 
 def _by_class(

@@ -18,8 +18,12 @@ def fixed_batch(signature: Signature) -> int | None:
     return first if isinstance(first, int) else None
 
 
+def all_outputs(output: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (output,) if isinstance(output, torch.Tensor) else output
+
+
 def first_output(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    return output if isinstance(output, torch.Tensor) else output[0]
+    return all_outputs(output)[0]
 
 
 def compute_logits(

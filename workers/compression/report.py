@@ -23,11 +23,10 @@ from app.domain.report import (
 )
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.quantize import QuantizeSpec
-from workers.compression.evaluation import Comparison
+from workers.compression.evaluation import Comparison, within
 from workers.compression.figures import Counts
 from workers.compression.packing import leaves_zeros
 
-ROUNDING = 1e-9
 PACKED = "Packed weights are unpacked inside each product and summed in float32, so that the file is what gains."
 LIMITS = {
     "cast": "Weights of 16 bits are unpacked when the file is loaded: this target computes in float32, so that the"
@@ -79,13 +78,14 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
         agreement=comparison.agreement,
     )
     outcome = _judge(comparison.drop, objective)
-    verdict = _with_storage(_with_zeros(decide(delta, outcome, recipe), findings), recipe)
+    verdict = decide(delta, outcome, recipe)
+    more = filter(None, (_zeros(findings), _storage(recipe), _leaks(findings.data)))
     return Report(
         baseline=baseline,
         compressed=compressed,
         delta=delta,
         objective=outcome,
-        verdict=_with_leaks(verdict, findings.data),
+        verdict=verdict.model_copy(update={"reasons": (*verdict.reasons, *more)}),
         steps=findings.steps,
         layers=findings.layers,
         classes=comparison.classes,
@@ -125,38 +125,35 @@ def _makes_zeros_alone(recipe: Recipe) -> bool:
     return leaves_zeros(recipe) and not smaller
 
 
-def _with_zeros(verdict: Verdict, findings: Findings) -> Verdict:
+def _zeros(findings: Findings) -> str | None:
     """Say what zeros buy, where a step made some: bytes once compressed, of both files likewise."""
     before, after = findings.baseline.packed_bytes, findings.compressed.packed_bytes
     if before is None or after is None:
-        return verdict
+        return None
     counts, size = findings.compressed.counts, findings.compressed.path.stat().st_size
-    reason = (
+    return (
         f"{1 - counts.nonzero_parameters / max(1, counts.parameters):.1%} of the parameters are zero. Zeros give size"
         f" after compression and no speed on this target: zstd makes the file {size / after:.2f} times smaller, and"
         f" then it is {before / after:.2f} times smaller than the baseline's, compressed likewise."
     )
-    return verdict.model_copy(update={"reasons": (*verdict.reasons, reason)})
 
 
-def _with_storage(verdict: Verdict, recipe: Recipe) -> Verdict:
+def _storage(recipe: Recipe) -> str | None:
     """Say what a scheme of quantization cannot give."""
     last = recipe[-1]
     if not isinstance(last, QuantizeSpec):
-        return verdict
-    reason = PACKED if last.packs else LIMITS.get(last.scheme)
-    return verdict.model_copy(update={"reasons": (*verdict.reasons, reason)}) if reason else verdict
+        return None
+    return PACKED if last.packs else LIMITS.get(last.scheme)
 
 
-def _with_leaks(verdict: Verdict, data: DataFigures) -> Verdict:
+def _leaks(data: DataFigures) -> str | None:
     """Say how many validation rows were no use."""
     if not data.overlap:
-        return verdict
-    reason = (
+        return None
+    return (
         f"{data.overlap} of {data.overlap + data.validation} validation rows also stand in train or calibration;"
         " they judged nothing."
     )
-    return verdict.model_copy(update={"reasons": (*verdict.reasons, reason)})
 
 
 def describe_side(profile: Profile, accuracy: MetricValue) -> Side:
@@ -175,7 +172,7 @@ def describe_side(profile: Profile, accuracy: MetricValue) -> Side:
 def _judge(drop: MetricDrop, objective: Objective | None) -> ObjectiveOutcome | None:
     if objective is None:
         return None
-    met = drop.value <= objective.max_drop + ROUNDING
+    met = within(drop.value, objective.max_drop)
     return ObjectiveOutcome(metric=objective.metric, max_drop=objective.max_drop, met=met)
 
 

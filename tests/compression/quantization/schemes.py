@@ -58,11 +58,8 @@ def spec(scheme, **fields):
     return QuantizeSpec(method="quantize", scheme=scheme, **fields)
 
 
-def run_onnx(path, rows, *, optimized=True):
-    options = onnxruntime.SessionOptions()
-    if not optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+def run_onnx(path, rows):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: rows})[0]
 
 

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from workers.compression.quantization.static import torchao_quiet
 
 with torchao_quiet():
     from workers.compression.quantization.correction import correct_biases
-    from workers.compression.quantization.plan import make_plan
+    from workers.compression.quantization.plan import _better, make_plan
     from workers.compression.quantization.simulation import lockstep
 
 
@@ -45,6 +46,25 @@ def test_corrected_biases_take_the_shift_of_each_channel_away(tmp_path):
     for name, shift in before.items():
         # What is left is the rounding of the bias itself to units of s_x · s_w.
         assert after[name] < 0.05 * shift, name
+
+
+def test_what_is_left_open_is_settled_by_what_comes_out(tmp_path):
+    torch.manual_seed(0)
+    network = make_network(Residual(), (1, 8, 8))
+    spec = QuantizeSpec(method="quantize", samples=64, bias_correction="off")
+    with torchao_quiet():
+        plan = make_plan(network, spec, make_context(network, digits(), tmp_path))
+        shifted = {name: value + 1 for name, value in plan.module.named_parameters() if name.endswith("bias")}
+        worse = replace(plan, biases=shifted)
+        reference = plan.reference(plan.batches)
+        for asked, one, other, taken in (("auto", plan, worse, plan), ("auto", worse, plan, plan),
+                                         ("on", plan, worse, worse)):  # fmt: skip
+            better, decision = _better(asked, one, other, reference, plan.batches)
+            assert better is taken
+            assert decision.used is (taken is other)
+        assert decision.sqnr_db_with < decision.sqnr_db_without
+        everything = frozenset(worse.layers())
+        assert torch.equal(worse.outputs(everything, plan.batches), reference), "layers in float keep their biases"
 
 
 class Norms(nn.Module):

@@ -106,6 +106,24 @@ def test_what_has_none_is_float_between_two_conversions(tmp_path, middle):
     assert (operators["QuantizeLinear"], operators["DequantizeLinear"]) == (2, 2)
 
 
+class Gram(nn.Module):
+    """A layer, and a linear operator whose weight is an input."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.head(x) + F.linear(x, x)
+
+
+def test_a_product_of_two_inputs_is_no_layer(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(48, 64)).astype(np.float32)
+    result, operators = operators_of(make_network(Gram(), (64,), batch=4), rows, tmp_path)
+    assert [layer["name"] for layer in result.details["layers"]] == ["head"]
+    assert operators["QGemm"] + operators["MatMulIntegerToFloat"] == 1
+
+
 @pytest.fixture(scope="module")
 def attention():
     torch.manual_seed(0)

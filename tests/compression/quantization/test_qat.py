@@ -22,7 +22,7 @@ from workers.compression.quantization.written import check_packed
 with torchao_quiet():
     from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
 
-    from workers.compression.quantization.fake import SameRange, TrainedRange
+    from workers.compression.quantization.qat_integer import SameRange, TrainedRange
 
 QAT = {"epochs": 6, "learning_rate": 0.01}
 

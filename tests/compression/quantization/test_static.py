@@ -3,7 +3,6 @@ from collections import Counter
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -11,11 +10,13 @@ from torch import nn
 from app.domain.errors import CheckFailed, InvalidDataset, NothingToQuantize, RecipeOrder
 from app.domain.steps.quantize import QuantizeSpec
 from tests.compression.quantization.networks import Mobile, Residual, digits, make_context, make_network
+from tests.compression.quantization.schemes import run_onnx, run_torch
 from workers.compression.environment import has_vnni
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.formats import pt2
 from workers.compression.quantization import quantize, static
 from workers.compression.quantization.fusion import check_fused, fused_operators
+from workers.compression.quantization.swapping import stored_bytes
 
 
 def spec(**fields):
@@ -49,17 +50,8 @@ def written(network, rows, tmp_path_factory):
     return folder, results[0]
 
 
-def run_onnx(path, rows):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: rows})[0]
-
-
 def stored_weights(module):
-    return [value for name, value in module.state_dict().items() if value.dtype == torch.int8]
-
-
-def count_bytes(module):
-    return sum(value.nbytes for value in module.state_dict().values())
+    return [value for value in module.state_dict().values() if value.dtype == torch.int8]
 
 
 def test_onnx_runtime_fuses_every_layer(written):
@@ -111,7 +103,7 @@ def test_weights_are_stored_as_bytes(written):
     assert stored == {onnx.TensorProto.INT8}
     assert (folder / "first/model.onnx").stat().st_size < 0.5 * (folder / "float.onnx").stat().st_size
     reloaded, reference = (pt2.load(folder / name).module for name in ("first/model.pt2", "float.pt2"))
-    assert count_bytes(reloaded) < 0.4 * count_bytes(reference)
+    assert stored_bytes(reloaded) < 0.4 * stored_bytes(reference)
     floats = [v.numel() for v in result.network.module.state_dict().values() if v.dtype == torch.float32]
     assert max(floats) <= 32, "scales alone are left as floats"
 
@@ -120,10 +112,7 @@ def test_both_files_compute_the_same(written, network, rows):
     folder, result = written
     from_onnx = run_onnx(folder / "first/model.onnx", rows)
     loaded = pt2.load(folder / "first/model.pt2")
-    with torch.no_grad():
-        from_pt2 = loaded.module(torch.from_numpy(rows)).numpy()
-        from_step = result.network.module(torch.from_numpy(rows)).numpy()
-        reference = network.module(torch.from_numpy(rows)).numpy()
+    from_pt2, from_step, reference = (run_torch(made, rows) for made in (loaded, result.network, network))
     assert loaded.quantized
     np.testing.assert_array_equal(from_pt2, from_step)
     assert (from_onnx.argmax(1) == from_pt2.argmax(1)).mean() > 0.995

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from app.domain.errors import CheckFailed, UnsupportedNetwork
 from app.domain.model import Signature, TensorSpec
 from workers.compression.formats.onnx_padding import fold_padding
+from workers.compression.inference import all_outputs
 from workers.compression.network import Network
 from workers.compression.quantization.stored import UNFOLDED, StoredLayer
 
@@ -209,7 +210,7 @@ def _set_shape(value: onnx.ValueInfoProto, spec: TensorSpec) -> None:
 def _outputs(network: Network, inputs: tuple[torch.Tensor, ...]) -> list[NDArray[np.generic]]:
     with torch.no_grad():
         outputs = network.module(*inputs)
-    return [output.detach().cpu().numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+    return [output.detach().cpu().numpy() for output in all_outputs(outputs)]
 
 
 def _check_outputs(

@@ -1,6 +1,6 @@
 """What the calibration rows show: the rows themselves, and the range of every value that will be an integer."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from torch import fx
 from torch.fx import GraphModule, Node
 
 from app.domain.errors import InvalidDataset, RangeNotFound
+from workers.compression.inference import first_output
 from workers.compression.network import Network
 from workers.compression.quantization import kernels
 from workers.compression.quantization.ranges import Histogram
@@ -48,6 +49,12 @@ def read_rows(
     for start in range(0, len(rows), size):
         picked = rows[start : start + size]
         yield context.data.gather(split, picked if network.batch_is_dynamic else np.resize(picked, size))[0]
+
+
+def run_batches(run: Callable[..., Any], batches: Iterable[Inputs]) -> torch.Tensor:
+    """Give the first output of a module or a graph over all batches, (rows, …), in float."""
+    with torch.no_grad():
+        return torch.cat([first_output(run(*inputs)).float() for inputs in batches])
 
 
 def observe(

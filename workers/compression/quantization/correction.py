@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from workers.compression.quantization import kernels
-from workers.compression.quantization.simulation import Inputs, Simulation, lockstep
+from workers.compression.quantization.calibration import Inputs
+from workers.compression.quantization.simulation import Simulation, lockstep
 
 
 def correct_biases(

@@ -3,14 +3,12 @@
 import copy
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.counting import describe_layers
-from workers.compression.inference import first_output
 from workers.compression.network import Network
-from workers.compression.quantization.calibration import Inputs
+from workers.compression.quantization.calibration import Inputs, run_batches
 from workers.compression.quantization.kernels import reduces_range, weight_bound
 from workers.compression.quantization.objective import hold_objective
 from workers.compression.quantization.stored import DynamicLinear, PackedEmbedding
@@ -32,8 +30,7 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
     bound = weight_bound(reduce_range=reduce_range)
 
     def linear(layer: nn.Linear, _: int | None) -> DynamicLinear:
-        bias = None if layer.bias is None else layer.bias.detach().clone()
-        return DynamicLinear(layer.weight.detach(), bias, bound)
+        return DynamicLinear(layer.weight, layer.bias, bound)
 
     def embedding(layer: nn.Embedding, _: int | None) -> PackedEmbedding:
         return pack_embedding(layer, bits=EMBEDDING_BITS, group_size=EMBEDDING_GROUP, symmetric=True)
@@ -56,14 +53,14 @@ class _Choices:
         self.module = copy.deepcopy(swapped.after.module)
 
     def reference(self, batches: list[Inputs]) -> Tensor:
-        return _outputs(self.swapped.before.module, batches)
+        return run_batches(self.swapped.before.module, batches)
 
     def outputs(self, floats: frozenset[str], batches: list[Inputs]) -> Tensor:
         before = self.swapped.before.module
         for name, layer in self.swapped.layers.items():
             path = self.swapped.paths[name]
             self.module.set_submodule(path, before.get_submodule(path) if name in floats else layer)
-        return _outputs(self.module, batches)
+        return run_batches(self.module, batches)
 
     def sqnr(self) -> Mapping[str, float | None]:
         figures = self.swapped.figures(self.rows) if self.rows else {}
@@ -72,8 +69,3 @@ class _Choices:
     def macs(self) -> Mapping[str, float]:
         by_path = {layer.name: float(layer.macs) for layer in describe_layers(self.swapped.before)}
         return {name: by_path.get(path, 0.0) for name, path in self.swapped.paths.items()}
-
-
-def _outputs(module: fx.GraphModule, batches: list[Inputs]) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([first_output(module(*inputs)).float() for inputs in batches])

@@ -5,16 +5,15 @@ in float to the logits on fixed rows, and serves every scheme that leaves layers
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.compression.evaluation import Logits
+from workers.compression.evaluation import Logits, within
 
 Choice = frozenset[str]
-ROUNDING = 1e-9
 
 
 @dataclass
@@ -76,15 +75,7 @@ class Outcome:
         return f"{left}: the drop is {self.drop:.4f}, {verdict}, after {self.evaluations} choices tried."
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "held": self.held,
-            "complete": self.complete,
-            "floats": sorted(self.floats),
-            "drop": self.drop,
-            "drop_of_all": self.drop_of_all,
-            "evaluations": self.evaluations,
-            "ranking": list(self.ranking),
-        }
+        return asdict(self) | {"floats": sorted(self.floats), "ranking": list(self.ranking)}
 
 
 def hold(judge: Judge, layers: Sequence[str], costs: Mapping[str, float], allowed: float) -> Outcome:
@@ -95,7 +86,7 @@ def hold(judge: Judge, layers: Sequence[str], costs: Mapping[str, float], allowe
     """
     whole = frozenset[str]()
     first = judge.drop(whole)
-    if first <= allowed + ROUNDING:
+    if within(first, allowed):
         return Outcome(whole, held=True, complete=True, drop=first, drop_of_all=first, ranking=(), evaluations=1)
     ranking = _rank(judge, layers, costs)
     order = [str(entry["name"]) for entry in ranking]
@@ -133,7 +124,7 @@ def _shortest(judge: Judge, order: list[str], allowed: float) -> Choice | None:
     """Give the fewest of the worst layers that are enough: doubled until they are, then halved in between."""
 
     def holds(count: int) -> bool:
-        return judge.drop(frozenset(order[:count])) <= allowed + ROUNDING
+        return within(judge.drop(frozenset(order[:count])), allowed)
 
     # One layer at least must stay an integer one.
     low, high, most = 0, 1, len(order) - 1
@@ -156,6 +147,6 @@ def _put_back(judge: Judge, floats: Choice, costs: Mapping[str, float], allowed:
         fewer = floats - {name}
         if judge.spent and fewer not in judge.tried:
             return floats, False
-        if judge.drop(fewer) <= allowed + ROUNDING:
+        if within(judge.drop(fewer), allowed):
             floats = fewer
     return floats, True

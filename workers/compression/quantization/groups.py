@@ -52,7 +52,7 @@ def find_ranges(weight: Tensor, bits: int, group_size: int, *, symmetric: bool) 
     least = torch.empty(())
     for share in SHRINKINGS:
         tried = _ranges(values, bits, torch.full(values.shape[:2], share, device=values.device), symmetric=symmetric)
-        error = _squared_error(values, tried, bits)
+        error = (values - _restored(values, tried, bits)).square().sum(-1)
         if best is None:
             best, least = tried, error
             continue
@@ -78,6 +78,11 @@ def round_groups(weight: Tensor, ranges: Ranges, bits: int, group_size: int) -> 
     integers = unbounded.clamp(0, 2**bits - 1)
     saturated = float((unbounded != integers).double().sum()) / weight.numel()
     return Groups(integers.to(torch.uint8), ranges.scales, ranges.zero_points.to(torch.uint8), saturated)
+
+
+def restore_groups(weight: Tensor, ranges: Ranges, bits: int, group_size: int) -> Tensor:
+    """Give what a weight of (rows, inputs) is worth once it has been rounded, without its integers."""
+    return _restored(_cut(weight.float(), group_size), ranges, bits).flatten(-2)[..., : weight.shape[1]]
 
 
 def dequantize_groups(integers: Tensor, scales: Tensor, zero_points: Tensor | int, inputs: int) -> Tensor:
@@ -129,7 +134,6 @@ def _place(values: Tensor, ranges: Ranges) -> Tensor:
     return torch.round(values / ranges.scales.unsqueeze(-1)) + ranges.zero_points.unsqueeze(-1)
 
 
-def _squared_error(values: Tensor, ranges: Ranges, bits: int) -> Tensor:
+def _restored(values: Tensor, ranges: Ranges, bits: int) -> Tensor:
     integers = _place(values, ranges).clamp(0, 2**bits - 1)
-    restored = (integers - ranges.zero_points.unsqueeze(-1)) * ranges.scales.unsqueeze(-1)
-    return (values - restored).square().sum(-1)
+    return (integers - ranges.zero_points.unsqueeze(-1)) * ranges.scales.unsqueeze(-1)

@@ -104,7 +104,7 @@ def layer_name(node: Node) -> str:
     """Give the dotted name of a layer with weights, the graph's own name of any other operator."""
     place = 0 if node.target in EMBEDDING else 1
     weight = node.args[place] if node.target in WEIGHTED | EMBEDDING else None
-    while isinstance(weight, Node) and weight.op != "get_attr":
-        # An observer may stand between a layer and its weight.
-        weight = weight.args[0]
-    return str(weight.target).removesuffix(".weight") if isinstance(weight, Node) else node.name
+    # A weight that is computed, or an input, belongs to no layer.
+    if isinstance(weight, Node) and weight.op == "get_attr":
+        return str(weight.target).removesuffix(".weight")
+    return node.name

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
+from workers.compression.quantization.calibration import Inputs
+from workers.compression.quantization.noise import energy, sqnr_db
 from workers.compression.quantization.quantizer import ANNOTATION, clipped
-from workers.compression.quantization.simulation import Inputs, Simulation, layer_nodes, lockstep
+from workers.compression.quantization.simulation import Simulation, layer_nodes, lockstep
 
 BITS = 8
 
@@ -27,8 +29,8 @@ class _Figures:
     def add(self, exact: Tensor, value: Tensor) -> None:
         low, high = (float(extreme) for extreme in torch.aminmax(exact))
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self.signal += float(exact.double().square().sum())
-        self.noise += float((exact - value).double().square().sum())
+        self.signal += energy(exact)
+        self.noise += energy(exact - value)
 
     def count_saturated(self, value: Tensor, spec: Any) -> None:
         steps = value / spec.scale + spec.zero_point
@@ -36,9 +38,7 @@ class _Figures:
         self.values += value.numel()
 
 
-def describe(
-    module: GraphModule, simulation: Simulation, batches: Sequence[Inputs], bits: Mapping[str, int]
-) -> list[dict[str, Any]]:
+def describe(simulation: Simulation, batches: Sequence[Inputs], bits: Mapping[str, int]) -> list[dict[str, Any]]:
     """Give for each integer layer its bits, the range of its float output, its SQNR and its saturated share.
 
     The SQNR, 10·log10(Σy² / Σ(y−ŷ)²), takes ŷ from inside the quantized network: the errors of all layers before it
@@ -46,7 +46,7 @@ def describe(
     the activation that clips it, that lie beyond the integers' range by more than half a step; null where the layer
     gives floats.
     """
-    layers = layer_nodes(module)
+    layers = layer_nodes(simulation.graph)
     names = {node: name for name, node in layers.items()}
     encoded = {clipped(node): name for name, node in layers.items() if _output(clipped(node)) is not None}
     figures = {name: _Figures() for name in layers}
@@ -65,7 +65,7 @@ def describe(
             "name": name,
             "bits": bits.get(name, BITS),
             "range": [found.low, found.high],
-            "sqnr_db": 10 * math.log10(found.signal / found.noise) if found.noise > 0 and found.signal > 0 else None,
+            "sqnr_db": sqnr_db(found.signal, found.noise),
             "saturated": found.saturated / found.values if found.values else None,
         }
         for name, found in figures.items()

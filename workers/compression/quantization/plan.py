@@ -1,7 +1,6 @@
 """All that static quantization decides before anything is converted: ranges, biases, smoothing, layers in float."""
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -16,14 +15,22 @@ from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.counting import describe_layers
 from workers.compression.network import Network
 from workers.compression.quantization import kernels
-from workers.compression.quantization.calibration import SPLIT, Inputs, calibration_rows, observe, read_rows
+from workers.compression.quantization.calibration import (
+    SPLIT,
+    Inputs,
+    calibration_rows,
+    observe,
+    read_rows,
+    run_batches,
+)
 from workers.compression.quantization.control import Control, named_operators, resolve
 from workers.compression.quantization.correction import correct_biases
 from workers.compression.quantization.folding import fold_batch_norms
 from workers.compression.quantization.layer_report import describe
+from workers.compression.quantization.noise import energy, sqnr_db
 from workers.compression.quantization.quantizer import QUANTIZABLE, IntegerQuantizer, Parameters, clipped, moved_from
 from workers.compression.quantization.ranges import Choice
-from workers.compression.quantization.simulation import Simulation, annotate, layer_nodes, simulate
+from workers.compression.quantization.simulation import Simulation, layer_nodes
 from workers.compression.quantization.smoothing import smooth
 from workers.compression.step import Context
 
@@ -58,37 +65,39 @@ class Plan:
     batches: list[Inputs]
     control: Control
     parameters: Parameters
-    reduce_range: bool
     smoothing: Decision = Decision(used=False)
     correction: Decision = Decision(used=False)
     biases: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
+    @property
+    def reduce_range(self) -> bool:
+        return kernels.reduces_range(self.spec.reduce_range)
+
     def quantizer(self, floats: frozenset[str] = frozenset()) -> IntegerQuantizer:
         return IntegerQuantizer(
+            self.parameters,
             reduce_range=self.reduce_range,
             symmetric=self.spec.symmetric_activations,
             floats=self.control.floats | floats,
             bits=self.control.bits,
-            parameters=self.parameters,
         )
 
     def simulation(self, floats: frozenset[str] = frozenset()) -> Simulation:
         """Annotate the graph for a choice of layers in float, and give what runs it."""
-        annotate(self.module, self.quantizer(floats))
-        integer = layer_nodes(self.module).values()
+        self.quantizer(floats).annotate(self.module)
+        integer = layer_nodes(self.module.graph).values()
         mine = {str(bias.target) for node in integer for bias in node.args[2:3] if isinstance(bias, Node)}
         return Simulation(self.module, self.weights, {k: v for k, v in self.biases.items() if k in mine})
 
     def layers(self) -> dict[str, Node]:
         """Give the nodes of all layers that are integers where no other goes back to float."""
-        annotate(self.module, self.quantizer())
-        return layer_nodes(self.module)
+        self.quantizer().annotate(self.module)
+        return layer_nodes(self.module.graph)
 
     def figures(self, floats: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
         """Describe each integer layer on calibration rows."""
-        simulation = self.simulation(floats)
-        return describe(self.module, simulation, _some(self.batches), self.control.bits)
+        return describe(self.simulation(floats), _some(self.batches), self.control.bits)
 
     def float_graph(self, floats: frozenset[str] = frozenset()) -> GraphModule:
         """Give a copy of the graph with the biases that integer layers have."""
@@ -100,11 +109,11 @@ class Plan:
 
     def reference(self, batches: list[Inputs]) -> Tensor:
         """Give the outputs of the float graph."""
-        return simulate(fx.Interpreter(self.module), batches)
+        return run_batches(fx.Interpreter(self.module).run, batches)
 
     def outputs(self, floats: frozenset[str], batches: list[Inputs]) -> Tensor:
         """Give the outputs with the named layers in float and all others quantized."""
-        return simulate(self.simulation(floats), batches)
+        return run_batches(self.simulation(floats).run, batches)
 
     def sqnr(self) -> dict[str, float | None]:
         return {layer["name"]: layer["sqnr_db"] for layer in self.figures()}
@@ -123,7 +132,7 @@ def make_plan(network: Network, spec: QuantizeSpec, context: Context) -> Plan:
     trial = others if usable else _some(batches)
     folded = fold_batch_norms(network.module)
     plan = _observed(network, folded, spec, batches, _part(context, 0))
-    reference = simulate(fx.Interpreter(plan.module), trial)
+    reference = plan.reference(trial)
     if spec.smooth_quant != "off":
         smoothed, names = smooth(folded, batches, spec.smooth_alpha)
         if names:
@@ -154,7 +163,6 @@ def _observed(
         batches=batches,
         control=Control(frozenset(), {}),
         parameters=_Wanted(),
-        reduce_range=kernels.reduces_range(spec.reduce_range),
     )
     layers = frozenset(plan.layers())
     plan = replace(plan, control=resolve(spec, operators, layers), parameters=_Wanted())
@@ -205,16 +213,11 @@ def _choices(spec: QuantizeSpec, control: Control, nodes: dict[str, Node]) -> di
 
 def _better(asked: str, plan: Plan, other: Plan, reference: Tensor, trial: list[Inputs]) -> tuple[Plan, Decision]:
     """Take the other plan where it was asked for, or where its outputs are nearer to the float ones."""
-    without, with_ = (_sqnr(reference, simulate(choice.simulation(), trial)) for choice in (plan, other))
-    used = asked == "on" or with_ > without
-    decision = Decision(used, *(round(value, 3) if math.isfinite(value) else None for value in (with_, without)))
+    noises = [energy(reference - choice.outputs(frozenset(), trial)) for choice in (other, plan)]
+    used = asked == "on" or noises[0] < noises[1]
+    figures = [sqnr_db(energy(reference), noise) for noise in noises]
+    decision = Decision(used, *(None if figure is None else round(figure, 3) for figure in figures))
     return (other if used else plan), decision
-
-
-def _sqnr(expected: Tensor, actual: Tensor) -> float:
-    """Give 10·log10(Σy² / Σ(y−ŷ)²); infinite where nothing differs."""
-    signal, noise = (float(value.double().square().sum()) for value in (expected, expected - actual))
-    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else math.inf
 
 
 def _some(batches: Sequence[Inputs]) -> list[Inputs]:

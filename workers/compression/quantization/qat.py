@@ -15,7 +15,7 @@ from app.domain.task import EventMessage
 from workers.compression.distillation.distill import imitate
 from workers.compression.network import Network
 from workers.compression.quantization import static, weight_only
-from workers.compression.quantization.rounding import make_trainable, pack_trained
+from workers.compression.quantization.qat_packed import make_trainable, pack_trained
 from workers.compression.quantization.static import torchao_quiet
 from workers.compression.step import Context, StepResult
 from workers.compression.training import fit, fit_labels
@@ -62,17 +62,15 @@ def _part(context: Context, begin: float, share: float) -> Context:
 
 def _run_integer(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
     with torchao_quiet():
-        from workers.compression.quantization.fake import drop_dropout, found_parameters, round_in_training
         from workers.compression.quantization.plan import make_plan
+        from workers.compression.quantization.qat_integer import drop_dropout, found_parameters, round_in_training
 
         plan = make_plan(network, spec, _part(context, 0, CALIBRATING))
-        float_graph = plan.float_graph()
-        observed = static.prepare(float_graph, plan.quantizer(), plan.batches[0])
-        student = replace(network, module=round_in_training(observed))
+        student = replace(network, module=round_in_training(static.prepare(plan)))
         fitted = _fit(student, spec, _part(context, CALIBRATING, 1 - CALIBRATING))
         trained = drop_dropout(fitted.network.module)
         # What the layers lose is judged against the weights, and by the ranges, that the training ended with.
-        weights = trained.state_dict()
+        weights, float_graph = trained.state_dict(), plan.float_graph()
         float_graph.load_state_dict({name: weights[name] for name in float_graph.state_dict()})
         parameters = found_parameters(trained)
         result = static.finish(

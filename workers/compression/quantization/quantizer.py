@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e import PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantizer import (
     DerivedQuantizationSpec,
     FixedQParamsQuantizationSpec,
@@ -20,7 +20,6 @@ from torchao.quantization.pt2e.quantizer import (
     QuantizationSpec,
     QuantizationSpecBase,
     Quantizer,
-    SharedQuantizationSpec,
 )
 
 from workers.compression.quantization import kernels
@@ -36,37 +35,27 @@ Parameters = Mapping[str, tuple[float, int]]
 class IntegerQuantizer(Quantizer):  # type: ignore[misc]
     """Weights symmetric int8 an output channel, activations asymmetric uint8 a tensor, biases int32.
 
-    With ``parameters`` every scale of an activation is fixed beforehand; without, ``observer`` finds it. Layers and
-    operators named in ``floats`` get no pair of their own; ``bits`` narrows the weights of single layers.
+    ``parameters`` fixes the scale of every activation. Layers and operators named in ``floats`` get no pair of their
+    own; ``bits`` narrows the weights of single layers.
     """
 
     def __init__(
         self,
-        observer: str = "histogram",
+        parameters: Parameters,
         *,
         reduce_range: bool,
-        symmetric: bool = False,
-        floats: AbstractSet[str] = frozenset(),
-        bits: Mapping[str, int] | None = None,
-        parameters: Parameters | None = None,
+        symmetric: bool,
+        floats: AbstractSet[str],
+        bits: Mapping[str, int],
     ) -> None:
         super().__init__()
         self.bound = kernels.weight_bound(reduce_range=reduce_range)
-        self.floats, self.bits, self.parameters = floats, bits or {}, parameters
-        self.symmetric = symmetric
-        self.weight = self._weight(self.bound)
-        self.activation = QuantizationSpec(
-            dtype=torch.uint8,
-            observer_or_fake_quant_ctr=(MinMaxObserver if observer == "minmax" else HistogramObserver).with_args(
-                eps=SMALLEST_SCALE
-            ),
-            quant_min=0,
-            quant_max=255,
-            qscheme=torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine,
-        )
+        self.parameters, self.symmetric, self.floats, self.bits = parameters, symmetric, floats, bits
 
     def annotate(self, model: GraphModule) -> GraphModule:
-        """Annotate in graph order; the graph comes back too, as NNCF wants it."""
+        """Annotate anew in graph order, whatever stood there; the graph comes back too, as NNCF wants it."""
+        for node in model.graph.nodes:
+            node.meta.pop(ANNOTATION, None)
         integer: set[Node] = set()
         for node in model.graph.nodes:
             rule = _RULES.get(node.target) if node.op == "call_function" else None
@@ -89,7 +78,7 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
     def _annotate_embedding(self, node: Node, integer: set[Node]) -> None:  # noqa: ARG002 - likewise
         # Bytes are looked up and dequantized as they leave: one scale a table, as the kernel moves values only.
         weight = node.args[0]
-        if kernels.is_parameter(weight) and self.parameters is not None:
+        if kernels.is_parameter(weight):
             assert isinstance(weight, Node)
             spec = self._activation(weight)
             _set(node, {weight: spec}, spec)
@@ -120,7 +109,7 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         source = node.args[0]
         if isinstance(source, Node) and source in integer and kernels.moves(node):
             spec = self._activation(source)
-            _set(node, {source: spec}, SharedQuantizationSpec((source, node)) if self.parameters is None else spec)
+            _set(node, {source: spec}, spec)
             integer.add(node)
 
     def _annotate_output(self, node: Node, inputs: dict[Node, QuantizationSpecBase], integer: set[Node]) -> None:
@@ -132,9 +121,7 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         _set(node, inputs, self._activation(node))
         integer.add(node)
 
-    def _activation(self, value: Node) -> QuantizationSpecBase:
-        if self.parameters is None:
-            return self.activation
+    def _activation(self, value: Node) -> FixedQParamsQuantizationSpec:
         source = moved_from(value)
         scale, zero = self.parameters[source.name]
         symmetric = self.symmetric and not kernels.clips(source)
@@ -147,7 +134,9 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
             qscheme=torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine,
         )
 
-    def _weight(self, bound: int) -> QuantizationSpec:
+    def _weight(self, layer: str) -> QuantizationSpec:
+        bits = self.bits.get(layer)
+        bound = self.bound if bits is None else min(self.bound, 2 ** (bits - 1) - 1)
         return QuantizationSpec(
             dtype=torch.int8,
             observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=SMALLEST_SCALE),
@@ -161,9 +150,10 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         source, weight, *rest = node.args
         assert isinstance(source, Node)
         assert isinstance(weight, Node)
-        bits = self.bits.get(kernels.layer_name(node))
-        spec = self.weight if bits is None else self._weight(min(self.bound, 2 ** (bits - 1) - 1))
-        inputs: dict[Node, QuantizationSpecBase] = {source: self._activation(source), weight: spec}
+        inputs: dict[Node, QuantizationSpecBase] = {
+            source: self._activation(source),
+            weight: self._weight(kernels.layer_name(node)),
+        }
         # Over more than rows and features a linear layer becomes a product and a sum, which takes its bias as float.
         summed = node.target in kernels.LINEAR and source.meta["val"].dim() != 2
         if rest and isinstance(rest[0], Node) and not summed:
@@ -190,15 +180,6 @@ def moved_from(value: Node) -> Node:
     while kernels.moves(value) and isinstance(value.args[0], Node):
         value = value.args[0]
     return value
-
-
-def weighted_layers(model: GraphModule) -> dict[str, str]:
-    """Give the graph node and the dotted name of each annotated layer of a prepared graph."""
-    return {
-        node.name: kernels.layer_name(node)
-        for node in model.graph.nodes
-        if node.target in kernels.WEIGHTED and ANNOTATION in node.meta
-    }
 
 
 def _bias_parameters(observers: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@
 What runs is what the converted graph computes; only that weights stand quantized already, and nothing is rebuilt.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,20 +16,12 @@ from torchao.quantization.pt2e.quantizer import (
     QuantizationSpec,
 )
 
-from workers.compression.inference import first_output
 from workers.compression.quantization import kernels
-from workers.compression.quantization.quantizer import ANNOTATION, IntegerQuantizer
+from workers.compression.quantization.calibration import Inputs
+from workers.compression.quantization.quantizer import ANNOTATION
 from workers.compression.quantization.ranges import SMALLEST_SCALE
 
-Inputs = tuple[Tensor, ...]
 BIAS_MAX = 2**31 - 1
-
-
-def annotate(module: GraphModule, quantizer: IntegerQuantizer) -> None:
-    """Annotate anew, whatever stood there."""
-    for node in module.graph.nodes:
-        node.meta.pop(ANNOTATION, None)
-    quantizer.annotate(module)
 
 
 def weight_scales(weight: Tensor, bound: int) -> Tensor:
@@ -107,12 +99,6 @@ class Simulation(fx.Interpreter):
         return self.weights[key]
 
 
-def simulate(simulation: fx.Interpreter, batches: Iterable[Inputs]) -> Tensor:
-    """Give the first output over all batches, (rows, …), in float."""
-    with torch.no_grad():
-        return torch.cat([first_output(simulation.run(*inputs)).float() for inputs in batches])
-
-
 def lockstep(rounded: Simulation, inputs: Inputs, visit: Callable[[Node, Any, Any], Any]) -> None:
     """Run the float graph and the rounded one side by side.
 
@@ -135,10 +121,10 @@ def lockstep(rounded: Simulation, inputs: Inputs, visit: Callable[[Node, Any, An
                     del interpreter.env[dead]
 
 
-def layer_nodes(module: GraphModule) -> dict[str, Node]:
+def layer_nodes(graph: fx.Graph) -> dict[str, Node]:
     """Give the node of each layer that is annotated, by its dotted name, in graph order."""
     return {
         kernels.layer_name(node): node
-        for node in module.graph.nodes
+        for node in graph.nodes
         if node.target in kernels.WEIGHTED | kernels.EMBEDDING and ANNOTATION in node.meta
     }

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from workers.compression.lifting import op_name
+from workers.compression.quantization.calibration import Inputs
 
-Inputs = tuple[Tensor, ...]
 _PASSING = frozenset({"relu", "dropout"})
 """Operators that a positive scale passes through unchanged."""
 

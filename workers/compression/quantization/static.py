@@ -1,6 +1,5 @@
 """Static quantization: ranges found on calibration rows, integers from end to end."""
 
-import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import GraphModule
 
-from app.domain.errors import CheckFailed, NoChange
+from app.domain.errors import NoChange
 from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.network import Network
 from workers.compression.quantization.calibration import SPLIT
@@ -20,7 +19,6 @@ from workers.compression.step import Context, StepResult
 
 if TYPE_CHECKING:
     from workers.compression.quantization.plan import Plan
-    from workers.compression.quantization.quantizer import IntegerQuantizer
 
 
 def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
@@ -34,7 +32,7 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
         RangeNotFound: a value inside the network is constant, or not finite, on all of them.
         ValidationFailed: a pattern matches nothing.
         NothingToQuantize: no layer with an integer kernel is left.
-        NoChange, CheckFailed: the converted network holds no pairs, or gives other shapes or no finite values.
+        NoChange: the converted network holds no pairs.
     """
     with torchao_quiet():
         # torchao logs and warns as it is imported.
@@ -43,24 +41,18 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
         plan = make_plan(network, spec, context)
         held = hold_objective(plan, network, spec, context, observed=spec.samples, begin=OBSERVED[-1])
         floats = held.floats if held else frozenset[str]()
-        prepared = prepare(plan.float_graph(floats), plan.quantizer(floats), plan.batches[0])
-        result = finish(plan, prepared, context, floats)
+        result = finish(plan, prepare(plan, floats), context, floats)
     return replace(result, details=result.details | ({"gate": held.as_json()} if held else {}))
 
 
-def prepare(module: GraphModule, quantizer: "IntegerQuantizer", inputs: tuple[torch.Tensor, ...]) -> GraphModule:
-    """Give a copy of a float graph with all that conversion has to know: activations fixed, weights observed."""
+def prepare(plan: "Plan", floats: frozenset[str] = frozenset()) -> GraphModule:
+    """Give a copy of the plan's graph with all that conversion has to know: activations fixed, weights observed."""
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
-    from workers.compression.quantization.quantizer import ANNOTATION
-
-    copied = copy.deepcopy(module)
-    for node in copied.graph.nodes:
-        node.meta.pop(ANNOTATION, None)
-    prepared: GraphModule = prepare_pt2e(copied, quantizer)
+    prepared: GraphModule = prepare_pt2e(plan.float_graph(floats), plan.quantizer(floats))
     with torch.no_grad():
         # Activations are fixed already; weights are observed in any one run.
-        prepared(*inputs)
+        prepared(*plan.batches[0])
     return prepared
 
 
@@ -69,10 +61,9 @@ def finish(plan: "Plan", prepared: GraphModule, context: Context, floats: frozen
     figures = plan.figures(floats)
     quantized = _convert(prepared)
     result = replace(plan.network, module=quantized, quantized=True)
-    pairs = count_pairs(quantized)
+    pairs = _count_pairs(quantized)
     if not pairs:
         raise NoChange("Quantization put no quantize and dequantize pair anywhere.")
-    _check(plan.network, result)
     details: dict[str, Any] = {
         "pairs": pairs,
         "layers_quantized": len(figures),
@@ -109,21 +100,9 @@ def _drop_unused_state(module: GraphModule) -> None:
     module.delete_all_unused_submodules()
 
 
-def count_pairs(module: GraphModule) -> int:
+def _count_pairs(module: GraphModule) -> int:
     """Count the dequantize operators: each ends one pair, on an activation or on a stored weight."""
     return sum("dequantize" in str(node.target) for node in module.graph.nodes if node.op == "call_function")
-
-
-def _check(before: Network, after: Network) -> None:
-    inputs = before.example_inputs()
-    with torch.no_grad():
-        expected, actual = before.module(*inputs), after.module(*inputs)
-    pairs = zip(*(value if isinstance(value, tuple) else (value,) for value in (expected, actual)), strict=True)
-    for ours, theirs in pairs:
-        if ours.shape != theirs.shape:
-            raise CheckFailed(f"Quantization changed an output from {tuple(ours.shape)} to {tuple(theirs.shape)}.")
-        if torch.isfinite(ours).all() and not torch.isfinite(theirs).all():
-            raise CheckFailed("The quantized network gives values that are not finite.")
 
 
 @contextmanager

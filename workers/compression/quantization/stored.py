@@ -31,6 +31,10 @@ class StoredLayer(nn.Module):
         raise NotImplementedError
 
 
+def _kept(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach().clone()
+
+
 class PackedLayer(StoredLayer):
     """Weights in groups: bytes (rows, groups, bytes of a group), scales (rows, groups), zero points two to a byte."""
 
@@ -61,7 +65,7 @@ class PackedLinear(PackedLayer):
 
     def __init__(self, groups: Groups, bits: int, inputs: int, bias: Tensor | None, *, symmetric: bool) -> None:
         super().__init__(groups, bits, inputs, symmetric=symmetric)
-        self.register_buffer("bias", bias)
+        self.register_buffer("bias", _kept(bias))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.restore(self.stored_weight, self.scales, self.zero_points), self.bias)
@@ -100,12 +104,13 @@ class DynamicLinear(StoredLayer):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, bound: int) -> None:
         super().__init__()
+        weight = weight.detach()
         largest = weight.abs().amax(1)
         scales = torch.where(largest > 0, largest / bound, torch.ones_like(largest))
         integers = torch.round(weight / scales.unsqueeze(1)).clamp(-bound, bound)
         self.register_buffer(STORED_WEIGHT, integers.to(torch.int8).t().contiguous())
         self.register_buffer("scales", scales)
-        self.register_buffer("bias", bias)
+        self.register_buffer("bias", _kept(bias))
 
     def forward(self, x: Tensor) -> Tensor:
         low, high = x.min().clamp(max=0), x.max().clamp(min=0)

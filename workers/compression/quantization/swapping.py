@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -16,6 +15,7 @@ from workers.compression.network import Network
 from workers.compression.quantization.calibration import SPLIT, Inputs, calibration_rows
 from workers.compression.quantization.control import Control, resolve
 from workers.compression.quantization.folding import fold_batch_norms
+from workers.compression.quantization.noise import energy, sqnr_db
 from workers.compression.quantization.products import adopt_products
 from workers.compression.quantization.stored import StoredLayer
 from workers.compression.step import Context
@@ -46,7 +46,7 @@ class Swapped:
             path = self.paths[name]
             after.module.set_submodule(path, copy.deepcopy(self.before.module.get_submodule(path)))
         layers = {name: layer for name, layer in self.layers.items() if name not in names}
-        return replace(self, after=replace(after, quantized=True), layers=layers, returned=names)
+        return replace(self, after=after, layers=layers, returned=names)
 
     def details(self, inputs: Inputs | None) -> dict[str, Any]:
         """Tell what was done, for the report; SQNR on ``inputs`` where there are any."""
@@ -81,10 +81,8 @@ class Swapped:
         for name, path in zip(self.layers, paths, strict=True):
             if path not in expected:
                 continue
-            y, noise = expected[path].double(), float((expected[path].double() - actual[path].double()).square().sum())
-            signal = float(y.square().sum())
-            sqnr = 10 * float(np.log10(signal / noise)) if noise > 0 and signal > 0 else None
-            figures[name] = ((float(y.min()), float(y.max())), sqnr)
+            y = expected[path]
+            figures[name] = ((float(y.min()), float(y.max())), sqnr_db(energy(y), energy(y - actual[path])))
         return figures
 
 

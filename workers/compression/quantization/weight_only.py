@@ -38,8 +38,7 @@ def makers(bits: int, group_size: int, *, symmetric: bool) -> dict[type[nn.Modul
 
     def linear(layer: nn.Linear, own: int | None) -> PackedLinear:
         groups = quantize_groups(layer.weight.detach(), own or bits, group_size, symmetric=symmetric)
-        bias = None if layer.bias is None else layer.bias.detach().clone()
-        return PackedLinear(groups, own or bits, layer.in_features, bias, symmetric=symmetric)
+        return PackedLinear(groups, own or bits, layer.in_features, layer.bias, symmetric=symmetric)
 
     def embedding(layer: nn.Embedding, own: int | None) -> PackedEmbedding:
         return pack_embedding(layer, bits=own or bits, group_size=group_size, symmetric=symmetric)

@@ -1,4 +1,4 @@
-"""What must stand in the files of the schemes that keep activations in float."""
+"""What must stand in the files of the schemes whose activations leave each layer as floats."""
 
 from collections import Counter
 from pathlib import Path

@@ -9,7 +9,8 @@ from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import DerivedObserverOrFakeQuantize, FakeQuantizeBase, ObserverBase
 
 from workers.compression.quantization import kernels
-from workers.compression.quantization.ranges import SMALLEST_SCALE, encode
+from workers.compression.quantization.ranges import encode
+from workers.compression.quantization.simulation import weight_scales
 
 FOLLOWING = 0.01
 """Share of a batch's range in the running one of an activation."""
@@ -23,11 +24,12 @@ class Rounding(FakeQuantizeBase):  # type: ignore[misc]
         super().__init__()
         self.dtype, self.qscheme = observer.dtype, observer.qscheme
         self.quant_min, self.quant_max = observer.quant_min, observer.quant_max
-        self.ch_axis = getattr(observer, "ch_axis", -1)
+        self.ch_axis = 0  # torchao asks for it: a weight has its output channels there
 
     @property
     def per_channel(self) -> bool:
-        return self.qscheme in {torch.per_channel_symmetric, torch.per_channel_affine}
+        """Whether each output channel, the first dimension of a weight, has a scale of its own."""
+        return self.qscheme == torch.per_channel_symmetric
 
     def round(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
         if self.per_channel:
@@ -69,8 +71,7 @@ class TrainedRange(Rounding):
 
     def _follow(self, x: Tensor) -> None:
         if self.per_channel:
-            largest = x.abs().amax([axis for axis in range(x.ndim) if axis != self.ch_axis])
-            self.scale.copy_(largest / self.quant_max).clamp_(min=SMALLEST_SCALE)
+            self.scale.copy_(weight_scales(x, self.quant_max))
             return
         self.low.lerp_(x.amin().reshape(self.low.shape), self.following)
         self.high.lerp_(x.amax().reshape(self.high.shape), self.following)

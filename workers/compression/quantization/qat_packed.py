@@ -1,6 +1,7 @@
 """Layers that train with packed weights in mind: what they compute with is what the packing will leave of them."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -9,8 +10,15 @@ from torch.nn import functional as F
 
 from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.network import Network
-from workers.compression.quantization.groups import Ranges, dequantize_groups, find_ranges, follow_ranges, round_groups
-from workers.compression.quantization.stored import PackedEmbedding, PackedLinear
+from workers.compression.quantization.groups import (
+    Groups,
+    Ranges,
+    find_ranges,
+    follow_ranges,
+    restore_groups,
+    round_groups,
+)
+from workers.compression.quantization.stored import PackedEmbedding, PackedLinear, StoredLayer
 from workers.compression.quantization.swapping import Swapped, swap_layers
 from workers.compression.quantization.weight_only import makers, packing
 
@@ -24,10 +32,10 @@ class RoundedLayer(nn.Module):
     shares: Tensor
     frozen: Tensor
 
-    def __init__(self, weight: Tensor, bits: int, group_size: int, *, symmetric: bool) -> None:
+    def __init__(self, layer: nn.Linear | nn.Embedding, bits: int, group_size: int, *, symmetric: bool) -> None:
         super().__init__()
         self.bits, self.group_size, self.symmetric = bits, group_size, symmetric
-        self.weight = nn.Parameter(weight.detach().clone())
+        self.weight = nn.Parameter(layer.weight.detach().clone())
         ranges = find_ranges(self.weight.detach(), bits, group_size, symmetric=symmetric)
         self.register_buffer("scales", ranges.scales)
         self.register_buffer("zero_points", ranges.zero_points)
@@ -45,14 +53,16 @@ class RoundedLayer(nn.Module):
             found = follow_ranges(weight, self.ranges, self.bits, self.group_size, symmetric=self.symmetric)
             self.scales.copy_(found.scales)
             self.zero_points.copy_(found.zero_points)
-        groups = round_groups(weight, self.ranges, self.bits, self.group_size)
-        unpacked = dequantize_groups(groups.integers, groups.scales, groups.zero_points, weight.shape[1])
-        return self.weight + (unpacked - weight)
+        return self.weight + (restore_groups(weight, self.ranges, self.bits, self.group_size) - weight)
+
+    def groups(self) -> Groups:
+        """Give the integers that the weight is packed as."""
+        return round_groups(self.weight.detach(), self.ranges, self.bits, self.group_size)
 
 
 class RoundedLinear(RoundedLayer):
     def __init__(self, layer: nn.Linear, bits: int, group_size: int, *, symmetric: bool) -> None:
-        super().__init__(layer.weight, bits, group_size, symmetric=symmetric)
+        super().__init__(layer, bits, group_size, symmetric=symmetric)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,15 +74,10 @@ class RoundedLinear(RoundedLayer):
         return layer
 
     def packed(self) -> PackedLinear:
-        groups = round_groups(self.weight.detach(), self.ranges, self.bits, self.group_size)
-        bias = None if self.bias is None else self.bias.detach().clone()
-        return PackedLinear(groups, self.bits, self.weight.shape[1], bias, symmetric=self.symmetric)
+        return PackedLinear(self.groups(), self.bits, self.weight.shape[1], self.bias, symmetric=self.symmetric)
 
 
 class RoundedEmbedding(RoundedLayer):
-    def __init__(self, layer: nn.Embedding, bits: int, group_size: int, *, symmetric: bool) -> None:
-        super().__init__(layer.weight, bits, group_size, symmetric=symmetric)
-
     def forward(self, indices: Tensor) -> Tensor:
         return F.embedding(indices, self.rounded())
 
@@ -80,11 +85,13 @@ class RoundedEmbedding(RoundedLayer):
         return nn.Embedding.from_pretrained(self.weight)
 
     def packed(self) -> PackedEmbedding:
-        groups = round_groups(self.weight.detach(), self.ranges, self.bits, self.group_size)
-        return PackedEmbedding(groups, self.bits, self.weight.shape[1], symmetric=self.symmetric)
+        return PackedEmbedding(self.groups(), self.bits, self.weight.shape[1], symmetric=self.symmetric)
 
 
-_ROUNDED = {PackedLinear: RoundedLinear, PackedEmbedding: RoundedEmbedding}
+_ROUNDED: dict[type[StoredLayer], Callable[..., RoundedLayer]] = {
+    PackedLinear: RoundedLinear,
+    PackedEmbedding: RoundedEmbedding,
+}
 
 
 def make_trainable(network: Network, spec: QuantizeSpec) -> tuple[Network, Swapped]:
