@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from app.domain.steps.training import DistillSpec
+from app.domain.steps.distill import DistillSpec
 from app.domain.task import EventMessage
 from benchmarks.reference import fashion_mnist
 from benchmarks.subjects import lifted
 from workers.compression.datasets import Dataset, Split
-from workers.compression.distillation.distill import Logits, towards, write_targets
+from workers.compression.distillation.distill import Imitation, Logits, write_targets
 from workers.compression.inference import compute_logits
 from workers.compression.network import Network
 from workers.compression.step import Context
-from workers.compression.training import HELD_OUT_SHARE, fit
+from workers.compression.training.loop import fit
+from workers.compression.training.rows import HELD_OUT_SHARE
 
 BATCH = 128
 LEARNING_RATE = 0.02
@@ -79,7 +80,7 @@ def teacher_outputs(context: Context, path: Path) -> Logits:
 
 def recover(network: Network, budget: Budget, context: Context, targets: Logits) -> Network:
     """Distil from F within the budget."""
-    return fit(network, budget.spec, context, towards(lambda: targets, budget.spec, context)).network
+    return fit(network, budget.spec, context, Imitation(lambda: targets, budget.spec, context.task)).network
 
 
 def accuracy_of(network: Network, context: Context) -> float:

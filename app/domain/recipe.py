@@ -7,10 +7,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from app.domain.steps.distill import DistillSpec
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.quantize import QuantizeSpec
 from app.domain.steps.step import StepSpec
-from app.domain.steps.training import DistillSpec, FinetuneSpec
+from app.domain.steps.training import FinetuneSpec
 
 MAX_STEPS = 8
 

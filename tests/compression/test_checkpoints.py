@@ -7,8 +7,8 @@ import torch
 
 from app.domain.job import EventType
 from app.domain.steps.training import FinetuneSpec
-from workers.compression import training
 from workers.compression.checkpoints import Checkpoints
+from workers.compression.training import finetune
 
 EPOCHS = 4
 
@@ -27,7 +27,7 @@ def spec(optimizer="sgd"):
 
 
 def train(network, context, optimizer="sgd"):
-    return training.run(network, spec(optimizer), context)
+    return finetune.run(network, spec(optimizer), context)
 
 
 def cut_off_behind(epoch, network, context, optimizer="sgd"):

@@ -17,7 +17,7 @@ from app.domain.report import DataFigures, FileAgreement, LatencyFigures, Report
 from app.domain.sensitivity import SensitivityTable
 from app.domain.steps.quantize import QuantizeSpec
 from app.domain.task import REPORT_FILE, ArtifactKind, ArtifactMessage
-from workers.compression import evaluation, training
+from workers.compression import evaluation
 from workers.compression.bundle import write_bundle
 from workers.compression.checkpoints import Checkpoints
 from workers.compression.checks import check_files, check_step
@@ -35,6 +35,7 @@ from workers.compression.pruning import prune
 from workers.compression.quantization import quantize
 from workers.compression.report import Findings, Profile, build_report
 from workers.compression.step import Context, Progress, StepResult
+from workers.compression.training import finetune
 
 Publish = Callable[[ArtifactMessage], None]
 """Hears of each file once it is complete."""
@@ -42,7 +43,7 @@ Publish = Callable[[ArtifactMessage], None]
 HANDLERS: dict[str, Callable[[Network, Any, Context], StepResult]] = {
     "prune": prune.run,
     "distill": distill.run,
-    "finetune": training.run,
+    "finetune": finetune.run,
     "quantize": quantize.run,
 }
 STAGES = {

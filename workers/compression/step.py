@@ -10,6 +10,7 @@ import torch
 from app.domain.job import EventType, Objective
 from app.domain.sensitivity import SensitivityTable
 from app.domain.task import EventMessage
+from workers.compression.tasks import Classification, Task
 
 if TYPE_CHECKING:
     from app.domain.recipe import Step
@@ -34,6 +35,8 @@ class Context:
     device: torch.device
     progress: Progress
     folder: Path
+    task: Task = field(default_factory=Classification)
+    """What the network learns, and is judged by."""
     checkpoints: "Checkpoints | None" = None
     objective: Objective | None = None
     """What the job may lose; a step that can trade for it does."""

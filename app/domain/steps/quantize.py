@@ -5,8 +5,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from app.domain.steps.distill import DistillSpec
 from app.domain.steps.step import StepSpec
-from app.domain.steps.training import DistillSpec, FinetuneSpec, TrainingSpec
+from app.domain.steps.training import FinetuneSpec, TrainingSpec
 
 Observer = Literal["histogram", "minmax", "percentile", "mse"]
 Choice = Literal["auto", "on", "off"]

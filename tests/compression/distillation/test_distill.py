@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from app.domain.steps.training import DistillSpec
+from app.domain.steps.distill import DistillSpec
 from tests.compression.digits import write_network
 from workers.compression.distillation import distill
 from workers.compression.formats import pt2

@@ -13,7 +13,7 @@ from workers.compression.inference import compute_logits
 from workers.compression.lifting import lift
 from workers.compression.pruning import prune
 from workers.compression.step import Context
-from workers.compression.training import split_rows
+from workers.compression.training.rows import split_rows
 
 
 def spec(**given):

@@ -7,11 +7,11 @@ from app.domain.errors import NoChange, NothingToPrune
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.training import FinetuneSpec
 from tests.compression.networks import make
-from workers.compression import training
 from workers.compression.checks import check_step
 from workers.compression.formats import onnx, pt2
 from workers.compression.pruning import prune
 from workers.compression.pruning.masks import all_but, lowest, lowest_of_rows, wanda
+from workers.compression.training import finetune
 
 
 def spec(**given):
@@ -127,7 +127,7 @@ def test_zeros_outlast_files_and_training(context, digits_network, tmp_path, opt
     pt2.save(pruned, tmp_path / "pruned.pt2")
     onnx.save(pruned, tmp_path / "pruned.onnx")
     again = pt2.load(tmp_path / "pruned.pt2")
-    trained = training.run(again, FinetuneSpec(method="finetune", epochs=1, optimizer=optimizer), context).network
+    trained = finetune.run(again, FinetuneSpec(method="finetune", epochs=1, optimizer=optimizer), context).network
     before, after = zeros(pruned), zeros(trained)
     assert all(bool(after[name][mask].all()) for name, mask in before.items())
     assert not torch.equal(trained.module.conv2.weight, again.module.conv2.weight)

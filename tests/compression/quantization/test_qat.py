@@ -8,7 +8,8 @@ from torch.export import Dim, export
 
 from app.domain.errors import NothingToQuantize
 from app.domain.job import EventType
-from app.domain.steps.training import DistillSpec, FinetuneSpec
+from app.domain.steps.distill import DistillSpec
+from app.domain.steps.training import FinetuneSpec
 from tests.compression.quantization.networks import make_network
 from tests.compression.quantization.schemes import run_onnx, run_torch, spec, text_context, write
 from workers.compression.checkpoints import Checkpoints

@@ -2,19 +2,22 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from app.domain.steps.training import DistillSpec
+from app.domain.steps.distill import DistillSpec
 from workers.compression.distillation.losses import kd_loss
 from workers.compression.inference import compute_logits
 from workers.compression.network import Network
 from workers.compression.step import Context, StepResult
-from workers.compression.training import Criterion, Rows, fit
+from workers.compression.tasks import Task
+from workers.compression.training.criterion import Batch
+from workers.compression.training.loop import fit
 
 Logits = NDArray[np.float32]
 
@@ -26,7 +29,25 @@ def run(network: Network, spec: DistillSpec, context: Context) -> StepResult:
     return fit(network, spec, context, imitate(spec, context))
 
 
-def imitate(spec: DistillSpec, context: Context) -> Criterion:
+@dataclass(frozen=True)
+class Imitation:
+    """The loss against the outputs that ``targets`` gives, (rows of train, classes)."""
+
+    targets: Callable[[], Logits]
+    spec: DistillSpec
+    task: Task
+
+    def attach(self, _: nn.Module) -> None:
+        """Watch nothing: the outputs are all that is imitated."""
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        teacher = torch.from_numpy(self.targets()[batch.rows]).to(output.device)
+        student, labels = self.task.counted(output, batch.labels)
+        teacher, _ = self.task.counted(teacher, batch.labels)
+        return kd_loss(student, teacher, labels, self.spec.temperature, self.spec.alpha)
+
+
+def imitate(spec: DistillSpec, context: Context) -> Imitation:
     """Give the loss against the baseline; its outputs are computed once, as no row is ever augmented."""
 
     @functools.cache
@@ -34,17 +55,7 @@ def imitate(spec: DistillSpec, context: Context) -> Criterion:
         # Not before the first batch: a training that has ended in an earlier attempt needs none.
         return write_targets(context, context.folder / "teacher.npy")
 
-    return towards(targets, spec, context)
-
-
-def towards(targets: Callable[[], Logits], spec: DistillSpec, context: Context) -> Criterion:
-    """Give the loss against the outputs that ``targets`` gives, (rows of train, classes)."""
-
-    def criterion(logits: Tensor, labels: Tensor, batch: Rows) -> Tensor:
-        picked = torch.from_numpy(targets()[batch]).to(context.device)
-        return kd_loss(logits, picked, labels, spec.temperature, spec.alpha)
-
-    return criterion
+    return Imitation(targets, spec, context.task)
 
 
 def write_targets(context: Context, path: Path) -> Logits:

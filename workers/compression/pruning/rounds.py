@@ -7,14 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.domain.job import EventType
+from app.domain.steps.distill import DistillSpec
 from app.domain.steps.prune import PruneSpec
-from app.domain.steps.training import DistillSpec, FinetuneSpec
+from app.domain.steps.training import FinetuneSpec
 from app.domain.task import EventMessage
 from workers.compression.distillation.distill import imitate
 from workers.compression.figures import count
 from workers.compression.network import Network
 from workers.compression.step import Context, StepResult
-from workers.compression.training import fit, fit_labels
+from workers.compression.training.criterion import LabelLoss
+from workers.compression.training.loop import fit
 
 Train = Callable[[Network, Context], StepResult]
 
@@ -86,4 +88,4 @@ def _training(spec: PruneSpec, context: Context) -> Train:
         imitation = imitate(distill, context)
         return lambda network, within: fit(network, distill, within, imitation)
     finetune = FinetuneSpec(method="finetune", epochs=epochs, learning_rate=rate)
-    return lambda network, within: fit(network, finetune, within, fit_labels)
+    return lambda network, within: fit(network, finetune, within, LabelLoss(context.task))

@@ -9,8 +9,8 @@ from dataclasses import replace
 from torch import nn
 
 from app.domain.job import EventType
+from app.domain.steps.distill import DistillSpec
 from app.domain.steps.quantize import QuantizeSpec
-from app.domain.steps.training import DistillSpec
 from app.domain.task import EventMessage
 from workers.compression.distillation.distill import imitate
 from workers.compression.network import Network
@@ -18,7 +18,8 @@ from workers.compression.quantization import static, weight_only
 from workers.compression.quantization.qat_packed import make_trainable, pack_trained
 from workers.compression.quantization.static import torchao_quiet
 from workers.compression.step import Context, StepResult
-from workers.compression.training import fit, fit_labels
+from workers.compression.training.criterion import LabelLoss
+from workers.compression.training.loop import fit
 
 CALIBRATING = 0.05
 """Share of the step that finding ranges takes, roughly."""
@@ -38,7 +39,7 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
 def _fit(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
     training = spec.training
     assert training is not None
-    loss = imitate(training, context) if isinstance(training, DistillSpec) else fit_labels
+    loss = imitate(training, context) if isinstance(training, DistillSpec) else LabelLoss(context.task)
     return fit(network, training, context, loss, _freeze)
 
 
