@@ -1,6 +1,7 @@
 """Everything an operator can set, read from ``WINNOW_*`` variables of the environment."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +9,7 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIBIBYTE = 1024**3
+MEASURING_LOCK = Path(tempfile.gettempdir()) / "winnow-measuring.lock"
 
 
 def _with_driver(url: str) -> str:
@@ -74,6 +76,11 @@ class Settings(BaseSettings):
         None, ge=0, description="Models and data sets are kept for so long after the last job on them; else for ever."
     )
     collect_seconds: float = Field(3600, gt=0, description="The API clears away what has expired so often.")
+    measuring_lock: Path = Field(
+        MEASURING_LOCK,
+        description="Locked by the job that measures latency: one at a time. Workers in containers on one host need"
+        " the folder that it lies in to be shared among them.",
+    )
     worker_health_port: int | None = Field(
         None, ge=1, le=65535, description="Port of a worker's own ``/healthz`` and ``/readyz``; none where unset."
     )

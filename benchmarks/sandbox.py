@@ -70,6 +70,9 @@ class Silent:
     def must_stop(self) -> bool:
         return False
 
+    def turn_comes(self) -> bool:
+        return False
+
 
 def write_files(folder: Path) -> list[str]:
     """Write a network, the same network as ONNX, and a data set; each of some 46 MB. Give their formats."""

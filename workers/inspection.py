@@ -58,6 +58,10 @@ class InspectionWatcher:
     def line(self, text: str) -> None:
         self.tail = [*self.tail, text][-5:]
 
+    def turn_comes(self) -> bool:
+        """Measure nothing."""
+        return False
+
     def must_stop(self) -> bool:
         if time.monotonic() > self._next_sign:
             self._give_sign()

@@ -41,6 +41,7 @@ from app.domain.task import (
     EventMessage,
     FailureMessage,
     Message,
+    TurnMessage,
 )
 from app.services import contents, sensitivity
 from app.storage import content_key, is_full
@@ -50,6 +51,7 @@ from workers.isolation.usage import Excess
 from workers.journal import Journal
 from workers.lease import DATABASE_AWAY, Lease, until
 from workers.sandbox import Exit, ProtocolBreach, supervise
+from workers.turn import Turn
 from workers.workplace import Workplace, write_task
 
 _TAIL_LINES = 5
@@ -73,7 +75,9 @@ class Stop(Enum):
 class JobWatcher:
     """Hears one child: events into the journal, artifacts into the storage, the last word kept."""
 
-    def __init__(self, workplace: Workplace, job: JobRow, folder: Path, lease: Lease, log_file: IO[bytes]) -> None:
+    def __init__(
+        self, workplace: Workplace, job: JobRow, folder: Path, lease: Lease, log_file: IO[bytes], turn: Turn
+    ) -> None:
         self.journal = Journal(workplace.sessions, job.id, job.attempt, log_file)
         self.last_word: DoneMessage | FailureMessage | None = None
         self.stop: Stop | None = None
@@ -82,6 +86,7 @@ class JobWatcher:
         self._job = job
         self._lease = lease
         self._announcements = deliveries.Announcements(folder / OUTPUT_FOLDER, workplace.sandbox.limits.disk_bytes)
+        self._turn = turn
         self._deadline = time.monotonic() + float(job.spec["time_limit_seconds"])
 
     def message(self, message: Message) -> None:
@@ -91,8 +96,15 @@ class JobWatcher:
             case ArtifactMessage():
                 with self._announcements.opened(message.name) as file:
                     self._lease.insist(lambda: deliveries.deliver(self._workplace, self._job, file, message))
+            case TurnMessage(wanted=True):
+                self._turn.ask()
+            case TurnMessage():
+                self._turn.give_back()
             case DoneMessage() | FailureMessage():
                 self.last_word = message
+
+    def turn_comes(self) -> bool:
+        return self._turn.comes()
 
     def line(self, text: str) -> None:
         self.journal.line(text)
@@ -106,7 +118,7 @@ class JobWatcher:
             self.stop = Stop.LOST
         elif self._workplace.stopping.is_set():
             self.stop = Stop.INTERRUPTED
-        elif time.monotonic() > self._deadline:
+        elif time.monotonic() > self._deadline + self._turn.waited:
             self.stop = Stop.TIMED_OUT
         return self.stop is not None
 
@@ -144,8 +156,9 @@ def run_job(workplace: Workplace, job_id: str, attempt: int) -> None:
 
 
 def _run(workplace: Workplace, job: JobRow, folder: Path, lease: Lease, log_file: IO[bytes]) -> None:
-    watcher = JobWatcher(workplace, job, folder, lease, log_file)
-    failure = _attempt(workplace, job, folder, watcher)
+    with Turn(workplace.measuring_lock) as turn:
+        watcher = JobWatcher(workplace, job, folder, lease, log_file, turn)
+        failure = _attempt(workplace, job, folder, watcher)
     lease.insist(watcher.journal.flush)
     if watcher.stop is Stop.LOST:
         log.warning("job_lost", job_id=job.id, attempt=job.attempt)

@@ -8,6 +8,7 @@ covers, the sum over all that it starts and its folder, is watched from here.
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,6 +31,8 @@ _GRACE_SECONDS = 10.0
 _MESSAGE_BYTES = 1 << 20
 _LINE_BYTES = 4096
 _READ_BYTES = 1 << 16
+TURN = b"\n"
+"""What tells the child that its turn has come."""
 _LAST_BREATH_SECONDS = 5.0
 _KILLED_BY = 128
 """What a shell, bubblewrap and our warden add to the signal that ended the process within."""
@@ -86,6 +89,10 @@ class Watcher(Protocol):
         """Tell whether to kill the child; asked every ``POLL_SECONDS``."""
         ...
 
+    def turn_comes(self) -> bool:
+        """Tell whether the turn that the child asked for has just come; asked after each message and then as often."""
+        ...
+
 
 def engine(folder: Path) -> list[str]:
     """Give the command that runs the engine on the task in ``folder``."""
@@ -95,20 +102,21 @@ def engine(folder: Path) -> list[str]:
 def supervise(
     argv: Sequence[str], folder: Path, watcher: Watcher, sandbox: Sandbox, *, threads: int, gpu: bool = False
 ) -> Exit:
-    """Run ``argv`` with the number of its message pipe appended, until it ends or must stop.
+    """Run ``argv`` with the number of its message socket appended, until it ends or must stop.
 
     Nothing that it started is left behind, also when the watcher raises.
 
     Raises:
         ProtocolBreach: the child sent what is no message.
     """
-    reader, writer = os.pipe()
+    ours, theirs = socket.socketpair()
+    writer = theirs.detach()
     memory_kills = _memory_kills()
     variables = environment(folder, threads)
     command = sandbox.wrap([*argv, str(writer)], folder, variables, gpu=gpu)
-    with os.fdopen(reader, "rb", buffering=0), _start(command, folder, variables, writer) as process:
+    with ours, _start(command, folder, variables, writer) as process:
         watch = _Watch(watcher, process.pid, folder, sandbox.limits)
-        _listen(process, reader, watch)
+        _listen(process, ours.fileno(), watch)
     code = process.returncode if process.returncode <= _KILLED_BY else _KILLED_BY - process.returncode
     killed_for_memory = code == -signal.SIGKILL and not watch.stopped and _memory_kills() > memory_kills
     return Exit(code, watch.stopped, killed_for_memory or watch.excess is Excess.MEMORY, watch.excess)
@@ -204,6 +212,9 @@ def _listen(process: subprocess.Popen[bytes], messages: int, watch: _Watch) -> N
             watch.watcher.line(heard[1].decode(errors="replace"))
         elif last_word is None and _tell(watch.watcher, heard[1]):
             last_word = time.monotonic()
+        if (heard is None or heard[0] == messages) and watch.watcher.turn_comes():
+            with suppress(OSError):  # it may have ended meanwhile
+                os.write(messages, TURN)
 
 
 def _hear(pid: int, messages: int, output: int) -> Iterator[tuple[int, bytes] | None]:

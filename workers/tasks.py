@@ -36,7 +36,16 @@ def workplace(name: str) -> Workplace:
     storage = Storage(settings.storage_url)
     scratch = own_scratch(settings.data.absolute() / "scratch", name)
     timing = Timing(settings.lease_seconds, settings.checkpoint_seconds, settings.retry_delay_seconds)
-    return Workplace(name, scratch, sessions, storage, sandbox(), _stopping, timing=timing)
+    return Workplace(
+        name,
+        scratch,
+        sessions,
+        storage,
+        sandbox(),
+        _stopping,
+        timing=timing,
+        measuring_lock=settings.measuring_lock,
+    )
 
 
 @cache

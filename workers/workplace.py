@@ -12,6 +12,7 @@ from typing import IO
 
 from app.db.engine import Sessions
 from app.domain.task import OUTPUT_FOLDER, TASK, TASK_FILE, Task
+from app.settings import MEASURING_LOCK
 from app.storage import Storage
 from workers.sandbox import Sandbox, engine
 
@@ -40,6 +41,8 @@ class Workplace:
     stopping: threading.Event
     engine: Callable[[Path], list[str]] = engine
     timing: Timing = Timing()
+    measuring_lock: Path = MEASURING_LOCK
+    """What whoever measures on this host holds."""
 
     @contextmanager
     def folder(self, name: str) -> Iterator[Path]:

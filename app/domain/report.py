@@ -23,24 +23,49 @@ class MetricValue(_Part):
 
 
 class LatencyFigures(_Part):
-    """Latency of one file for one batch size, in milliseconds a batch."""
+    """Latency of one file for one batch size, in milliseconds a batch.
+
+    ``spread`` is (p75 − p25) / p50; ``noisy`` says that it, or the other file's, stayed above 0.25 when measured again:
+    something else ran on the same cores, and the figures are worth little. ``energy_mj`` is what the processor's
+    package used a batch, null where the hardware does not tell.
+    """
 
     runtime: str
     batch_size: int
     threads: int
     mean_ms: float
+    p25_ms: float
     p50_ms: float
+    p75_ms: float
     p90_ms: float
     p95_ms: float
     p99_ms: float
     throughput_per_second: float
     runs: int
+    spread: float
+    noisy: bool
+    energy_mj: float | None = None
+
+
+class OperatorFigures(_Part):
+    """All nodes of one kind that the runtime runs in a file, by its own profiler, at the first batch size.
+
+    ``weight_bytes`` are those of the stored values that the kind computes with in the file as it was written, before
+    the runtime fused it: there a kind may have bytes and no time, and after it time and no bytes.
+    """
+
+    operator: str
+    nodes: int
+    time_ms: float
+    time_share: float
+    weight_bytes: int
 
 
 class Side(_Part):
     """One of the two files compared. ``size_bytes`` is that of the ONNX file.
 
-    ``packed_bytes`` is that of the file in Zstandard, measured where a step set single weights to zero.
+    ``packed_bytes`` is that of the file in Zstandard, measured where a step set single weights to zero. Memory and the
+    time to load the file are those of the runtime in a process of its own.
     """
 
     size_bytes: int
@@ -49,8 +74,10 @@ class Side(_Part):
     nonzero_parameters: int
     macs: int
     peak_memory_bytes: int
+    load_ms: float
     metrics: dict[str, MetricValue]
     latency: tuple[LatencyFigures, ...]
+    operators: tuple[OperatorFigures, ...] = ()
 
 
 class LatencyRatio(_Part):

@@ -2,7 +2,7 @@
 
 The supervisor writes a :data:`Task` as ``task.json`` into a folder of its own, beside the
 inputs, and starts ``python -m workers.compression FOLDER``. The child writes :data:`Message`
-lines of JSON to the pipe whose number stands in ``--messages-fd``, and files into ``FOLDER/out``.
+lines of JSON to the socket or pipe whose number stands in ``--messages-fd``, and files into ``FOLDER/out``.
 Its last message is ``done`` or ``failure``; without either, it crashed.
 All paths are relative to the folder.
 """
@@ -80,6 +80,16 @@ class ArtifactMessage(_Part):
     format: str
 
 
+class TurnMessage(_Part):
+    """The child wants to be the only one that measures on this host, and waits until a byte comes back; or has done.
+
+    Where its pipe is no socket, there is nobody to answer, and it measures at once.
+    """
+
+    type: Literal["turn"] = "turn"
+    wanted: bool
+
+
 class DoneMessage(_Part):
     type: Literal["done"] = "done"
 
@@ -91,5 +101,7 @@ class FailureMessage(_Part):
     failure: Failure
 
 
-Message = Annotated[EventMessage | ArtifactMessage | DoneMessage | FailureMessage, Field(discriminator="type")]
+Message = Annotated[
+    EventMessage | ArtifactMessage | TurnMessage | DoneMessage | FailureMessage, Field(discriminator="type")
+]
 MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)

@@ -8,9 +8,9 @@ from torch import nn
 from app.domain.errors import CheckFailed
 from tests.compression.quantization.networks import make_network
 from workers.compression import harness
+from workers.compression.footprint import measure_footprint
 from workers.compression.formats import onnx as onnx_format
-from workers.compression.latency import measure_pair
-from workers.compression.memory import measure_peak_memory
+from workers.compression.latency import TRIES, measure_pair
 
 MEGABYTE = 2**20
 
@@ -47,6 +47,30 @@ def test_the_smaller_file_is_faster_in_every_figure(files):
 def test_time_is_limited_but_for_the_fewest_pairs(files):
     (pair,) = measure_pair(*files, (1,), 1, 0, seconds=0.0)
     assert pair.baseline.runs == harness.MIN_PAIRS
+
+
+def test_a_noisy_pair_is_measured_again_and_marked_if_it_stays_so(files, monkeypatch):
+    tries = []
+    measure = harness.time_pair
+
+    def count(*given):
+        tries.append(given)
+        return measure(*given)
+
+    monkeypatch.setattr(harness, "time_pair", count)
+    monkeypatch.setattr("workers.compression.latency.WIDEST_SPREAD", -1.0)
+    (pair,) = measure_pair(*files, (1,), 1, 0, seconds=0.0)
+    assert len(tries) == TRIES
+    assert pair.noisy
+    assert pair.compressed.noisy
+    monkeypatch.setattr("workers.compression.latency.WIDEST_SPREAD", 1e9)
+    (pair,) = measure_pair(*files, (1,), 1, 0, seconds=0.0)
+    assert len(tries) == TRIES + 1
+    assert not pair.noisy
+
+
+def test_the_spread_is_that_of_the_quartiles():
+    assert harness.summarize(np.arange(1.0, 102.0), 1)["spread"] == pytest.approx(50 / 51)
 
 
 def test_a_fixed_batch_is_the_only_one_measured(tmp_path):
@@ -96,17 +120,19 @@ def test_rows_follow_the_files_inputs(files):
 
 
 def test_peak_memory_holds_the_weights(files):
-    wide, narrow = (measure_peak_memory(path, 1, 1) for path in files)
+    footprints = [measure_footprint(path, 1, 1) for path in files]
+    wide, narrow = (found.peak_memory_bytes for found in footprints)
     weights = files[0].stat().st_size
     assert weights > 25 * MEGABYTE
     assert 20 * MEGABYTE < narrow < 400 * MEGABYTE
     assert wide - narrow > 0.9 * weights
+    assert footprints[0].load_ms > footprints[1].load_ms > 0
 
 
 def test_peak_memory_of_no_network_is_an_error(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"no network")
     with pytest.raises(CheckFailed, match=r"broken\.onnx"):
-        measure_peak_memory(tmp_path / "broken.onnx", 1, 1)
+        measure_footprint(tmp_path / "broken.onnx", 1, 1)
 
 
 def test_torch_keeps_its_threads(files):

@@ -18,9 +18,22 @@ from app.domain.steps.quantize import QuantizeSpec
 from app.domain.steps.training import FinetuneSpec
 from workers.compression.evaluation import Comparison
 from workers.compression.figures import Counts
+from workers.compression.footprint import Footprint
 from workers.compression.report import Findings, Profile, build_report
 
 RECIPE = (FinetuneSpec(method="finetune"),)
+
+
+def timed(found, *, noisy, baseline_p25_ms=1.0):
+    """Give the findings with other timings of both files."""
+    before, after = found.baseline.latency[0], found.compressed.latency[0]
+    before = before.model_copy(update={"noisy": noisy, "p25_ms": baseline_p25_ms})
+    after = after.model_copy(update={"noisy": noisy})
+    return replace(
+        found,
+        baseline=replace(found.baseline, latency=(before,)),
+        compressed=replace(found.compressed, latency=(after,)),
+    )
 
 
 def findings(folder, *, sizes=(1000, 250), ratio=(3.0, (2.5, 3.5)), drop=(0.01, (-0.01, 0.03), 0.3)):
@@ -30,10 +43,10 @@ def findings(folder, *, sizes=(1000, 250), ratio=(3.0, (2.5, 3.5)), drop=(0.01, 
     ):
         (folder / f"{name}.onnx").write_bytes(bytes(size))
         latency = LatencyFigures(
-            runtime="onnxruntime-cpu", batch_size=1, threads=1, mean_ms=1, p50_ms=1, p90_ms=1, p95_ms=1, p99_ms=1,
-            throughput_per_second=1000, runs=20,
+            runtime="onnxruntime-cpu", batch_size=1, threads=1, mean_ms=1, p25_ms=1, p50_ms=1, p75_ms=1, p90_ms=1,
+            p95_ms=1, p99_ms=1, throughput_per_second=1000, runs=20, spread=0.02, noisy=False,
         )  # fmt: skip
-        profiles.append(Profile(folder / f"{name}.onnx", counts, (latency,), 10_000))
+        profiles.append(Profile(folder / f"{name}.onnx", counts, (latency,), Footprint(10_000, 5.0)))
     accuracy = MetricValue(value=0.9, ci95=(0.8, 1.0), samples=50)
     comparison = Comparison(
         baseline=accuracy,
@@ -109,6 +122,14 @@ def test_faster_needs_the_whole_interval_and_smaller_the_bytes(tmp_path):
 def test_faster_and_slower_need_more_than_noise(tmp_path, ratio, faster, said):
     verdict = build_report(findings(tmp_path, ratio=ratio), RECIPE, None, 0).verdict
     assert (verdict.faster, said in verdict.reasons[0]) == (faster, True)
+
+
+@pytest.mark.parametrize(
+    ("noisy", "baseline_p25_ms", "faster"), [(False, 1.0, True), (True, 1.0, False), (True, 1.5, True)]
+)
+def test_a_noisy_timing_shows_nothing_unless_three_quarters_are_apart(tmp_path, noisy, baseline_p25_ms, faster):
+    found = timed(findings(tmp_path), noisy=noisy, baseline_p25_ms=baseline_p25_ms)
+    assert build_report(found, RECIPE, None, 0).verdict.faster is faster
 
 
 @pytest.mark.parametrize(("granularity", "faster"), [("weight", False), ("2:4", False), ("channel", True)])

@@ -55,7 +55,14 @@ class Site:
 
         sandbox = Sandbox(probe(), LIMITS)
         return Workplace(
-            "toy@here", self.data / "scratch", self.sessions, self.storage, sandbox, threading.Event(), engine
+            "toy@here",
+            self.data / "scratch",
+            self.sessions,
+            self.storage,
+            sandbox,
+            threading.Event(),
+            engine,
+            measuring_lock=self.data / "measuring.lock",
         )
 
     def add_upload(self, row_class, path, state=ObjectState.READY):

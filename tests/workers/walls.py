@@ -37,6 +37,9 @@ class Notes:
     def must_stop(self):
         return self._stop_when()
 
+    def turn_comes(self):
+        return False
+
 
 def toy(folder: Path, body: str) -> list[str]:
     """Write a script into the folder that it runs in; every process it starts with sys.argv[1] can be found."""

@@ -3,9 +3,11 @@
 import argparse
 import errno
 import os
+import stat
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -26,6 +28,7 @@ from app.domain.task import (
     FailureMessage,
     InspectDataset,
     InspectModel,
+    TurnMessage,
 )
 from workers.compression.admission import admit
 
@@ -42,7 +45,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     send = _sender(given.messages_fd)
     try:
-        _run(given.folder, send)
+        _run(given.folder, send, _turns(given.messages_fd, send))
     except WinnowError as error:
         send(FailureMessage(failure=error.failure()))
         return 0
@@ -71,7 +74,22 @@ def _sender(descriptor: int) -> Send:
     return send
 
 
-def _run(folder: Path, send: Send) -> None:
+def _turns(descriptor: int, send: Send) -> Callable[[], AbstractContextManager[None]]:
+    """Give what to measure within: alone on this host, where the supervisor can be asked for that."""
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        return nullcontext
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        send(TurnMessage(wanted=True))
+        os.read(descriptor, 1)
+        yield
+        send(TurnMessage(wanted=False))
+
+    return turn
+
+
+def _run(folder: Path, send: Send, turn: Callable[[], AbstractContextManager[None]]) -> None:
     task = TASK.validate_json((folder / TASK_FILE).read_bytes())
     output = folder / OUTPUT_FOLDER
     output.mkdir(exist_ok=True)
@@ -91,14 +109,14 @@ def _run(folder: Path, send: Send) -> None:
             send(EventMessage(type=EventType.STAGE, data={"stage": Stage.PREPARING.value}))
             admit(folder / task.model_path, task.model_format)
             admit(folder / task.dataset_path, task.dataset_format)
-            _compress(folder, task, send)
+            _compress(folder, task, send, turn)
 
 
 def _write_facts(output: Path, facts: BaseModel) -> None:
     (output / FACTS_FILE).write_text(facts.model_dump_json(), encoding="utf-8")
 
 
-def _compress(folder: Path, task: Compress, send: Send) -> None:
+def _compress(folder: Path, task: Compress, send: Send, turn: Callable[[], AbstractContextManager[None]]) -> None:
     import torch
 
     from workers.compression.analysis import analyze
@@ -138,6 +156,7 @@ def _compress(folder: Path, task: Compress, send: Send) -> None:
                 output=output,
                 service_version=task.service_version,
                 sensitivities={name: _read_table(folder / path) for name, path in task.sensitivities.items()},
+                turn=turn,
             )
             require_objective(report)
 

@@ -16,8 +16,8 @@ from workers.compression.checkpoints import Checkpoints
 from workers.compression.datasets import Dataset
 from workers.compression.environment import read_environment
 from workers.compression.figures import count, layer_figures
+from workers.compression.footprint import measure_footprint
 from workers.compression.formats import onnx
-from workers.compression.memory import measure_peak_memory
 from workers.compression.network import Network
 from workers.compression.pipeline import JUDGE, Output
 from workers.compression.progress import Tracker
@@ -60,9 +60,9 @@ def analyze(
         with tracker.part(Stage.PACKAGING, "Writing the table and the report"):
             (output.folder / SENSITIVITY_FILE).write_text(table.model_dump_json(indent=2), encoding="utf-8")
             output.announce(SENSITIVITY_FILE, "report", "json")
-            peak = measure_peak_memory(file, latency.batch_sizes[0], latency.threads)
+            footprint = measure_footprint(file, latency.batch_sizes[0], latency.threads)
             report = AnalysisReport(
-                baseline=describe_side(Profile(file, count(network), (), peak), accuracy),
+                baseline=describe_side(Profile(file, count(network), (), footprint), accuracy),
                 verdict=_verdict(table),
                 steps=(_outcome(network, spec, table),),
                 layers=layer_figures(network, ()),

@@ -14,7 +14,7 @@ _EXTENSIONS = (
     "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16",
     "amx_tile", "amx_int8", "asimd", "asimddp", "i8mm", "sve",
 )  # fmt: skip
-_VNNI = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
+VNNI = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 """Each sums products of eight-bit integers in 32 bits, so that nothing saturates on the way."""
 
 
@@ -38,7 +38,7 @@ def isa() -> tuple[str, ...]:
 
 def has_vnni() -> bool:
     """Tell whether sums of eight-bit products are kept in 32 bits by one instruction."""
-    return not _VNNI.isdisjoint(isa())
+    return not VNNI.isdisjoint(isa())
 
 
 def read_environment(threads: int, service_version: str) -> Environment:

@@ -25,6 +25,8 @@ Samples = NDArray[np.float64]
 SAMPLE_ROWS = 4
 MAX_PAIRS = 500
 MIN_PAIRS = 20
+WIDEST_SPREAD = 0.25
+"""A quiet file's quartiles lie within 1 to 8 % of its median, those of one that shares its cores far apart."""
 WARM_UP_WINDOW = 10
 WARM_UP_TOLERANCE = 0.05
 RESAMPLES = 2000
@@ -41,16 +43,20 @@ DTYPES = {
 }
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(path: Path, threads: int, profile: str | None = None) -> onnxruntime.InferenceSession:
     """Load a file as it would be deployed, but for spinning.
 
-    An idle session's threads would spin on the cores that the other session is being timed on.
+    An idle session's threads would spin on the cores that the other session is being timed on. With ``profile``, the
+    runtime writes how long each operator took to a file whose name begins so.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
@@ -144,16 +150,19 @@ def _warm_up(sides: tuple[tuple[onnxruntime.InferenceSession, Feed], ...], secon
 
 
 def summarize(samples: Samples, batch_size: int) -> dict[str, float]:
-    """Give mean and percentiles in milliseconds a batch, and rows a second at the mean."""
-    p50, p90, p95, p99 = (float(value) for value in np.percentile(samples, (50, 90, 95, 99)))
+    """Give mean and percentiles in milliseconds a batch, rows a second at the mean, and (p75 − p25) / p50."""
+    p25, p50, p75, p90, p95, p99 = (float(value) for value in np.percentile(samples, (25, 50, 75, 90, 95, 99)))
     mean = float(samples.mean())
     return {
         "mean_ms": mean,
+        "p25_ms": p25,
         "p50_ms": p50,
+        "p75_ms": p75,
         "p90_ms": p90,
         "p95_ms": p95,
         "p99_ms": p99,
         "throughput_per_second": 1000 * batch_size / mean,
+        "spread": (p75 - p25) / p50,
     }
 
 
@@ -191,7 +200,9 @@ def main() -> None:
             for name, samples in zip(names, pair, strict=True):
                 figures = summarize(samples, batch_size)
                 columns = " ".join(f"{figures[key]:9.3f}" for key in ("p50_ms", "p95_ms", "p99_ms"))
-                out(f"{batch_size:>5} {threads:>7} {name:<14} {columns} {figures['throughput_per_second']:9.1f}\n")
+                noisy = "  noisy" if figures["spread"] > WIDEST_SPREAD else ""
+                row = f"{batch_size:>5} {threads:>7} {name:<14} {columns} {figures['throughput_per_second']:9.1f}"
+                out(f"{row}{noisy}\n")
             value, (low, high) = ratio_of_medians(*pair, settings["seed"])
             out(f"      ratio of medians {value:.2f} (95 % {low:.2f} to {high:.2f}), {len(pair[0])} pairs\n")
 

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from workers.compression.datasets import Dataset
 from workers.compression.distillation import distill
 from workers.compression.environment import read_environment
 from workers.compression.figures import Counts, count, layer_figures
+from workers.compression.footprint import measure_footprint
 from workers.compression.formats import onnx, pt2
 from workers.compression.latency import measure_pair
-from workers.compression.memory import measure_peak_memory
 from workers.compression.network import Network
+from workers.compression.operator_profile import profile_operators, streamed_bytes_per_second
 from workers.compression.packing import SUFFIX, leaves_zeros, pack, packed_size
 from workers.compression.progress import Tracker
 from workers.compression.pruning import prune
@@ -88,10 +90,12 @@ def compress(
     output: Output,
     service_version: str,
     sensitivities: Mapping[str, SensitivityTable] | None = None,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Report:
     """Run a recipe and write ``model.onnx``, ``model.pt2``, ``report.json`` and ``benchmark.zip``.
 
     Where single weights became zero, compressed copies of the first two stand beside them, if they are smaller.
+    Within ``turn`` nobody else measures on this host.
     The report says whether the objective is met; :func:`require_objective` makes an error of it.
     The caller's network stays as it is.
     """
@@ -122,15 +126,16 @@ def compress(
             comparison = evaluation.compare(before, after, data.labels(JUDGE), seed)
             context.metric("compressed_accuracy", 0, comparison.compressed.value)
             rows = _count_rows(data, recipe, steps)
-        with tracker.part(Stage.PROFILING, "Timing both files in turn"):
+        with tracker.part(Stage.PROFILING, "Timing both files in turn, with no other measurement beside"), turn():
             pairs = measure_pair(*files, latency.batch_sizes, latency.threads, seed)
-            baseline = _profile(files[0], count(network), [pair.baseline for pair in pairs], packed[0])
-            compressed = _profile(files[1], count(floating), [pair.compressed for pair in pairs], packed[1])
+            baseline = _profile(files[0], count(network), [pair.baseline for pair in pairs], packed[0], seed)
+            compressed = _profile(files[1], count(floating), [pair.compressed for pair in pairs], packed[1], seed)
+            streamed = streamed_bytes_per_second()
         with tracker.part(Stage.PACKAGING, "Writing the report"):
             environment = read_environment(pairs[0].threads, service_version)
             layers = layer_figures(floating, steps)
             findings = Findings(
-                baseline, compressed, comparison, pairs[0].ratio, steps, layers, agreement, rows, environment
+                baseline, compressed, comparison, pairs[0].ratio, steps, layers, agreement, rows, environment, streamed
             )
             filled = _RECIPE.validate_python([step.spec for step in steps])
             report = build_report(findings, filled, objective, seed)
@@ -224,10 +229,11 @@ def _pack(baseline: Path, output: Output, scratch: Path) -> tuple[int, int]:
     return packed_size(baseline, scratch), sizes[MODEL_ONNX]
 
 
-def _profile(path: Path, counts: Counts, latency: list[LatencyFigures], packed_bytes: int | None) -> Profile:
+def _profile(path: Path, counts: Counts, latency: list[LatencyFigures], packed_bytes: int | None, seed: int) -> Profile:
     first = latency[0]
-    peak = measure_peak_memory(path, first.batch_size, first.threads)
-    return Profile(path, counts, tuple(latency), peak, packed_bytes)
+    footprint = measure_footprint(path, first.batch_size, first.threads)
+    operators = profile_operators(path, first.batch_size, first.threads, seed)
+    return Profile(path, counts, tuple(latency), footprint, packed_bytes, operators)
 
 
 def _count_rows(data: Dataset, recipe: Recipe, steps: tuple[StepOutcome, ...]) -> DataFigures:

@@ -1,5 +1,7 @@
 """The report, put together from what was measured."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +25,12 @@ from app.domain.report import (
 )
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.quantize import QuantizeSpec
+from workers.compression.environment import VNNI
 from workers.compression.evaluation import Comparison, within
+from workers.compression.explanation import Facts, explain
 from workers.compression.figures import Counts
+from workers.compression.footprint import Footprint
+from workers.compression.operator_profile import OperatorProfile
 from workers.compression.packing import leaves_zeros
 
 PACKED = "Packed weights are unpacked inside each product and summed in float32, so that the file is what gains."
@@ -45,8 +51,9 @@ class Profile:
     path: Path
     counts: Counts
     latency: tuple[LatencyFigures, ...]
-    peak_memory_bytes: int
+    footprint: Footprint
     packed_bytes: int | None = None
+    operators: OperatorProfile | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Findings:
     files: FileAgreement
     data: DataFigures
     environment: Environment
+    streamed_bytes_per_second: float = math.inf
 
 
 def build_report(findings: Findings, recipe: Recipe, objective: Objective | None, seed: int) -> Report:
@@ -78,8 +86,9 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
         agreement=comparison.agreement,
     )
     outcome = _judge(comparison.drop, objective)
-    verdict = decide(delta, outcome, recipe)
-    more = filter(None, (_zeros(findings), _storage(recipe), _leaks(findings.data)))
+    steady = _is_steady(findings.baseline.latency[0], findings.compressed.latency[0])
+    verdict = decide(delta, outcome, recipe, steady=steady)
+    more = filter(None, (*_speed_facts(findings, recipe), _zeros(findings), _storage(recipe), _leaks(findings.data)))
     return Report(
         baseline=baseline,
         compressed=compressed,
@@ -97,14 +106,20 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
     )
 
 
-def decide(delta: Delta, objective: ObjectiveOutcome | None, recipe: Recipe) -> Verdict:
+def _is_steady(before: LatencyFigures, after: LatencyFigures) -> bool:
+    """Tell whether the timing can show a file to be faster: where it is noisy, three quarters must be apart."""
+    return not after.noisy or before.p25_ms > NOISE * after.p75_ms
+
+
+def decide(delta: Delta, objective: ObjectiveOutcome | None, recipe: Recipe, *, steady: bool) -> Verdict:
     """Say in plain words whether the result is faster, smaller and as accurate, and why.
 
-    Faster needs the whole interval above :data:`NOISE`, and a step that leaves less to compute than zeros do.
+    Faster needs the whole interval above :data:`NOISE`, a steady timing, and a step that leaves less to compute than
+    zeros do.
     As accurate is what the objective allows; without one, a drop that could be chance.
     """
     zeros = _makes_zeros_alone(recipe)
-    faster = delta.latency_ratio.ci95[0] > NOISE and not zeros
+    faster = delta.latency_ratio.ci95[0] > NOISE and steady and not zeros
     smaller = delta.size_ratio > 1
     drop = delta.metric_drop
     as_accurate = objective.met if objective else drop.ci95[0] <= 0
@@ -113,6 +128,23 @@ def decide(delta: Delta, objective: ObjectiveOutcome | None, recipe: Recipe) -> 
         smaller=smaller,
         as_accurate=as_accurate,
         reasons=(_speed(delta.latency_ratio, faster=faster, zeros=zeros), _size(delta), _accuracy(drop, objective)),
+    )
+
+
+def _speed_facts(findings: Findings, recipe: Recipe) -> Iterator[str]:
+    profile, last = findings.compressed, recipe[-1]
+    if profile.operators is None:
+        return iter(())
+    return explain(
+        Facts(
+            latency=profile.latency[0],
+            operators=profile.operators.operators,
+            outside=profile.operators.outside,
+            weight_bytes=sum(found.weight_bytes for found in profile.operators.operators),
+            streamed_bytes_per_second=findings.streamed_bytes_per_second,
+            on_integers=isinstance(last, QuantizeSpec) and last.calibrates,
+            has_vnni=not VNNI.isdisjoint(findings.environment.isa),
+        )
     )
 
 
@@ -163,9 +195,11 @@ def describe_side(profile: Profile, accuracy: MetricValue) -> Side:
         parameters=profile.counts.parameters,
         nonzero_parameters=profile.counts.nonzero_parameters,
         macs=profile.counts.macs,
-        peak_memory_bytes=profile.peak_memory_bytes,
+        peak_memory_bytes=profile.footprint.peak_memory_bytes,
+        load_ms=profile.footprint.load_ms,
         metrics={"accuracy": accuracy},
         latency=profile.latency,
+        operators=profile.operators.operators if profile.operators else (),
     )
 
 

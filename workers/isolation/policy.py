@@ -24,6 +24,8 @@ _GPU_FILES = ("/sys", "/usr/local/cuda", "/usr/local/nvidia")
 _JOB_USERS = range(60706, 61184)
 """Numbers that neither people nor services get (systemd's UIDS-GIDS); one worker process, one number."""
 _TOPOLOGY = ("/sys/devices/system/cpu", "/sys/devices/system/node")
+_ENERGY = ("/sys/class/powercap", "/sys/devices/virtual/powercap")
+"""Counters of energy: most systems let only root read them, and no process within the walls is root."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Policy:
 def engine_policy(limits: Limits, *, gpu: bool = False) -> Policy:
     """Allow what the engine needs: the interpreter, its packages, our code, and the shape of the processor."""
     python = [Path(sys.prefix), Path(sys.base_prefix), Path(os.path.realpath(sys.executable))]
-    system = [Path(path) for path in (*_SYSTEM_LIBRARIES, *(_GPU_FILES if gpu else _TOPOLOGY))]
+    system = [Path(path) for path in (*_SYSTEM_LIBRARIES, *(_GPU_FILES if gpu else _TOPOLOGY), *_ENERGY)]
     devices = sorted(Path("/dev").glob("nvidia*")) if gpu else []
     readable = dict.fromkeys(path for path in (*system, *python, *_CODE) if path.exists())
     return Policy(limits, tuple(readable), tuple(devices), job_user())
