@@ -6,6 +6,7 @@ import shutil
 import pytest
 from playwright.sync_api import sync_playwright
 
+from app.api.jobs import _WORDS_ALONE
 from tests.compression.pages.reports import HOSTILE, HOSTILE_SUBJECT, SUBJECT, make_analysis, make_report
 from workers.compression.pages.page import render_page
 
@@ -99,6 +100,27 @@ def test_the_policy_stops_what_would_slip_into_the_page(browser, files, tmp_path
     assert all(f"'{kind}-src" in said or f"{kind}-src" in said for kind in ("style", "default"))
     assert not {"1", "2"} & set(heard)
     assert found["ink"] == look(browser, files["job"][0], 1366)[0]["ink"]
+
+
+def test_as_the_api_delivers_it_the_page_looks_the_same_and_has_no_origin(browser, files):
+    path, plots = files["job"]
+    heard = []
+    context = browser.new_context(viewport={"width": 1366, "height": 900})
+    try:
+        page = context.new_page()
+        page.on("console", lambda message: heard.append(message.text))
+        # The network is this function: nothing is sent anywhere.
+        answer = {"body": path.read_bytes(), "content_type": "text/html; charset=utf-8", "headers": _WORDS_ALONE}
+        page.route("**/*", lambda route: route.fulfill(**answer))
+        page.goto("http://winnow.test/api/v1/jobs/job_1/report")
+        found = page.evaluate(MEASURE)
+        origin = page.evaluate("self.origin")
+    finally:
+        context.close()
+    assert heard == []
+    assert origin == "null"
+    assert found == look(browser, path, 1366)[0]
+    assert found["plots"] == plots
 
 
 def luminance(colour):

@@ -97,8 +97,8 @@ def _tiles(report: Report) -> Iterator[Tile]:
     values = ""
     if name in before.metrics and name in after.metrics:
         values = f"{words.metric(before.metrics[name].value)} → {words.metric(after.metrics[name].value)}; "
-    sure = f"{values}95 % interval {words.interval(drop.ci95)}, p = {drop.p_value:.3f}"
-    yield Tile(f"{words.title(name)} lost", f"{drop.value:.4f}", sure)
+    sure = f"{values}95 % interval of the loss {words.interval(drop.ci95)}, p = {drop.p_value:.3f}"
+    yield Tile(f"{words.title(name)} {'gained' if drop.value < 0 else 'lost'}", f"{abs(drop.value):.4f}", sure)
     yield Tile("Rows decided alike", words.share(delta.agreement), f"of {report.files.rows} validation rows")
     sums = f"{words.whole(before.macs)} → {words.whole(after.macs)} a row"
     yield Tile("Times fewer multiplications", f"{delta.macs_ratio:.2f}×", sums)

@@ -21,6 +21,7 @@ _TAIL = 99.0
 """Percentile at which a plot of latency ends: the few beyond would press the rest together."""
 _WIDE = 2.5
 """Ratio of the ends above which an axis of latencies is logarithmic."""
+_DECADE = 10
 _NAME_LENGTH = 24
 _DASHES = (0, (4, 2))
 
@@ -45,7 +46,7 @@ def draw_latency(pair: PairedLatency) -> Plot:
             axes.axvline(float(np.median(samples)), color=colour, linestyle=dashes, linewidth=1)
         if wide:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > _DECADE else (1, 1.5, 2, 3, 5, 7)))
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
