@@ -49,6 +49,10 @@ faults: setup ## Kill, cut and fill parts of the service: 100 rounds, then 10 wi
 hostile: setup ## Send hostile and damaged files through admission, and the crafted ones through a live service
 	$(BIN)/python -m tests.hostile
 
+.PHONY: bench
+bench: setup ## Run the reference cases through the service, beside what a user would pick instead
+	$(BIN)/python -m benchmarks.cases
+
 .PHONY: bench-pruning
 bench-pruning: setup ## Prune network F beside Torch-Pruning
 	$(BIN)/python -m benchmarks.pruning

@@ -73,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     collect.set_defaults(run=_collect)
     _take_data(collect)
 
+    verify = commands.add_parser("verify", help="check a folder of a job's artifacts against its signed manifest")
+    verify.add_argument("folder", type=Path, metavar="DIR")
+    verify.add_argument("--key", help="the service's public key, as GET /api/v1/signing-key gives it")
+    verify.set_defaults(run=_verify)
+
     openapi = commands.add_parser("openapi", help="print the API's OpenAPI document")
     openapi.set_defaults(run=_openapi)
 
@@ -171,6 +176,24 @@ def _collect(_: argparse.Namespace) -> int:
     settings = Settings()
     freed = Collector(_sessions(), Storage(settings.storage_url), settings, datetime.now(UTC)).collect()
     sys.stdout.write(f"{json.dumps(freed.as_json())}\n")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from app.services import manifests, signing
+
+    manifest = manifests.read(arguments.folder, arguments.key)
+    found = list(manifests.faults(arguments.folder, manifest))
+    for fault in found:
+        sys.stderr.write(f"winnowd: {fault}\n")
+    if found:
+        return 1
+    sys.stdout.write(f"{len(manifest.artifacts)} artifacts are what {manifest.job_id} left.\n")
+    if arguments.key is None:
+        sys.stdout.write(
+            "The signature is of the key that the manifest itself names. Compare its fingerprint with the service's:\n"
+            f"{signing.fingerprint(manifest.public_key)}\n"
+        )
     return 0
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 
-from app.api import artifacts, datasets, errors, events, jobs, methods, models, operations, targets
+from app.api import artifacts, datasets, errors, events, jobs, methods, models, operations, signing, targets
 from app.api.deps import Parts
 from app.api.middleware import BodyLimit, RequestId
 from app.db.engine import make_engine, make_sessions
@@ -19,7 +19,7 @@ from app.settings import Settings
 from app.storage import Storage
 
 API = "/api/v1"
-_NOUNS = (models, datasets, methods, targets, jobs, events, artifacts)
+_NOUNS = (models, datasets, methods, targets, jobs, events, artifacts, signing)
 _UPLOADS = frozenset({f"{API}/models", f"{API}/datasets"})
 _PROBLEM: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.Problem, "description": "A problem (RFC 9457)."}}
 

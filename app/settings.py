@@ -28,6 +28,10 @@ def _default_storage(values: dict[str, Any]) -> str:
     return (values["data"].absolute() / "objects").as_uri()
 
 
+def _default_signing_key(values: dict[str, Any]) -> Path:
+    return Path(values["data"].absolute() / "signing.key")
+
+
 def _most_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 * 3
 
@@ -76,6 +80,10 @@ class Settings(BaseSettings):
         None, ge=0, description="Models and data sets are kept for so long after the last job on them; else for ever."
     )
     collect_seconds: float = Field(3600, gt=0, description="The API clears away what has expired so often.")
+    signing_key: Path = Field(
+        default_factory=_default_signing_key,
+        description="Ed25519 key in PEM that signs manifests, made where it is missing. All workers must share it.",
+    )
     measuring_lock: Path = Field(
         MEASURING_LOCK,
         description="Locked by the job that measures latency: one at a time. Workers in containers on one host need"

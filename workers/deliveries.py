@@ -12,6 +12,7 @@ from app.db import artifacts, jobs, projects
 from app.db.tables import ArtifactRow, JobRow
 from app.domain.errors import ResourceLimitExceeded
 from app.domain.ids import Prefix, new_id
+from app.domain.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from app.domain.task import CHECKPOINT_FILE, LOG_FILE, REPORT_FILE, ArtifactMessage
 from app.services import contents
 from app.storage import FileChanged, content_key
@@ -19,7 +20,7 @@ from workers import outputs
 from workers.sandbox import ProtocolBreach
 from workers.workplace import Workplace
 
-_OWN_NAMES = (LOG_FILE, CHECKPOINT_FILE)
+_OWN_NAMES = (LOG_FILE, CHECKPOINT_FILE, MANIFEST_FILE, SIGNATURE_FILE)
 _MOST_FILES = 200
 REPORT_BYTES = 64 << 20
 """The service itself reads the report, and whole."""

@@ -51,6 +51,7 @@ from workers.checkpoints import Checkpoints
 from workers.isolation.usage import Excess
 from workers.journal import Journal
 from workers.lease import DATABASE_AWAY, Lease, until
+from workers.manifests import deliver_manifest
 from workers.sandbox import Exit, ProtocolBreach, supervise
 from workers.turn import Turn
 from workers.workplace import Workplace, write_task
@@ -170,6 +171,8 @@ def _run(workplace: Workplace, job: JobRow, folder: Path, lease: Lease, log_file
     message = ArtifactMessage(name=LOG_FILE, kind="log", format="text")
     try:
         lease.insist(lambda: deliveries.deliver(workplace, job, log_file, message))
+        if failure is None or failure.class_ != "transient":
+            lease.insist(lambda: deliver_manifest(workplace, job))
     except WinnowError as error:
         failure = failure or error.failure()
     summary = None

@@ -43,6 +43,7 @@ def workplace(name: str) -> Workplace:
         storage,
         sandbox(),
         _stopping,
+        settings.signing_key,
         timing=timing,
         measuring_lock=settings.measuring_lock,
     )

@@ -39,6 +39,7 @@ class Workplace:
     storage: Storage
     sandbox: Sandbox
     stopping: threading.Event
+    signing_key: Path
     engine: Callable[[Path], list[str]] = engine
     timing: Timing = Timing()
     measuring_lock: Path = MEASURING_LOCK

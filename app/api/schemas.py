@@ -164,6 +164,14 @@ class EventOut(BaseModel):
         return cls.model_validate(row)
 
 
+class SigningKeyOut(BaseModel):
+    """The key that signs manifests: the base64 of its 32 bytes, and their SHA-256 for people to compare."""
+
+    algorithm: Literal["ed25519"] = "ed25519"
+    public_key: str
+    fingerprint: str
+
+
 class ArtifactOut(BaseModel):
     """A file that a job left."""
 

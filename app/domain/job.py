@@ -88,13 +88,22 @@ class Objective(BaseModel):
     max_drop: float = Field(ge=0, le=1)
 
 
+Threads = Annotated[int, Field(ge=1, le=256)]
+
+
 class LatencySpec(BaseModel):
-    """Where latency is measured."""
+    """Where latency is measured; the first of each is what the report's headline is of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(min_length=1, max_length=8)] = (1,)
-    threads: int = Field(1, ge=1, le=256)
+    threads: Threads | Annotated[tuple[Threads, ...], Field(min_length=1, max_length=4)] = Field(
+        1, description="A number, or several: each batch size is measured with each of them."
+    )
+
+    @property
+    def thread_counts(self) -> tuple[int, ...]:
+        return (self.threads,) if isinstance(self.threads, int) else self.threads
 
 
 TargetName = Literal["onnxruntime-cpu"]

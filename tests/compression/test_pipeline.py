@@ -1,4 +1,5 @@
 import json
+import os
 import zipfile
 
 import numpy as np
@@ -31,7 +32,7 @@ def run(network, data, folder, recipe):
         TypeAdapter(Recipe).validate_python(recipe),
         data,
         objective=Objective(max_drop=1.0),
-        latency=LatencySpec(batch_sizes=(1, 4)),
+        latency=LatencySpec(batch_sizes=(1, 4), threads=(1, 256)),
         seed=0,
         device=torch.device("cpu"),
         output=Output(folder, folder.parent / "checkpoints", events.append, artifacts.append),
@@ -80,9 +81,18 @@ def test_the_report_tells_every_step_layer_and_row(finished):
     assert report.recipe[0].round_to == pruned.spec["round_to"] == pruned.details["round_to"] in {1, 2, 4, 8}
     assert (report.data.train, report.data.calibration, report.data.validation) == (1437, 256, 360)
     assert {layer.name: layer.bits for layer in report.layers}["conv2"] == 8
-    assert [side.batch_size for side in report.compressed.latency] == [1, 4]
     assert len(report.classes) == 10
     assert report.environment.service == "test"
+
+
+def test_latency_is_measured_at_each_batch_size_with_each_number_of_threads(finished):
+    _, report, _, _ = finished
+    cores = len(os.sched_getaffinity(0))
+    for side in (report.baseline, report.compressed):
+        assert [(found.batch_size, found.threads) for found in side.latency] == [
+            (1, 1), (4, 1), (1, cores), (4, cores),
+        ]  # fmt: skip
+    assert f"This worker has {cores} cores: 256 threads were measured as so many." in report.verdict.reasons
 
 
 def test_files_are_announced_once_complete_and_a_candidate_once_trained(finished):

@@ -165,6 +165,11 @@ def test_zeros_are_said_to_give_size_after_compression_and_no_speed(tmp_path):
     assert len(build_report(found, RECIPE, None, 0).verdict.reasons) == 3
 
 
+def test_what_could_not_be_measured_as_asked_is_said(tmp_path):
+    found = replace(findings(tmp_path), unmeasured=("This worker has 2 cores.",))
+    assert build_report(found, RECIPE, None, 0).verdict.reasons[-1] == "This worker has 2 cores."
+
+
 def test_leaked_rows_are_named_in_the_verdict(tmp_path):
     leaky = replace(findings(tmp_path), data=DataFigures(train=1, calibration=0, validation=50, overlap=7))
     assert "7 of 57 validation rows" in build_report(leaky, RECIPE, None, 0).verdict.reasons[-1]

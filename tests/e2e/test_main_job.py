@@ -56,7 +56,8 @@ def test_an_analysis_and_a_prune_that_takes_its_table(service, uploads):
     assert ended["state"] == "succeeded", ended["failure"]
     assert (ended["summary"]["groups"], ended["summary"]["groups_measured"]) == (2, 2)
     artifacts = {item["name"]: item for item in service.get(f"jobs/{analysis}/artifacts")["items"]}
-    assert set(artifacts) == {"sensitivity.json", "report.json", "report.html", "model-card.md", "job.log"}
+    pages, manifest = {"report.html", "model-card.md"}, {"manifest.json", "manifest.json.sig"}
+    assert set(artifacts) == {"sensitivity.json", "report.json", "job.log"} | pages | manifest
     table = service.get(f"artifacts/{artifacts['sensitivity.json']['id']}/content")
     assert service.get(f"jobs/{analysis}/report")["steps"][0]["details"]["sensitivity"] == table
     shown = service.get(f"models/{uploads[0]}/layers")["items"]

@@ -8,7 +8,7 @@ from app.db.tables import ArtifactRow, EventRow, JobRow, OutboxRow
 from app.domain.job import EventType, JobState
 from app.storage import content_key
 
-EXPECTED = {"job.log", "model.onnx", "model.pt2"}
+EXPECTED = {"job.log", "manifest.json", "manifest.json.sig", "model.onnx", "model.pt2"}
 WITH_REPORT = EXPECTED | {"benchmark.zip", "report.json", "report.html", "model-card.md"}
 MODELS = ("model.onnx", "model.pt2")
 

@@ -12,8 +12,9 @@ from app.db.engine import make_engine, make_sessions
 from app.db.tables import DatasetRow, JobRow, ModelRow, ProjectRow
 from app.domain.ids import Prefix, new_id
 from app.domain.job import JobSpec
+from app.domain.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from app.domain.model import ObjectState
-from app.storage import Storage
+from app.storage import Storage, content_key
 from tests.workers.walls import SPEAK, all_gone
 from workers.isolation.backends import probe
 from workers.isolation.policy import Limits
@@ -61,6 +62,7 @@ class Site:
             self.storage,
             sandbox,
             threading.Event(),
+            self.data / "signing.key",
             engine,
             measuring_lock=self.data / "measuring.lock",
         )
@@ -124,7 +126,20 @@ class Site:
             return session.get(JobRow, job_id)
 
     def artifacts(self, job_id):
-        """Give the rows by name."""
+        """Give the rows by name, without the manifest that lists the others."""
+        return {name: row for name, row in self._all_artifacts(job_id).items() if not name.startswith(MANIFEST_FILE)}
+
+    def manifest(self, job_id):
+        """Give the bytes of the manifest and of its signature, None where there are none."""
+        rows = self._all_artifacts(job_id)
+        if MANIFEST_FILE not in rows:
+            return None
+        return [
+            self.storage.read_bytes(content_key(self.project, rows[name].sha256))
+            for name in (MANIFEST_FILE, SIGNATURE_FILE)
+        ]
+
+    def _all_artifacts(self, job_id):
         with self.sessions() as session:
             return {row.name: row for row in artifacts.of_job(session, job_id)}
 

@@ -62,7 +62,7 @@ def analyze(
         with tracker.part(Stage.PACKAGING, "Writing the table and the report"):
             (output.folder / SENSITIVITY_FILE).write_text(table.model_dump_json(indent=2), encoding="utf-8")
             output.announce(SENSITIVITY_FILE, "report", "json")
-            footprint = measure_footprint(file, latency.batch_sizes[0], latency.threads)
+            footprint = measure_footprint(file, latency.batch_sizes[0], latency.thread_counts[0])
             report = AnalysisReport(
                 baseline=describe_side(Profile(file, count(network), (), footprint), accuracy),
                 verdict=_verdict(table),
@@ -70,7 +70,7 @@ def analyze(
                 layers=layer_figures(network, ()),
                 classes=(),
                 data=_count_rows(data, spec, table),
-                environment=read_environment(latency.threads, service_version),
+                environment=read_environment(latency.thread_counts[0], service_version),
                 recipe=(spec,),
                 seed=seed,
             )

@@ -47,8 +47,8 @@ def write_bundle(
         "environment.json": environment.model_dump_json(indent=2).encode(),
     }
     settings = {
-        "batch_sizes": [measured.batch_size for measured in latency],
-        "threads": latency[0].threads,
+        "batch_sizes": list(dict.fromkeys(measured.batch_size for measured in latency)),
+        "threads": list(dict.fromkeys(measured.threads for measured in latency)),
         "seconds": SECONDS,
         "seed": seed,
         "inputs": list(rows),

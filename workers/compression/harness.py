@@ -181,7 +181,7 @@ def main() -> None:
     folder = Path(__file__).resolve().parent
     settings = json.loads((folder / "benchmark.json").read_text())
     parser = argparse.ArgumentParser(description="Time baseline.onnx and model.onnx in turn on the same cores.")
-    parser.add_argument("--threads", type=int, default=settings["threads"])
+    parser.add_argument("--threads", type=int, nargs="+", default=settings["threads"])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=settings["batch_sizes"])
     parser.add_argument("--seconds", type=float, default=settings["seconds"], help="limit for each batch size")
     asked = parser.parse_args()
@@ -192,18 +192,25 @@ def main() -> None:
         rows = {name: stored[name] for name in settings["inputs"]}
     out = sys.stdout.write
     out(f"{'batch':>5} {'threads':>7} {'file':<14} {'p50 ms':>9} {'p95 ms':>9} {'p99 ms':>9} {'rows/s':>9}\n")
-    with pinned(asked.threads) as threads:
-        names = ("baseline.onnx", "model.onnx")
-        baseline, model = (open_session(folder / name, threads) for name in names)
-        for batch_size in asked.batch_sizes:
-            pair = time_pair(baseline, model, rows, batch_size, asked.seconds)
+    for threads in asked.threads:
+        _repeat(folder, rows, threads, asked.batch_sizes, asked.seconds, settings["seed"])
+
+
+def _repeat(folder: Path, rows: Feed, threads: int, batch_sizes: list[int], seconds: float, seed: int) -> None:
+    """Measure with one number of threads, and print a line for each file and batch size."""
+    out = sys.stdout.write
+    names = ("baseline.onnx", "model.onnx")
+    with pinned(threads) as usable:
+        baseline, model = (open_session(folder / name, usable) for name in names)
+        for batch_size in batch_sizes:
+            pair = time_pair(baseline, model, rows, batch_size, seconds)
             for name, samples in zip(names, pair, strict=True):
                 figures = summarize(samples, batch_size)
                 columns = " ".join(f"{figures[key]:9.3f}" for key in ("p50_ms", "p95_ms", "p99_ms"))
                 noisy = "  noisy" if figures["spread"] > WIDEST_SPREAD else ""
-                row = f"{batch_size:>5} {threads:>7} {name:<14} {columns} {figures['throughput_per_second']:9.1f}"
+                row = f"{batch_size:>5} {usable:>7} {name:<14} {columns} {figures['throughput_per_second']:9.1f}"
                 out(f"{row}{noisy}\n")
-            value, (low, high) = ratio_of_medians(*pair, settings["seed"])
+            value, (low, high) = ratio_of_medians(*pair, seed)
             out(f"      ratio of medians {value:.2f} (95 % {low:.2f} to {high:.2f}), {len(pair[0])} pairs\n")
 
 

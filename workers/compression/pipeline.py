@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from app.domain.errors import ObjectiveMissed
 from app.domain.job import LatencySpec, Objective, Stage
 from app.domain.recipe import Recipe, Step
-from app.domain.report import AnyReport, DataFigures, FileAgreement, LatencyFigures, Report, StepOutcome
+from app.domain.report import AnyReport, DataFigures, FileAgreement, Report, StepOutcome
 from app.domain.sensitivity import SensitivityTable
 from app.domain.steps.quantize import QuantizeSpec
 from app.domain.task import REPORT_FILE, ArtifactKind, ArtifactMessage
@@ -25,18 +25,17 @@ from workers.compression.checks import check_files, check_step
 from workers.compression.datasets import Dataset
 from workers.compression.distillation import distill
 from workers.compression.environment import read_environment
-from workers.compression.figures import Counts, count, layer_figures
-from workers.compression.footprint import measure_footprint
+from workers.compression.figures import count, layer_figures
 from workers.compression.formats import onnx, pt2
-from workers.compression.latency import PairedLatency, measure_pair
+from workers.compression.latency import PairedLatency
 from workers.compression.network import Network
-from workers.compression.operator_profile import profile_operators, streamed_bytes_per_second
 from workers.compression.packing import SUFFIX, leaves_zeros, pack, packed_size
 from workers.compression.pages.subject import UNNAMED, Subject
+from workers.compression.profiling import profile_files
 from workers.compression.progress import Tracker
 from workers.compression.pruning import prune
 from workers.compression.quantization import quantize
-from workers.compression.report import Findings, Profile, build_report
+from workers.compression.report import Findings, build_report
 from workers.compression.step import Context, Progress, StepResult
 from workers.compression.training import finetune
 
@@ -137,23 +136,30 @@ def compress(
             context.metric("compressed_accuracy", 0, comparison.compressed.value)
             rows = _count_rows(data, recipe, steps)
         with tracker.part(Stage.PROFILING, "Timing both files in turn, with no other measurement beside"), turn():
-            pairs = measure_pair(*files, latency.batch_sizes, latency.threads, seed)
-            baseline = _profile(files[0], count(network), [pair.baseline for pair in pairs], packed[0], seed)
-            compressed = _profile(files[1], count(floating), [pair.compressed for pair in pairs], packed[1], seed)
-            streamed = streamed_bytes_per_second()
+            profiling = profile_files(files, (count(network), count(floating)), packed, latency, seed)
         with tracker.part(Stage.PACKAGING, "Writing the report"):
-            environment = read_environment(pairs[0].threads, service_version)
+            environment = read_environment(profiling.pairs[0].threads, service_version)
             layers = layer_figures(floating, steps)
             findings = Findings(
-                baseline, compressed, comparison, pairs[0].ratio, steps, layers, agreement, rows, environment, streamed
+                profiling.baseline,
+                profiling.compressed,
+                comparison,
+                profiling.pairs[0].ratio,
+                steps,
+                layers,
+                agreement,
+                rows,
+                environment,
+                profiling.streamed_bytes_per_second,
+                profiling.unmeasured,
             )
             filled = _RECIPE.validate_python([step.spec for step in steps])
             report = build_report(findings, filled, objective, seed)
             (output.folder / REPORT_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
             output.announce(REPORT_FILE, "report", "json")
-            write_bundle(output.folder / BUNDLE, *files, pairs, environment=environment, seed=seed)
+            write_bundle(output.folder / BUNDLE, *files, profiling.pairs, environment=environment, seed=seed)
             output.announce(BUNDLE, "benchmark", "zip")
-            output.write_pages(report, subject, pairs)
+            output.write_pages(report, subject, profiling.pairs)
     return report
 
 
@@ -238,13 +244,6 @@ def _pack(baseline: Path, output: Output, scratch: Path) -> tuple[int, int]:
             sizes[name] = packed.stat().st_size
             output.announce(packed.name, "model", f"{format_}{SUFFIX}")
     return packed_size(baseline, scratch), sizes[MODEL_ONNX]
-
-
-def _profile(path: Path, counts: Counts, latency: list[LatencyFigures], packed_bytes: int | None, seed: int) -> Profile:
-    first = latency[0]
-    footprint = measure_footprint(path, first.batch_size, first.threads)
-    operators = profile_operators(path, first.batch_size, first.threads, seed)
-    return Profile(path, counts, tuple(latency), footprint, packed_bytes, operators)
 
 
 def _count_rows(data: Dataset, recipe: Recipe, steps: tuple[StepOutcome, ...]) -> DataFigures:

@@ -70,6 +70,7 @@ class Findings:
     data: DataFigures
     environment: Environment
     streamed_bytes_per_second: float = math.inf
+    unmeasured: tuple[str, ...] = ()
 
 
 def build_report(findings: Findings, recipe: Recipe, objective: Objective | None, seed: int) -> Report:
@@ -88,7 +89,16 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
     outcome = _judge(comparison.drop, objective)
     steady = _is_steady(findings.baseline.latency[0], findings.compressed.latency[0])
     verdict = decide(delta, outcome, recipe, steady=steady)
-    more = filter(None, (*_speed_facts(findings, recipe), _zeros(findings), _storage(recipe), _leaks(findings.data)))
+    more = filter(
+        None,
+        (
+            *_speed_facts(findings, recipe),
+            *findings.unmeasured,
+            _zeros(findings),
+            _storage(recipe),
+            _leaks(findings.data),
+        ),
+    )
     return Report(
         baseline=baseline,
         compressed=compressed,

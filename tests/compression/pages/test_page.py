@@ -72,7 +72,13 @@ def test_each_part_of_the_report_has_a_section_with_a_heading(page):
 
 def test_the_plots_are_there_named_and_made_of_the_figures(page):
     labels = [attributes["aria-label"] for attributes in page.of("svg")]
-    begins = ["Latency at batch 1", "Latency at batch 8", "Operators: Conv", "Accuracy within 10", "Layers: the lowest"]
+    begins = [
+        "Latency at batch 1, one thread",
+        "Latency at batch 8",
+        "Operators: Conv",
+        "Accuracy within 10",
+        "Layers: the lowest",
+    ]
     begins += ["Step 1, prune, recovery after round 1: after epoch 2 loss 0.500", "Step 2, distill: after epoch 6"]
     assert len(labels) == len(begins)
     assert all(label.startswith(begin) for label, begin in zip(labels, begins, strict=True)), labels
@@ -159,6 +165,15 @@ def test_of_many_layers_and_classes_those_with_most_to_tell_are_drawn():
     assert "The 24 of 1000 classes that changed most" in text
     assert "block.299.conv" in text  # in the table
     assert len(text) < 500_000
+
+
+def test_many_measurements_are_not_all_drawn_and_equal_ones_stay_apart():
+    report, pairs = make_report(pairs=(paired(1),) * 9)
+    found = Page(render_page(report, SUBJECT, pairs))
+    assert sum(label["aria-label"].startswith("Latency") for label in found.of("svg")) == 8
+    assert "1 more stand in the table alone" in found.words
+    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
 
 
 def test_an_analysis_has_a_page_that_compares_nothing():

@@ -14,7 +14,14 @@ from app.domain.report import AnyReport, Report, StepOutcome
 from app.domain.sensitivity import SensitivityTable
 from workers.compression.latency import PairedLatency
 from workers.compression.pages import words
-from workers.compression.pages.plots import draw_classes, draw_latency, draw_layers, draw_operators, draw_training
+from workers.compression.pages.plots import (
+    MOST_PAIRS,
+    draw_classes,
+    draw_latency,
+    draw_layers,
+    draw_operators,
+    draw_training,
+)
 from workers.compression.pages.sensitivity import draw_sensitivity
 from workers.compression.pages.subject import Subject
 from workers.compression.pages.svg import Plot
@@ -55,7 +62,8 @@ def render_page(report: AnyReport, subject: Subject, pairs: Sequence[PairedLaten
         tiles=list(_tiles(report)) if isinstance(report, Report) else [],
         verdicts=_verdicts(report),
         noisy=_noisy(report),
-        latency_plots=[draw_latency(pair) for pair in pairs],
+        latency_plots=[draw_latency(pair, place) for place, pair in enumerate(pairs[:MOST_PAIRS], 1)],
+        pairs_left_out=max(0, len(pairs) - MOST_PAIRS),
         class_plot=draw_classes(report.classes),
         layer_plot=draw_layers(report.layers),
         training_plots=[shown for shown in _trainings(report.steps) if shown],

@@ -15,7 +15,7 @@ from workers.compression.latency import PairedLatency
 from workers.compression.pages.svg import BASELINE, COMPRESSED, FAINT, INK, Plot, plot
 from workers.compression.pages.words import milliseconds, share, shorten, significant, size
 
-MOST_CLASSES, MOST_LAYERS, MOST_OPERATORS = 24, 40, 12
+MOST_CLASSES, MOST_LAYERS, MOST_OPERATORS, MOST_PAIRS = 24, 40, 12, 8
 _BINS = 80
 _TAIL = 99.0
 """Percentile at which a plot of latency ends: the few beyond would press the rest together."""
@@ -26,7 +26,7 @@ _NAME_LENGTH = 24
 _DASHES = (0, (4, 2))
 
 
-def draw_latency(pair: PairedLatency) -> Plot:
+def draw_latency(pair: PairedLatency, place: int = 1) -> Plot:
     """Draw how the runs of both files are spread: the share of runs in each of 80 bins."""
     before, after = np.asarray(pair.baseline_ms), np.asarray(pair.compressed_ms)
     low = min(before.min(), after.min()) * 0.98
@@ -56,14 +56,15 @@ def draw_latency(pair: PairedLatency) -> Plot:
         _legend(axes)
 
     label = (
-        f"Latency at batch {pair.batch_size}: the median of {len(before)} runs is {milliseconds(pair.baseline.p50_ms)}"
-        f" for the baseline and {milliseconds(pair.compressed.p50_ms)} for the compressed file."
+        f"Latency at batch {pair.batch_size}, {_threads(pair.threads)}: the median of {len(before)} runs is"
+        f" {milliseconds(pair.baseline.p50_ms)} for the baseline and {milliseconds(pair.compressed.p50_ms)} for the"
+        " compressed file."
     )
     beyond = sum(int((samples > high).sum()) for samples in (before, after))
     caption = f"Batch {pair.batch_size}, {_threads(pair.threads)}: {len(before)} pairs of runs; lines at the medians."
     if beyond:
         caption += f" {beyond} slower runs lie beyond the right end."
-    return plot(f"latency-{pair.batch_size}", 2.3, paint, label=label, caption=caption)
+    return plot(f"latency-{place}", 2.3, paint, label=label, caption=caption)
 
 
 def draw_classes(classes: Sequence[ClassFigures]) -> Plot | None:

@@ -1,0 +1,227 @@
+"""The reference cases through the service, beside what a user would pick instead, in one table.
+
+``python -m benchmarks.cases`` (``make bench``) after ``make bench-setup``, with network F trained by
+``python -m benchmarks.reference``. All are judged on the same rows; what trains does so for the same epochs on the same
+rows; each file is timed in turn with its float file, at batch 1 on one thread. Files and lines are kept in the cache as
+they come, so that a run that is cut off goes on.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+from compress import checked, connect, download, upload
+from demo import service
+
+from app.domain.steps.training import FinetuneSpec
+from benchmarks import peer
+from benchmarks.quantization import by_nncf, by_runtime, predict
+from benchmarks.recovery import as_network, fashion_rows, make_context
+from benchmarks.reference import CACHE, read_network_f
+from benchmarks.subjects import Array, Subject, classifier, efficientnet_lite0, network_f
+from workers.compression.environment import read_environment
+from workers.compression.evaluation import wilson_interval
+from workers.compression.formats import onnx, pt2
+from workers.compression.latency import measure_pair
+from workers.compression.training import finetune
+
+FOLDER = CACHE / "cases"
+EPOCHS, RATE, BATCH = 4, 0.02, 128
+MACS_RATIO = 6.0
+TRAINING = {"epochs": EPOCHS, "learning_rate": RATE, "batch_size": BATCH}
+STATIC = {"method": "quantize", "scheme": "static"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result: ratios are of the float file over it, ``seconds`` what it took from the float network on."""
+
+    right: int
+    rows: int
+    latency_ratio: float
+    latency_ci95: tuple[float, float]
+    size_ratio: float
+    seconds: float
+
+    def __str__(self) -> str:
+        low, high = wilson_interval(self.right, self.rows)
+        return (
+            f"{self.right / self.rows:.4f} ({low:.4f}–{high:.4f}) | {self.latency_ratio:.2f}"
+            f" ({self.latency_ci95[0]:.2f}–{self.latency_ci95[1]:.2f}) | {self.size_ratio:.2f} | {self.seconds:.0f}"
+        )
+
+
+Make = Callable[["Case", Path], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A float network with labels; ``train`` is empty where nothing of it trains."""
+
+    subject: Subject
+    labels: Array
+    train: tuple[tuple[Array, ...], Array] | None
+    recipe: list[dict[str, Any]]
+    peers: dict[str, Make]
+
+    @property
+    def path(self) -> Path:
+        return FOLDER / self.subject.name
+
+    def write(self) -> None:
+        """Write the float network as an upload and as the file that all are timed against, and the data set."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        pt2.save(self.subject.network, self.path / "model.pt2")
+        onnx.save(self.subject.network, self.path / "float.onnx")
+        names = [value.name for value in self.subject.network.signature.inputs]
+        splits = {"calibration": (self.subject.calibration, None), "validation": (self.subject.rows, self.labels)}
+        if self.train is not None:
+            splits["train"] = self.train
+        arrays = {
+            f"{split}.{name}": values
+            for split, (inputs, _) in splits.items()
+            for name, values in zip(names, inputs, strict=True)
+        }
+        arrays |= {f"{split}.y": labels for split, (_, labels) in splits.items() if labels is not None}
+        np.savez(self.path / "data.npz", allow_pickle=False, **arrays)
+
+    def by_service(self, written: Path) -> None:
+        """Run the recipe as a job, and keep its report beside its file."""
+        with (
+            tempfile.TemporaryDirectory(prefix="winnow-bench-") as folder,
+            service(Path(folder)) as (url, key),
+            connect(url, key) as client,
+        ):
+            ids = {
+                "model_id": upload(client, "models", self.path / "model.pt2"),
+                "dataset_id": upload(client, "datasets", self.path / "data.npz"),
+            }
+            job = {"recipe": self.recipe, "time_limit_seconds": 4 * 3600}
+            item = checked(client.post("jobs", json=job | ids))
+            while item["state"] in {"queued", "running"}:
+                item = checked(client.get(f"jobs/{item['id']}", params={"wait": 30}))
+            if item["state"] != "succeeded":
+                sys.exit(f"the job {item['state']}: {item['failure']}")
+            report = checked(client.get(f"jobs/{item['id']}/report"))
+            written.with_suffix(".json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+            download(client, item["id"], "model.onnx", written)
+
+    def row(self, name: str, make: Make) -> Row:
+        """Give a line from the cache, or make its file and measure it."""
+        slug = name.replace(" ", "-").replace("+", "and")
+        path, kept = self.path / f"{slug}.onnx", self.path / f"{slug}.row.json"
+        if not kept.exists():
+            if not (self.path / "float.onnx").exists():
+                self.write()
+            began = time.monotonic()
+            make(self, path)
+            kept.write_text(json.dumps(asdict(self._measured(path, time.monotonic() - began))))
+        found = json.loads(kept.read_text())
+        return Row(**found | {"latency_ci95": tuple(found["latency_ci95"])})
+
+    def _measured(self, path: Path, seconds: float) -> Row:
+        right = int((predict(path, self.subject.rows).argmax(1) == self.labels).sum())
+        (pair,) = measure_pair(self.path / "float.onnx", path, (1,), 1, 0)
+        if pair.noisy:
+            print(f"the timing of {path.name} is noisy: spread {pair.compressed.spread:.2f}", file=sys.stderr)
+        size_ratio = (self.path / "float.onnx").stat().st_size / path.stat().st_size
+        return Row(right, len(self.labels), pair.ratio.value, pair.ratio.ci95, size_ratio, seconds)
+
+
+def by_runtime_static(case: Case, written: Path) -> None:
+    by_runtime(case.subject, case.path / "float.onnx", written, dynamic=False)
+
+
+def by_nncf_default(case: Case, written: Path) -> None:
+    by_nncf(case.subject, case.path / "float.onnx", written)
+
+
+def by_peer_pruning(_: Case, written: Path) -> None:
+    """Prune F by Torch-Pruning as it comes, and fine-tune on the labels."""
+    module, _epochs = read_network_f()
+    pruned = peer.prune_by_peer(module, MACS_RATIO, scope="global")
+    data = fashion_rows(60_000)
+    with tempfile.TemporaryDirectory() as folder:
+        context = make_context(as_network(module), data, Path(folder), 0)
+        spec = FinetuneSpec.model_validate({"method": "finetune"} | TRAINING)
+        result = finetune.run(pruned, spec, context)
+    onnx.save(result.network, written)
+
+
+def by_peer_pruning_and_runtime(case: Case, written: Path) -> None:
+    """Quantize what Torch-Pruning and the fine-tuning left by ONNX Runtime's own tools."""
+    source = case.path / "torch-pruning-and-fine-tune.onnx"
+    if not source.exists():
+        by_peer_pruning(case, source)
+    by_runtime(case.subject, source, written, dynamic=False)
+
+
+QUANTIZERS: dict[str, Make] = {"onnxruntime static": by_runtime_static, "nncf default": by_nncf_default}
+PRUNERS: dict[str, Make] = {
+    "torch-pruning + fine-tune": by_peer_pruning,
+    "torch-pruning + fine-tune + onnxruntime int8": by_peer_pruning_and_runtime,
+}
+
+
+def case_f() -> Case:
+    data = fashion_rows(60_000)
+    train, held = data.splits["train"], data.splits["validation"]
+    assert train.labels is not None
+    assert held.labels is not None
+    recipe: list[dict[str, Any]] = [
+        {"method": "prune", "granularity": "channel", "macs_ratio": MACS_RATIO},
+        {"method": "distill", **TRAINING},
+        STATIC,
+    ]
+    return Case(network_f(10_000), held.labels, (train.inputs, train.labels), recipe, QUANTIZERS | PRUNERS)
+
+
+def case_minilm() -> Case:
+    subject, labels = classifier()
+    return Case(subject, labels, None, [STATIC], QUANTIZERS)
+
+
+def case_efficientnet() -> Case:
+    """Judge by the float network's own choices: no labels of these crops are known."""
+    subject = efficientnet_lite0(10_000)
+    with torch.no_grad():
+        parts = torch.from_numpy(np.array(subject.rows[0])).split(32)
+        labels = np.concatenate([subject.network.module(part).argmax(1).numpy() for part in parts])
+    return Case(subject, labels, None, [STATIC], QUANTIZERS)
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "f": case_f,
+    "minilm": case_minilm,
+    "efficientnet-lite0": case_efficientnet,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    asked = parser.parse_args()
+    machine = read_environment(1, "")
+    print(f"{datetime.now(UTC):%d %B %Y}, {machine.cpu}, {', '.join(machine.isa)}, ONNX Runtime {machine.onnxruntime}")
+    print("| case | way | accuracy (95 %) | p50 faster (95 %) | file smaller | seconds |\n|---|---|---|---|---|---|")
+    for name in asked.cases:
+        case = CASES[name]()
+        ways = {"winnow": Case.by_service} | case.peers
+        for way, make in ways.items():
+            print(f"| {name} | {way} | {case.row(way, make)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
