@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from app.domain.job import Objective
+from app.domain.learning_task import LearningTask
 from app.domain.report import (
     DataFigures,
     Environment,
@@ -23,7 +24,15 @@ from workers.compression.report import Findings, Profile, build_report
 RECIPE = (FinetuneSpec(method="finetune"),)
 
 
-def findings(folder, *, sizes=(1000, 250), ratio=(3.0, (2.5, 3.5)), drop=(0.01, (-0.01, 0.03), 0.3)):
+def findings(
+    folder,
+    *,
+    sizes=(1000, 250),
+    ratio=(3.0, (2.5, 3.5)),
+    drop=(0.01, (-0.01, 0.03), 0.3),
+    task=LearningTask.CLASSIFICATION,
+    metric="accuracy",
+):
     profiles = []
     for name, size, counts in zip(
         ("baseline", "model"), sizes, (Counts(400, 400, 9000), Counts(200, 190, 3000)), strict=True
@@ -36,9 +45,11 @@ def findings(folder, *, sizes=(1000, 250), ratio=(3.0, (2.5, 3.5)), drop=(0.01, 
         profiles.append(Profile(folder / f"{name}.onnx", counts, (latency,), 10_000))
     accuracy = MetricValue(value=0.9, ci95=(0.8, 1.0), samples=50)
     comparison = Comparison(
-        baseline=accuracy,
-        compressed=accuracy,
-        drop=MetricDrop(value=drop[0], ci95=drop[1], p_value=drop[2]),
+        task=task,
+        metric=metric,
+        baseline={metric: accuracy},
+        compressed={metric: accuracy},
+        drops={metric: MetricDrop(value=drop[0], ci95=drop[1], p_value=drop[2])},
         agreement=0.97,
         classes=(),
     )

@@ -1,5 +1,7 @@
 """Outputs of a network in torch over rows of a data set."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -29,19 +31,24 @@ def first_output(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tenso
 def compute_logits(
     network: Network, data: Dataset, split: str, rows: NDArray[np.int64], device: torch.device
 ) -> torch.Tensor:
-    """Run the network in the mode it stands in over rows of a split, (rows, classes), without gradients.
+    """Run the network in the mode it stands in over rows of a split, (rows, …), without gradients."""
+    return torch.cat([outputs for _, outputs in output_batches(network, data, split, rows, device)])
+
+
+def output_batches(
+    network: Network, data: Dataset, split: str, rows: NDArray[np.int64], device: torch.device
+) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+    """Give rows with the network's first outputs for them, batch by batch.
 
     Where the batch is fixed, the last one is filled up with repeated rows that are dropped again.
     """
     if not len(rows):
         raise DatasetMismatch(f"the data set has no {split} rows, which this step needs")
     size = fixed_batch(network.signature) or BATCH_ROWS
-    pieces = []
-    with torch.no_grad():
-        for start in range(0, len(rows), size):
-            picked = rows[start : start + size]
-            asked = np.resize(picked, size) if fixed_batch(network.signature) else picked
-            inputs, _ = data.gather(split, asked)
+    for start in range(0, len(rows), size):
+        picked = rows[start : start + size]
+        asked = np.resize(picked, size) if fixed_batch(network.signature) else picked
+        inputs, _ = data.gather(split, asked)
+        with torch.no_grad():
             output = first_output(network.module(*(value.to(device) for value in inputs)))
-            pieces.append(output[: len(picked)].float())
-    return torch.cat(pieces)
+        yield picked, output[: len(picked)].float()
