@@ -115,7 +115,9 @@ def judge_batches(
     decisions = []
     truths = baseline.decisions if labels is None and baseline is not None else labels
     # No figure of numbers knows where zero lies; about their mean, sums of squares keep their digits.
-    centre = labels.mean(axis=0) if labels is not None and task.name is LearningTask.REGRESSION else 0.0
+    centre = (
+        labels.mean(axis=0, dtype=np.float64) if labels is not None and task.name is LearningTask.REGRESSION else 0.0
+    )
     for rows, outputs in batches:
         figures = figures or task.figures(outputs.shape[1:])
         wanted = outputs if truths is None else truths[rows]
