@@ -85,7 +85,7 @@ def table(report: dict[str, Any]) -> str:
         ("MACs a row", *(f"{side['macs']:,}" for side in (before, after)), f"{delta['macs_ratio']:.2f}x"),
     ]  # fmt: skip
     header = ("", "before", "after", "gain")
-    return "\n".join(f"{a:<18}{b:>26}{c:>26}{d:>21}" for a, b, c, d in (header, *rows))
+    return "\n".join(f"{a:<17}{b:>26}{c:>26}{d:>21}" for a, b, c, d in (header, *rows))
 
 
 def download(client: httpx.Client, job_id: str, name: str, path: Path) -> None:

@@ -12,7 +12,6 @@ QUANTIZE = {"method": "quantize", "scheme": "static"}
 JOBS = {
     "regression": ([PRUNE, FINETUNE, QUANTIZE], "r2", 0.3),
     "multilabel": ([PRUNE, FINETUNE | {"class_weights": "balanced"}, QUANTIZE], "macro_f1", 0.3),
-    "embedding": ([PRUNE | {"amount": 0.1}, QUANTIZE], "cosine", 0.5),
 }
 
 
@@ -57,13 +56,12 @@ def test_a_data_set_shows_what_its_labels_are(service, uploads):
     assert {task: item["labels"] for task, item in told.items()} == {
         "regression": {"dtype": "float32", "shape": [], "classes": None, "binary": False, "ignored": False},
         "multilabel": {"dtype": "bool", "shape": [10], "classes": None, "binary": True, "ignored": False},
-        "embedding": None,
     }
 
 
 def test_what_makes_no_sense_for_the_task_is_refused_with_a_pointer(service, uploads):
-    def refused(task, recipe, **fields):
-        model, dataset = uploads[task]
+    def refused(name, recipe, **fields):
+        model, dataset = uploads[name]
         body = {"model_id": model, "dataset_id": dataset, "recipe": recipe} | fields
         response = service.client.post("jobs", json=body)
         assert response.status_code == 422, response.text
@@ -73,6 +71,6 @@ def test_what_makes_no_sense_for_the_task_is_refused_with_a_pointer(service, upl
     accuracy = {"objective": {"metric": "accuracy", "max_drop": 0.01}}
     assert refused("regression", [PRUNE], **accuracy) == ("task_mismatch", "/objective/metric")
     assert refused("regression", [PRUNE, {"method": "distill"}]) == ("task_mismatch", "/recipe/1")
-    assert refused("embedding", [FINETUNE]) == ("task_mismatch", "/recipe/0")
+    assert refused("multilabel", [FINETUNE], task="embedding") == ("task_mismatch", "/recipe/0")
     assert refused("multilabel", [PRUNE], task="classification") == ("dataset_mismatch", "/dataset_id")
     assert refused("regression", [PRUNE], task="guessing") == ("validation_failed", "/task")

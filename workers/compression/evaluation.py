@@ -17,13 +17,13 @@ from scipy.special import bdtr
 from app.domain.learning_task import IGNORED, LearningTask
 from app.domain.report import ClassFigures, MetricDrop, MetricValue
 from workers.compression.datasets import Dataset
+from workers.compression.inference import BATCH_ROWS, rows_at_once
 from workers.compression.resampling import CONFIDENCE, SAMPLES, interval, p_value, resample
 from workers.compression.tasks import TASKS, Task
 from workers.compression.tasks.metrics import Figure, Terms, correlation, join, ranks, unit
 
 JUDGE = "validation"
 """The split that files are judged on."""
-BATCH_ROWS = 256
 PAIRS = 10_000
 _ROUNDING = 1e-9
 
@@ -84,9 +84,10 @@ def prediction_batches(
     names = [value.name for value in session.get_inputs()]
     first = session.get_inputs()[0].shape[0]
     fixed = first if isinstance(first, int) else None
+    size = fixed or rows_at_once(session.get_outputs()[0].shape, BATCH_ROWS)
     rows = np.arange(data.rows(split))[:limit]
-    for start in range(0, len(rows), fixed or BATCH_ROWS):
-        picked = rows[start : start + (fixed or BATCH_ROWS)]
+    for start in range(0, len(rows), size):
+        picked = rows[start : start + size]
         # A fixed batch is filled up with repeated rows, whose outputs are dropped.
         inputs, _ = data.gather(split, np.resize(picked, fixed) if fixed else picked)
         outputs = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
@@ -140,7 +141,7 @@ def with_pairs(judged: Judged, baseline: Judged | None) -> Judged:
     theirs = ours if baseline is None else unit(baseline.decisions)
     if count < 3:
         return judged
-    first, second = pairs_of(count)
+    first, second = pairs_of(count) if baseline is None else baseline.pairs["spearman"]
     alike = [(values[first] * values[second]).sum(axis=1) for values in (ours, theirs)]
     return replace(
         judged,

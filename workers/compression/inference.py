@@ -1,6 +1,8 @@
 """Outputs of a network in torch over rows of a data set."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,14 @@ from workers.compression.datasets import Dataset
 from workers.compression.network import Network
 
 BATCH_ROWS = 256
+MOST_VALUES = 2**27
+"""Numbers of one output that are held at once, half a gigabyte: a language model has millions for a row."""
+
+
+def rows_at_once(shape: Sequence[Any], most: int) -> int:
+    """Give how many rows, ``most`` at most, have outputs of this shape, (rows, …), that can be held at once."""
+    values = math.prod(size for size in shape[1:] if isinstance(size, int))
+    return max(1, min(most, MOST_VALUES // max(1, values)))
 
 
 def fixed_batch(signature: Signature) -> int | None:
@@ -44,7 +54,7 @@ def output_batches(
     """
     if not len(rows):
         raise DatasetMismatch(f"the data set has no {split} rows, which this step needs")
-    size = fixed_batch(network.signature) or BATCH_ROWS
+    size = fixed_batch(network.signature) or rows_at_once(network.signature.outputs[0].shape, BATCH_ROWS)
     for start in range(0, len(rows), size):
         picked = rows[start : start + size]
         asked = np.resize(picked, size) if fixed_batch(network.signature) else picked

@@ -55,11 +55,15 @@ def resample(
     stacked = np.concatenate(list(dense.values())) if dense else np.zeros((0, rows), np.float32)
     ends = np.cumsum([len(part) for part in dense.values()])
     for weights in draw(rows, seed):
+        # Both sides have the same pairs, which are dear to weigh.
+        weighed: dict[int, Weights] = {}
         sums = dict(zip(dense, np.split(stacked @ weights, ends[:-1]), strict=True)) if dense else {}
         for name, part in columns.items():
             if name in pairs:
                 first, second = pairs[name]
-                sums[name] = part @ (weights[first] * weights[second])
+                if id(first) not in weighed:
+                    weighed[id(first)] = weights[first] * weights[second]
+                sums[name] = part @ weighed[id(first)]
             elif name not in dense:
                 sums[name] = part @ weights
             found[name].append(combine(name, sums[name].astype(np.float64)))

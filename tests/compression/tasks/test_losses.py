@@ -11,6 +11,7 @@ from app.domain.steps.training import FinetuneSpec
 from tests.compression.learners import LEARNERS, learner
 from workers.compression import judging
 from workers.compression.distillation.distill import imitate
+from workers.compression.inference import rows_at_once
 from workers.compression.step import Context
 from workers.compression.tasks import TASKS
 from workers.compression.training.criterion import Batch
@@ -131,3 +132,9 @@ def test_a_teacher_is_imitated_where_positions_count(contexts):
     assert imitate(DistillSpec(method="distill"), context).loss(output, batch) != loss
     hidden = Batch(inputs, torch.full_like(labels, -100), rows)
     assert criterion.loss(output, hidden) == 0
+
+
+def test_outputs_of_a_row_bound_how_many_rows_are_held_at_once():
+    assert rows_at_once(("batch", 10), 256) == 256
+    assert rows_at_once(("batch", 128, 30_000), 256) == 2**27 // (128 * 30_000) == 34
+    assert rows_at_once(("batch", "length", 2**28), 256) == 1

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from app.domain.compatibility import learning
 from app.domain.learning_task import LearningTask
 from app.domain.steps.quantize import QuantizeSpec
+from workers.compression.inference import rows_at_once
 from workers.compression.network import Network
 from workers.compression.quantization.calibration import SPLIT, Inputs, read_rows
 from workers.compression.step import Context
@@ -42,10 +43,10 @@ def choose_rows(network: Network, context: Context, spec: QuantizeSpec, *, obser
     heart, so that it may lose less on them than on new ones; 3. calibration rows without labels that no range was
     found on; 4. those that ranges were found on.
     """
-    data = context.data
-    held_out = np.arange(data.rows(SPLIT))[observed:][: spec.gate_rows]
-    seen = np.arange(data.rows(SPLIT))[:observed][: spec.gate_rows]
-    train = np.arange(data.rows(TRAIN))[: spec.gate_rows]
+    data, most = context.data, rows_at_once(network.signature.outputs[0].shape, spec.gate_rows)
+    held_out = np.arange(data.rows(SPLIT))[observed:][:most]
+    seen = np.arange(data.rows(SPLIT))[:observed][:most]
+    train = np.arange(data.rows(TRAIN))[:most]
     kinds = [
         (SPLIT, held_out, "calibration rows that no range was found on"),
         (TRAIN, train, "train rows"),
@@ -53,7 +54,7 @@ def choose_rows(network: Network, context: Context, spec: QuantizeSpec, *, obser
     ]
     labelled = {split for split in (SPLIT, TRAIN) if data.labelled(split)}
     kinds.sort(key=lambda kind: kind[0] not in labelled)
-    enough = [kind for kind in kinds if len(kind[1]) >= min(FEWEST, spec.gate_rows)]
+    enough = [kind for kind in kinds if len(kind[1]) >= min(FEWEST, most)]
     split, rows, kind = enough[0] if enough else max(kinds, key=lambda kind: len(kind[1]))
     batches = list(read_rows(network, context, split, rows, spec.batch_size))
     labels = data.labels(split)[rows] if split in labelled else None
