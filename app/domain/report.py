@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from app.domain.job import Objective
-from app.domain.learning_task import LearningTask, Metric
+from app.domain.learning_task import METRICS, LearningTask, Metric
 from app.domain.recipe import Recipe
 
 Interval = tuple[float, float]
@@ -208,9 +208,11 @@ class Report(_Part):
             "agreement": delta.agreement,
             "size_bytes": after.size_bytes,
         }
+        judged = {METRICS[self.task][0], self.objective and self.objective.metric}
         for name, value in after.metrics.items():
-            figures[name] = value.value
-            figures[f"baseline_{name}"] = before.metrics[name].value
+            if name in judged:
+                figures[name] = value.value
+                figures[f"baseline_{name}"] = before.metrics[name].value
         if after.latency:
             figures["p50_ms"] = after.latency[0].p50_ms
             figures["baseline_p50_ms"] = before.latency[0].p50_ms
@@ -240,7 +242,8 @@ class AnalysisReport(_Part):
         """Give the figures that a job shows of itself."""
         (step,) = self.steps
         counted = ("groups", "groups_measured", "measurements", "complete")
-        figures = {f"baseline_{name}": value.value for name, value in self.baseline.metrics.items()}
+        metric = METRICS[self.task][0]
+        figures = {f"baseline_{metric}": self.baseline.metrics[metric].value}
         return figures | {name: step.details[name] for name in counted}
 
 

@@ -6,6 +6,7 @@ from tests.compression.digits import write_network
 from workers.compression import evaluation
 from workers.compression.datasets import load_dataset
 from workers.compression.formats import onnx, pt2
+from workers.compression.hits import measure_drop
 from workers.compression.tasks import TASKS
 
 
@@ -34,18 +35,18 @@ def test_drop_with_mcnemar_and_paired_bootstrap():
     after = before.copy()
     after[:9] = False
     after[90:92] = True
-    drop = evaluation.measure_drop(before, after, seed=0)
+    drop = measure_drop(before, after, seed=0)
     assert drop.value == pytest.approx(0.07)
     # Two tails of Binomial(11, ½) at 2: 2·(1 + 11 + 55)/2048.
     assert drop.p_value == pytest.approx(134 / 2048)
     # Normal approximation: 0.07 ± 1.96·sqrt((0.11 − 0.07²)/100).
     assert drop.ci95 == pytest.approx((0.0064, 0.1336), abs=0.012)
-    assert evaluation.measure_drop(before, after, seed=0) == drop
+    assert measure_drop(before, after, seed=0) == drop
 
 
 def test_no_difference_is_no_evidence():
     same = np.array([True, False, True])
-    drop = evaluation.measure_drop(same, same, seed=0)
+    drop = measure_drop(same, same, seed=0)
     assert (drop.value, drop.p_value) == (0, 1)
 
 

@@ -27,7 +27,7 @@ def uploads(service, tmp_path_factory):
     found = {}
     for task in JOBS:
         folder = tmp_path_factory.mktemp(task)
-        write(LearningTask(task), folder)
+        write(LearningTask(task), folder, epochs=4)
         found[task] = service.upload("models", folder / "model.pt2"), service.upload("datasets", folder / "data.npz")
     return found
 

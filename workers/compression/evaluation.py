@@ -1,24 +1,20 @@
 """How well exported files do, run in ONNX Runtime, and the difference between two of them."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-# All of scipy.stats would take a second to import, in every job.
-from scipy.special import bdtr
-
 from app.domain.learning_task import IGNORED, LearningTask
 from app.domain.report import ClassFigures, MetricDrop, MetricValue
 from workers.compression.datasets import Dataset
+from workers.compression.hits import by_class, hit_rate, measure_drop
 from workers.compression.inference import BATCH_ROWS, rows_at_once
-from workers.compression.resampling import CONFIDENCE, SAMPLES, interval, p_value, resample
+from workers.compression.resampling import interval, p_value, resample
 from workers.compression.tasks import TASKS, Task
 from workers.compression.tasks.metrics import Figure, Terms, correlation, join, ranks, unit
 
@@ -194,7 +190,7 @@ def compare(baseline: Judged, compressed: Judged, seed: int, metric: str | None 
         assert baseline.labels is not None
         before, after = (side.decisions == baseline.labels for side in (baseline, compressed))
         drops["accuracy"] = measure_drop(before, after, seed)
-        classes = _by_class(before, after, baseline.labels)
+        classes = by_class(before, after, baseline.labels)
     return Comparison(
         task=baseline.task.name,
         metric=metric or baseline.task.metric,
@@ -238,60 +234,6 @@ def _resample(sides: Mapping[str, Judged], seed: int) -> dict[tuple[str, str], N
     return {keys[key]: values for key, values in resample(rows, seed, columns, combine, pairs).items()}
 
 
-def hit_rate(hits: int, rows: int) -> MetricValue:
-    """Give the share of rows whose highest logit is the label, with the 95 % interval of Wilson 1927."""
-    return MetricValue(value=hits / rows, ci95=wilson_interval(hits, rows), samples=rows)
-
-
-def wilson_interval(hits: int, rows: int) -> tuple[float, float]:
-    """Give where the share behind ``hits`` of ``rows`` lies, (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n)."""
-    z, share = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), hits / rows
-    centre = share + z**2 / (2 * rows)
-    reach = z * math.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
-    whole = 1 + z**2 / rows
-    return max(0.0, (centre - reach) / whole), min(1.0, (centre + reach) / whole)
-
-
-def mcnemar_p_value(lost: int, gained: int) -> float:
-    """Give the two-sided p-value of McNemar's exact test: that of as few heads in ``lost + gained`` fair throws."""
-    return min(1.0, 2 * float(bdtr(min(lost, gained), lost + gained, 0.5)))
-
-
-def measure_drop(before: NDArray[np.bool_], after: NDArray[np.bool_], seed: int) -> MetricDrop:
-    """Give how much accuracy is lost from hits before to hits after, row by row.
-
-    The p-value is that of McNemar's exact test, the binomial test on rows that only one side has right.
-    The interval holds the middle 95 % of a paired bootstrap (Efron 1979): as each row's difference is
-    1, 0 or −1, drawing rows anew is drawing how often each of the three comes up.
-    """
-    rows = len(before)
-    lost, gained = int((before & ~after).sum()), int((~before & after).sum())
-    shares = [lost / rows, gained / rows, 1 - (lost + gained) / rows]
-    draws = np.random.default_rng(seed).multinomial(rows, shares, SAMPLES)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / rows, [tail, 1 - tail])
-    return MetricDrop(
-        value=(lost - gained) / rows, ci95=(float(low), float(high)), p_value=mcnemar_p_value(lost, gained)
-    )
-
-
 def within(drop: float, allowed: float) -> bool:
     """Tell whether a drop is allowed, though 0.3 − 0.29 is a hair above 0.01 in binary."""
     return drop <= allowed + _ROUNDING
-
-
-def _by_class(
-    before: NDArray[np.bool_], after: NDArray[np.bool_], labels: NDArray[np.int64]
-) -> tuple[ClassFigures, ...]:
-    figures = []
-    for label in np.unique(labels):
-        mask = labels == label
-        figures.append(
-            ClassFigures(
-                class_=int(label),
-                samples=int(mask.sum()),
-                baseline=float(before[mask].mean()),
-                compressed=float(after[mask].mean()),
-            )
-        )
-    return tuple(figures)
