@@ -77,8 +77,18 @@ def test_figures_of_numbers_are_those_of_scikit_learn(offset, width):
     assert found["r2"].value == pytest.approx(r2_score(flat.astype(float), outputs.astype(float)))
     assert found["mse"].value == pytest.approx(np.square(flat.astype(float) - outputs).mean())
     assert found["mae"].value == pytest.approx(mean_absolute_error(flat, outputs))
+    assert found["r2"].value == pytest.approx(
+        evaluation.value_of(TASKS[LearningTask.REGRESSION], "r2", outputs, truth.astype(np.float32)), abs=1e-4
+    )
     # However far from zero they are, the interval has the width that the spread gives it.
     assert 0.01 < found["r2"].ci95[1] - found["r2"].ci95[0] < 0.2
+
+
+def test_an_output_that_is_the_same_in_every_row_does_not_count():
+    truth = np.stack([np.arange(50), np.full(50, 1e5)], axis=1).astype(np.float32)
+    outputs = truth + np.random.default_rng(0).standard_normal(truth.shape).astype(np.float32)
+    expected = r2_score(truth[:, 0].astype(float), outputs[:, 0].astype(float))
+    assert figures(LearningTask.REGRESSION, outputs, truth)["r2"] == pytest.approx(expected)
 
 
 def test_embeddings_are_judged_by_the_baselines():

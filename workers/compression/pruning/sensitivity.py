@@ -35,6 +35,8 @@ from workers.compression.step import Context
 AMOUNTS = (0.5, 0.75, 0.25, 0.9, 0.1)
 """In the order in which they are measured, each for all groups before the next: a short budget sees every group."""
 ROWS = 2048
+WORST = -1e6
+"""What stands for a metric that is no number, as of outputs that overflow: nothing costs more."""
 
 Split = Literal["train", "calibration"]
 Judge = Callable[[Network], tuple[float, float]]
@@ -167,7 +169,8 @@ def _judge(context: Context, split: Split, rows: NDArray[np.int64]) -> Judge:
 
     def judge(network: Network) -> tuple[float, float]:
         network.module.to(context.device)
-        return judging.score(network, context, split, rows, wanted)
+        figure, loss = judging.score(network, context, split, rows, wanted)
+        return figure if math.isfinite(figure) else WORST, loss
 
     return judge
 

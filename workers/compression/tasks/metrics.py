@@ -160,7 +160,7 @@ def r2(sums: Values) -> Values:
     """Give 1 − Σ(y − ŷ)²/Σ(y − ȳ)², the mean over outputs; one that is the same in every row does not count."""
     (wrong, once, twice), rows = np.split(sums[:-1], 3), sums[-1]
     spread = twice - np.square(once) / np.maximum(rows, 1e-12)
-    there = spread > 1e-9 * np.maximum(twice, 1e-30)
+    there = spread > 1e-13 * np.maximum(twice, 1e-30)
     each = np.where(there, 1 - wrong / np.where(there, spread, 1), 0.0)
     return each.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
 
