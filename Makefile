@@ -27,6 +27,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## Train a network on real digits and compress it over HTTP
 	$(BIN)/python examples/demo.py
 
+.PHONY: demo-tasks
+demo-tasks: setup ## Compress a regression and a multi-label network over HTTP
+	$(BIN)/python examples/tasks.py
+
 .PHONY: serve
 serve: setup ## Run the whole service on 127.0.0.1:8000
 	$(BIN)/winnowd serve --data $(DATA) --port $(PORT)

@@ -32,8 +32,8 @@ from benchmarks.recovery import as_network, fashion_rows, make_context
 from benchmarks.reference import CACHE, read_network_f
 from benchmarks.subjects import Array, Subject, classifier, efficientnet_lite0, network_f
 from workers.compression.environment import read_environment
-from workers.compression.evaluation import wilson_interval
 from workers.compression.formats import onnx, pt2
+from workers.compression.hits import wilson_interval
 from workers.compression.latency import measure_pair
 from workers.compression.training import finetune
 

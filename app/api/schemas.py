@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.db.tables import ArtifactRow, DatasetRow, EventRow, JobRow, ModelRow
-from app.domain.dataset import DatasetFacts, SplitFacts
+from app.domain.dataset import DatasetFacts, LabelFacts, SplitFacts
 from app.domain.errors import Failure
 from app.domain.job import EventType, JobSpec, JobState, Stage
 from app.domain.model import Layer, ObjectState, Signature, TensorSpec
@@ -72,11 +72,12 @@ class LayersOut(Items[Layer]):
 
 
 class DatasetOut(_UploadOut):
-    """``splits``, ``fields`` and ``classes`` are empty until the inspection found them."""
+    """``splits``, ``fields``, ``classes`` and ``labels`` are empty until the inspection found them."""
 
     splits: dict[str, SplitFacts]
     fields_: tuple[TensorSpec, ...] = Field(serialization_alias="fields")
     classes: int | None
+    labels: LabelFacts | None
 
     @classmethod
     def of(cls, row: DatasetRow) -> Self:
@@ -87,6 +88,7 @@ class DatasetOut(_UploadOut):
                 "splits": facts.splits if facts else {},
                 "fields_": facts.fields if facts else (),
                 "classes": facts.classes if facts else None,
+                "labels": facts.labels if facts else None,
             }
         )
 

@@ -201,7 +201,7 @@ class InvalidDataset(Invalid):
 
 
 class InvalidLabels(InvalidDataset):
-    code, title = "invalid_labels", "The labels are not class indices"
+    code, title = "invalid_labels", "The labels are nothing that a network can learn"
 
 
 # jobs, at submission and while they run
@@ -215,6 +215,10 @@ class UnknownTarget(Invalid):
 
 class DatasetMismatch(Invalid):
     code, title = "dataset_mismatch", "The data set does not fit the model's signature"
+
+
+class TaskMismatch(Invalid):
+    code, title = "task_mismatch", "This makes no sense for what the network learns"
 
 
 class LabelsOutOfRange(Invalid):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from app.domain.learning_task import LearningTask, Metric
 from app.domain.recipe import Recipe
 
 
@@ -80,11 +81,16 @@ class Event(BaseModel):
 
 
 class Objective(BaseModel):
-    """What the user accepts to lose, as an absolute share of the metric."""
+    """What the user accepts to lose of a metric of which more is better, as an absolute difference."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    metric: Literal["accuracy"] = "accuracy"
+    metric: Metric | None = Field(
+        None,
+        description="A metric of the task; null: its first. classification, token_classification: accuracy, "
+        "top5_accuracy, macro_f1; multilabel: macro_f1, micro_f1, subset_accuracy; regression: r2; embedding: cosine, "
+        "spearman; language_modelling: token_accuracy.",
+    )
     max_drop: float = Field(ge=0, le=1)
 
 
@@ -121,6 +127,15 @@ class JobSpec(BaseModel):
     model_id: str
     dataset_id: str
     recipe: Recipe
+    task: LearningTask | None = Field(
+        None,
+        description="What the network learns; null: told by y and the model's first output. No y: embedding. Integers, "
+        "one a row, for [batch, C]: classification. 0 and 1, C a row, for [batch, C]: multilabel. Floats of the "
+        "output's shape: regression. Integers, L a row, for [batch, L, C]: token_classification. Only where it is "
+        "asked for: language_modelling, of y that says what each position must give or, without y, of the integer "
+        "input, of which each position must give the next. Labels of -100, and positions where the input "
+        "attention_mask or mask is 0, neither teach nor judge.",
+    )
     target: TargetName = "onnxruntime-cpu"
     objective: Objective | None = None
     latency: LatencySpec = LatencySpec()

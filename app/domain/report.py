@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from app.domain.job import Objective
+from app.domain.learning_task import METRICS, LearningTask, Metric
 from app.domain.recipe import Recipe
 
 Interval = tuple[float, float]
@@ -86,23 +87,34 @@ class LatencyRatio(_Part):
 
 
 class MetricDrop(_Part):
+    """What is lost of a metric: above 0 is worse, also of metrics of which less is better.
+
+    The p-value is McNemar's of the accuracy of rows, that of a paired bootstrap for all else.
+    """
+
     value: float
     ci95: Interval
     p_value: float
 
 
 class Delta(_Part):
-    """Compressed against baseline. ``latency_ratio`` is of medians at the first batch size."""
+    """Compressed against baseline. ``latency_ratio`` is of medians at the first batch size.
+
+    ``metric_drop`` is of the objective's metric, or the task's first; ``metric_drops`` are of all.
+    ``agreement`` is the share of decisions that both make alike; of outputs that decide nothing, 1 − ‖a − b‖ / ‖a‖.
+    """
 
     size_ratio: float
     parameters_ratio: float
     macs_ratio: float
     latency_ratio: LatencyRatio
     metric_drop: MetricDrop
+    metric_drops: dict[str, MetricDrop] = {}
     agreement: float
 
 
 class ObjectiveOutcome(Objective):
+    metric: Metric
     met: bool
 
 
@@ -161,16 +173,17 @@ class ClassFigures(_Part):
 class FileAgreement(_Part):
     """How far the outputs of ``model.pt2`` in torch and of ``model.onnx`` in its runtime are apart, on validation rows.
 
-    ``equal_predictions`` is a share of the rows; ``largest_difference`` is of one output, ``relative_difference``
-    ‖a − b‖ / ‖a‖ over all; ``widest_tie`` is the largest margin, in standard deviations of the outputs, by which a
-    row was decided that the files decide differently: 0 where there is none.
+    ``equal_predictions`` is a share of the decisions, one a row, a label or a token; ``largest_difference`` is of one
+    output, ``relative_difference`` ‖a − b‖ / ‖a‖ over all; ``widest_tie`` is the largest margin, in standard deviations
+    of the outputs, by which something was decided that the files decide differently: 0 where there is none. Outputs
+    that decide nothing, of regression and embedding, have neither share nor margin.
     """
 
     rows: int
-    equal_predictions: float
+    equal_predictions: float | None
     largest_difference: float
     relative_difference: float
-    widest_tie: float
+    widest_tie: float | None
 
 
 class DataFigures(_Part):
@@ -195,6 +208,7 @@ class Environment(_Part):
 class Report(_Part):
     """What a job that compressed something measured."""
 
+    task: LearningTask = LearningTask.CLASSIFICATION
     baseline: Side
     compressed: Side
     delta: Delta
@@ -221,9 +235,11 @@ class Report(_Part):
             "agreement": delta.agreement,
             "size_bytes": after.size_bytes,
         }
+        judged = {METRICS[self.task][0], self.objective and self.objective.metric}
         for name, value in after.metrics.items():
-            figures[name] = value.value
-            figures[f"baseline_{name}"] = before.metrics[name].value
+            if name in judged:
+                figures[name] = value.value
+                figures[f"baseline_{name}"] = before.metrics[name].value
         if after.latency:
             figures["p50_ms"] = after.latency[0].p50_ms
             figures["baseline_p50_ms"] = before.latency[0].p50_ms
@@ -235,6 +251,7 @@ class Report(_Part):
 class AnalysisReport(_Part):
     """What a job that analyzed measured: the same fields, null where they would compare, as nothing was compressed."""
 
+    task: LearningTask = LearningTask.CLASSIFICATION
     baseline: Side
     compressed: None = None
     delta: None = None
@@ -252,7 +269,8 @@ class AnalysisReport(_Part):
         """Give the figures that a job shows of itself."""
         (step,) = self.steps
         counted = ("groups", "groups_measured", "measurements", "complete")
-        figures = {f"baseline_{name}": value.value for name, value in self.baseline.metrics.items()}
+        metric = METRICS[self.task][0]
+        figures = {f"baseline_{metric}": self.baseline.metrics[metric].value}
         return figures | {name: step.details[name] for name in counted}
 
 

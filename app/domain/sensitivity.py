@@ -2,26 +2,32 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from app.domain.learning_task import Metric
 
 SENSITIVITY_FILE = "sensitivity.json"
 """The artifact that holds a :class:`SensitivityTable`."""
 
 
+# Tables that were kept when accuracy was the only metric call it so.
+_VALUE = AliasChoices("value", "accuracy")
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
 
 
 class Measurement(_Part):
-    """The network without the least important ``removed`` of one group; ``drop`` is of accuracy.
+    """The network without the least important ``removed`` of one group; ``value`` and ``drop`` are of the metric.
 
     ``loss`` is null where it is not finite.
     """
 
     amount: float = Field(gt=0, le=1)
     removed: int = Field(ge=1)
-    accuracy: float = Field(ge=0, le=1)
-    drop: float = Field(ge=-1, le=1)
+    value: float = Field(validation_alias=_VALUE)
+    drop: float
     loss: float | None
 
 
@@ -35,7 +41,7 @@ class GroupSensitivity(_Part):
 
 
 class SensitivityTable(_Part):
-    """All groups; ``accuracy`` and ``loss`` are those of the whole network on the same ``rows`` of ``split``.
+    """All groups; ``value`` of the metric and ``loss`` are those of the whole network on ``rows`` rows of ``split``.
 
     ``complete`` is false where time ran out: then groups have fewer measurements, and ``unmeasured`` names those
     that have none.
@@ -43,10 +49,10 @@ class SensitivityTable(_Part):
 
     granularity: str
     criterion: str
-    metric: Literal["accuracy"] = "accuracy"
+    metric: Metric = "accuracy"
     split: Literal["train", "calibration"]
     rows: int = Field(ge=1)
-    accuracy: float = Field(ge=0, le=1)
+    value: float = Field(validation_alias=_VALUE)
     loss: float | None
     complete: bool
     seconds: float

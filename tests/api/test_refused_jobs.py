@@ -62,7 +62,11 @@ DATASETS = {
     "other shape": ({"fields": [X | {"shape": [3, 32, 32]}, Y]}, "dataset_mismatch", "[3, 32, 32]"),
     "other rank": ({"fields": [X | {"shape": [64]}, Y]}, "dataset_mismatch", "[64]"),
     "other dtype": ({"fields": [X | {"dtype": "int64"}, Y]}, "dataset_mismatch", "int64"),
-    "no labels": ({"fields": [X], "classes": None}, "dataset_mismatch", "label"),
+    "labels that make no task": (
+        {"classes": 7, "labels": {"dtype": "int64", "shape": [4], "classes": 7}},
+        "dataset_mismatch",
+        "no task",
+    ),
     "labels out of range": ({"classes": 11}, "labels_out_of_range", "10"),
     "calibration alone": ({"splits": {"calibration": {"samples": 9}}}, "dataset_mismatch", "validation"),
 }

@@ -8,6 +8,7 @@ from app.domain.errors import CheckFailed, NoChange
 from tests.compression.quantization.networks import make_network
 from workers.compression.checks import PROMISES, check_files, check_step, compare_outputs
 from workers.compression.formats import onnx, pt2
+from workers.compression.tasks import Classification
 
 
 @pytest.mark.parametrize("method", PROMISES)
@@ -78,7 +79,7 @@ def test_both_files_must_decide_alike(tmp_path, digits_network, digits_data):
 def test_outputs_are_compared_by_decision_and_by_distance():
     ours = np.array([[2.0, 0.0], [0.5, 0.4], [-1.0, 1.0]], np.float32)
     theirs = np.array([[2.0, 0.1], [0.4, 0.6], [-1.0, 1.0]], np.float32)
-    figures = compare_outputs(ours, theirs)
+    figures = compare_outputs(ours, theirs, Classification())
     assert (figures.rows, figures.equal_predictions) == (3, pytest.approx(2 / 3))
     assert figures.largest_difference == pytest.approx(0.2)
     assert figures.relative_difference == pytest.approx(np.sqrt(0.01 + 0.01 + 0.04) / np.sqrt(4 + 0.25 + 0.16 + 2))

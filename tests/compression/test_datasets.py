@@ -148,6 +148,37 @@ def test_inspection_tells_splits_fields_and_classes(tmp_path, format_):
     assert facts.classes == 4
 
 
+def labelled(labels):
+    """Put labels into train, and as many of the first as fit into validation."""
+    return arrays() | {"train.y": labels, "validation.y": labels[:10]}
+
+
+def without(*names):
+    return {name: value for name, value in arrays().items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("labels", "facts"),
+    [
+        (np.arange(ROWS) % 4, ("int64", (), 4, False, False)),
+        (np.eye(4, dtype=int)[np.arange(ROWS) % 4], ("int64", (4,), 2, True, False)),
+        (np.eye(4, dtype=bool)[np.arange(ROWS) % 4], ("bool", (4,), None, True, False)),
+        (np.where(np.arange(ROWS)[:, None] % [3, 5] == 0, -100, 6), ("int64", (2,), 7, False, True)),
+        (np.arange(ROWS) / 8, ("float64", (), None, False, False)),
+        (np.ones((ROWS, 2, 3), np.float32), ("float32", (2, 3), None, True, False)),
+        (None, None),
+    ],
+)
+def test_inspection_tells_what_labels_there_are(tmp_path, labels, facts):
+    content = without("train.y", "validation.y") if labels is None else labelled(labels)
+    found = inspect_dataset(write(tmp_path / "d.npz", content), "npz")
+    told = found.labels and (
+        found.labels.dtype, found.labels.shape, found.labels.classes, found.labels.binary, found.labels.ignored
+    )  # fmt: skip
+    assert told == facts
+    assert found.classes == (facts and facts[2])
+
+
 NAN = np.full((ROWS, 3), np.nan, np.float32)
 FAULTS = {
     "no split to judge by": ({"calibration.x": np.zeros((3, 3), np.float32)}, InvalidDataset, "neither"),
@@ -155,27 +186,32 @@ FAULTS = {
     "no split at all": ({"x": np.zeros(3)}, InvalidDataset, "'x'"),
     "unequal rows": (arrays() | {"train.y": np.zeros(3, np.int64)}, InvalidDataset, "train.y 3"),
     "empty split": (arrays(train=0, validation=3), InvalidDataset, "train"),
-    "no labels": ({"train.x": np.zeros((3, 3), np.float32)}, InvalidDataset, "train.y"),
+    "labels in one split alone": (without("validation.y"), InvalidDataset, "validation.y"),
+    "labels for calibration alone": (
+        without("train.y", "validation.y")
+        | {"calibration.x": np.ones((3, 3), np.float32), "calibration.y": np.arange(3)},
+        InvalidDataset,
+        "train.y",
+    ),
     "labels alone": (arrays() | {"calibration.y": np.zeros(3, np.int64)}, InvalidDataset, "calibration"),
     "not numeric": (arrays() | {"train.x": np.array(["a"] * ROWS)}, InvalidDataset, "train.x"),
     "complex": (arrays() | {"train.x": np.zeros((ROWS, 3), np.complex64)}, InvalidDataset, "train.x"),
     "single value": (arrays() | {"train.x": np.float32(3)}, InvalidDataset, "train.x"),
     "other shape": (arrays() | {"train.x": np.zeros((ROWS, 4), np.float32)}, InvalidDataset, "validation.x"),
     "not finite": (arrays() | {"train.x": NAN}, InvalidDataset, "train.x"),
-    "float labels": (
-        arrays() | {"train.y": np.zeros(ROWS), "validation.y": np.zeros(10)},
-        InvalidLabels,
-        "train.y",
-    ),
-    "negative label": (arrays() | {"train.y": np.full(ROWS, -1)}, InvalidLabels, "train.y"),
+    "label that is not a number": (labelled(np.where(np.arange(ROWS) == 7, np.nan, 1.0)), InvalidLabels, "row 7"),
+    "endless label": (labelled(np.where(np.arange(ROWS)[:, None] == [5, 9], -np.inf, 1.0)), InvalidLabels, "row 5"),
+    "negative label": (labelled(np.where(np.arange(ROWS) == 3, -1, 1)), InvalidLabels, "label -1, first in row 3"),
+    "ignored row": (labelled(np.where(np.arange(ROWS) == 4, -100, 1)), InvalidLabels, "label -100, first in row 4"),
+    "negative token": (labelled(np.where(np.arange(ROWS)[:, None] == [6, 2], -2, -100)), InvalidLabels, "row 2"),
+    "nothing but ignored tokens": (labelled(np.full((ROWS, 3), -100)), InvalidLabels, "train.y"),
+    "labels in rows and columns": (labelled(np.zeros((ROWS, 2, 2), int)), InvalidLabels, "train.y"),
+    "one bool a row": (labelled(np.zeros(ROWS, bool)), InvalidLabels, "train.y"),
+    "no label in a row": (labelled(np.zeros((ROWS, 0))), InvalidLabels, "train.y"),
+    "labels of text": (labelled(np.array(["a"] * ROWS)), InvalidLabels, "train.y"),
     "label of an id, not of a class": (arrays() | {"train.y": np.full(ROWS, 2**62)}, InvalidLabels, "train.y"),
     "label above all integers": (
         arrays() | {"train.y": np.full(ROWS, 2**63 + 5, np.uint64), "validation.y": np.zeros(10, np.uint64)},
-        InvalidLabels,
-        "train.y",
-    ),
-    "one-hot labels": (
-        arrays() | {"train.y": np.zeros((ROWS, 4), int), "validation.y": np.zeros((10, 4), int)},
         InvalidLabels,
         "train.y",
     ),

@@ -1,19 +1,30 @@
 import numpy as np
 import pytest
 
+from app.domain.learning_task import LearningTask
 from tests.compression.digits import write_network
 from workers.compression import evaluation
 from workers.compression.datasets import load_dataset
 from workers.compression.formats import onnx, pt2
+from workers.compression.hits import measure_drop
+from workers.compression.tasks import TASKS
 
 
 def logits(classes):
     return np.eye(4, dtype=np.float32)[classes]
 
 
+def judged(outputs, labels, task=LearningTask.CLASSIFICATION, baseline=None):
+    return evaluation.judge_batches(TASKS[task], [(np.arange(len(outputs)), outputs)], labels, baseline)
+
+
+def measured(*arguments):
+    return evaluation.measure(judged(*arguments), seed=0)
+
+
 def test_accuracy_with_wilson_interval():
     # Wilson 1927 for 8 of 10: (0.8 + z²/20 ± z·sqrt(0.8·0.2/10 + z²/400)) / (1 + z²/10), z = 1.959964.
-    found = evaluation.measure_accuracy(logits([0] * 8 + [1] * 2), np.zeros(10, int))
+    found = measured(logits([0] * 8 + [1] * 2), np.zeros(10, int))["accuracy"]
     assert found.value == 0.8
     assert found.ci95 == pytest.approx((0.490162, 0.943318), abs=1e-6)
     assert found.samples == 10
@@ -24,24 +35,25 @@ def test_drop_with_mcnemar_and_paired_bootstrap():
     after = before.copy()
     after[:9] = False
     after[90:92] = True
-    drop = evaluation.measure_drop(before, after, seed=0)
+    drop = measure_drop(before, after, seed=0)
     assert drop.value == pytest.approx(0.07)
     # Two tails of Binomial(11, ½) at 2: 2·(1 + 11 + 55)/2048.
     assert drop.p_value == pytest.approx(134 / 2048)
     # Normal approximation: 0.07 ± 1.96·sqrt((0.11 − 0.07²)/100).
     assert drop.ci95 == pytest.approx((0.0064, 0.1336), abs=0.012)
-    assert evaluation.measure_drop(before, after, seed=0) == drop
+    assert measure_drop(before, after, seed=0) == drop
 
 
 def test_no_difference_is_no_evidence():
     same = np.array([True, False, True])
-    drop = evaluation.measure_drop(same, same, seed=0)
+    drop = measure_drop(same, same, seed=0)
     assert (drop.value, drop.p_value) == (0, 1)
 
 
 def test_comparison_is_row_by_row_and_by_class():
     labels = np.array([0, 0, 1, 1, 3])
-    found = evaluation.compare(logits([0, 0, 1, 1, 3]), logits([0, 1, 1, 1, 2]), labels, seed=0)
+    sides = [judged(logits(classes), labels) for classes in ([0, 0, 1, 1, 3], [0, 1, 1, 1, 2])]
+    found = evaluation.compare(*sides, seed=0)
     assert found.agreement == 0.6
     assert found.drop.value == pytest.approx(0.4)
     assert [(row.class_, row.samples, row.baseline, row.compressed) for row in found.classes] == [

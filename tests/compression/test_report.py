@@ -2,7 +2,9 @@ from dataclasses import replace
 
 import pytest
 
+from app.domain.errors import ObjectiveMissed
 from app.domain.job import Objective
+from app.domain.learning_task import METRICS, LearningTask
 from app.domain.report import (
     DataFigures,
     Environment,
@@ -19,7 +21,8 @@ from app.domain.steps.training import FinetuneSpec
 from workers.compression.evaluation import Comparison
 from workers.compression.figures import Counts
 from workers.compression.footprint import Footprint
-from workers.compression.report import Findings, Profile, build_report
+from workers.compression.pipeline import require_objective
+from workers.compression.report import METRIC_WORDS, Findings, Profile, build_report
 
 RECIPE = (FinetuneSpec(method="finetune"),)
 
@@ -36,7 +39,15 @@ def timed(found, *, noisy, baseline_p25_ms=1.0):
     )
 
 
-def findings(folder, *, sizes=(1000, 250), ratio=(3.0, (2.5, 3.5)), drop=(0.01, (-0.01, 0.03), 0.3)):
+def findings(
+    folder,
+    *,
+    sizes=(1000, 250),
+    ratio=(3.0, (2.5, 3.5)),
+    drop=(0.01, (-0.01, 0.03), 0.3),
+    task=LearningTask.CLASSIFICATION,
+    metric="accuracy",
+):
     profiles = []
     for name, size, counts in zip(
         ("baseline", "model"), sizes, (Counts(400, 400, 9000), Counts(200, 190, 3000)), strict=True
@@ -49,9 +60,11 @@ def findings(folder, *, sizes=(1000, 250), ratio=(3.0, (2.5, 3.5)), drop=(0.01, 
         profiles.append(Profile(folder / f"{name}.onnx", counts, (latency,), Footprint(10_000, 5.0)))
     accuracy = MetricValue(value=0.9, ci95=(0.8, 1.0), samples=50)
     comparison = Comparison(
-        baseline=accuracy,
-        compressed=accuracy,
-        drop=MetricDrop(value=drop[0], ci95=drop[1], p_value=drop[2]),
+        task=task,
+        metric=metric,
+        baseline={metric: accuracy},
+        compressed={metric: accuracy},
+        drops={metric: MetricDrop(value=drop[0], ci95=drop[1], p_value=drop[2])},
         agreement=0.97,
         classes=(),
     )
@@ -191,3 +204,43 @@ def test_what_a_scheme_cannot_give_is_said(tmp_path, step, words):
     reasons = build_report(findings(tmp_path), recipe, None, 0).verdict.reasons
     assert len(reasons) == (4 if words else 3)
     assert not words or words in reasons[-1]
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "said"),
+    [
+        ("classification", "accuracy", "Accuracy drops by 0.0100 (95 % interval -0.0100 to 0.0300, McNemar p = 0.300)"),
+        (
+            "classification",
+            "macro_f1",
+            "Macro F1 drops by 0.0100 (95 % interval -0.0100 to 0.0300, bootstrap p = 0.300)",
+        ),
+        ("token_classification", "accuracy", "Accuracy drops by 0.0100 (95 % interval -0.0100 to 0.0300, bootstrap p"),
+        ("regression", "r2", "R² drops by"),
+        ("embedding", "cosine", "The cosine to the baseline's outputs drops by"),
+    ],
+)
+def test_the_verdict_speaks_of_the_metric_that_was_judged(tmp_path, task, metric, said):
+    found = findings(tmp_path, task=LearningTask(task), metric=metric)
+    report = build_report(found, RECIPE, Objective(metric=metric, max_drop=0.02), 0)
+    assert report.verdict.reasons[2].startswith(said)
+    assert (report.task, report.objective.metric) == (task, metric)
+    assert report.delta.metric_drop == report.delta.metric_drops[metric]
+    assert (report.headline()[metric], report.headline()[f"baseline_{metric}"]) == (0.9, 0.9)
+
+
+def test_every_metric_that_can_be_judged_has_words():
+    assert set(METRIC_WORDS) == {metric for known in METRICS.values() for metric in known}
+
+
+def test_a_report_that_was_kept_before_there_were_tasks_is_of_classes(tmp_path):
+    stored = build_report(findings(tmp_path), RECIPE, None, 0).model_dump(mode="json")
+    del stored["task"], stored["delta"]["metric_drops"]
+    assert Report.model_validate(stored).task is LearningTask.CLASSIFICATION
+
+
+def test_an_objective_that_is_missed_names_its_metric(tmp_path):
+    found = findings(tmp_path, task=LearningTask.REGRESSION, metric="r2")
+    report = build_report(found, RECIPE, Objective(max_drop=0.001), 0)
+    with pytest.raises(ObjectiveMissed, match=r"r2 drops by 0\.0100 .* from 0\.9000 to 0\.9000; 0\.0010 is allowed"):
+        require_objective(report)

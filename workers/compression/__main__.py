@@ -131,7 +131,7 @@ def _compress(folder: Path, task: Compress, send: Send, turn: Callable[[], Abstr
     if device.type == "cuda" and not torch.cuda.is_available():
         raise Unavailable("This worker serves the queue of GPU jobs and finds no GPU.")
     network = pt2.load(folder / task.model_path)
-    data = load_dataset(folder / task.dataset_path, task.dataset_format, network.signature, job.seed)
+    data = load_dataset(folder / task.dataset_path, task.dataset_format, network.signature, job.seed, job.task)
     output = Output(folder / OUTPUT_FOLDER, folder / CHECKPOINTS_FOLDER, send, send)
     match job.recipe:
         case (PruneSpec(analyze=True) as spec,):

@@ -20,12 +20,13 @@ from workers.compression.footprint import measure_footprint
 from workers.compression.formats import onnx
 from workers.compression.network import Network
 from workers.compression.pages.subject import UNNAMED, Subject
-from workers.compression.pipeline import JUDGE, Output
+from workers.compression.pipeline import Output
 from workers.compression.progress import Tracker
 from workers.compression.pruning.scoring import TAYLOR_ROWS
 from workers.compression.pruning.sensitivity import measure
 from workers.compression.report import Profile, describe_side
 from workers.compression.step import Context
+from workers.compression.tasks import TASKS
 
 # How long the baseline, the analysis and packaging take beside each other, roughly.
 _WEIGHTS = (1.0, 10.0, 1.0)
@@ -49,13 +50,12 @@ def analyze(
     """
     tracker = Tracker(output.progress, _WEIGHTS)
     with tempfile.TemporaryDirectory() as scratch:
-        context = Context(network, data, seed, device, tracker, Path(scratch))
+        context = Context(network, data, seed, device, tracker, Path(scratch), TASKS[data.task])
         file = Path(scratch) / "baseline.onnx"
         with tracker.part(Stage.BASELINE, "Measuring the network as it was uploaded"):
             onnx.save(network, file)
-            logits = evaluation.predict(file, data, JUDGE, torch.get_num_threads())
-            accuracy = evaluation.measure_accuracy(logits, data.labels(JUDGE))
-            context.metric("baseline_accuracy", 0, accuracy.value)
+            metrics = evaluation.measure(evaluation.judge(file, data, torch.get_num_threads()), seed)
+            context.metric(f"baseline_{context.task.metric}", 0, metrics[context.task.metric].value)
         with tracker.part(Stage.PRUNING, "Measuring how each group bears pruning"):
             mine = replace(context, checkpoints=Checkpoints(output.checkpoints, 1, context.log))
             table = measure(network, spec, mine)
@@ -64,7 +64,8 @@ def analyze(
             output.announce(SENSITIVITY_FILE, "report", "json")
             footprint = measure_footprint(file, latency.batch_sizes[0], latency.thread_counts[0])
             report = AnalysisReport(
-                baseline=describe_side(Profile(file, count(network), (), footprint), accuracy),
+                task=data.task,
+                baseline=describe_side(Profile(file, count(network), (), footprint), metrics),
                 verdict=_verdict(table),
                 steps=(_outcome(network, spec, table),),
                 layers=layer_figures(network, ()),
@@ -83,8 +84,8 @@ def analyze(
 def _verdict(table: SensitivityTable) -> NoVerdict:
     measured = len(table.groups) - len(table.unmeasured)
     reason = (
-        f"Nothing was compressed: the job measured how accuracy on {table.rows} {table.split} rows suffers as more of"
-        f" each group goes. {SENSITIVITY_FILE} has the table, and a later prune takes it as its sensitivity."
+        f"Nothing was compressed: the job measured how {table.metric} on {table.rows} {table.split} rows suffers as"
+        f" more of each group goes. {SENSITIVITY_FILE} has the table, and a later prune takes it as its sensitivity."
     )
     if not table.complete:
         reason += f" Time ran out: {measured} of {len(table.groups)} groups were measured, not all at every amount."
@@ -115,6 +116,6 @@ def _count_rows(data: Dataset, spec: PruneSpec, table: SensitivityTable) -> Data
     return DataFigures(
         train=max(gradients, judged.get("train", 0)),
         calibration=judged.get("calibration", 0),
-        validation=data.rows(JUDGE),
+        validation=data.rows(evaluation.JUDGE),
         overlap=data.overlap,
     )

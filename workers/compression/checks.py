@@ -5,24 +5,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from app.domain.errors import CheckFailed, NoChange
 from app.domain.report import FileAgreement
 from workers.compression.counting import count_nonzero_parameters, count_parameters
 from workers.compression.datasets import Dataset
-from workers.compression.evaluation import Logits, predict
+from workers.compression.evaluation import Logits, predict, relative_difference
 from workers.compression.formats import pt2
-from workers.compression.inference import all_outputs, compute_logits
+from workers.compression.inference import all_outputs, compute_logits, rows_at_once
 from workers.compression.network import Network
+from workers.compression.tasks import TASKS, Task
 
 REAL_ROWS = 1024
 NARROW = frozenset({torch.int8, torch.uint8, torch.float16, torch.bfloat16})
 MIN_AGREEMENT = 0.98
-"""Share of rows on which ``.pt2`` and ONNX must name the same class.
+"""Share of decisions, one a row, a label or a token, which ``.pt2`` and ONNX must make alike.
 
 torch sums dequantized products in float, integer kernels sum integers: where a sum lies at the middle between two
 quanta, one rounds up and the other down, and a row that was a tie within such a step may be decided differently.
 """
+MAX_RELATIVE_DIFFERENCE = 0.05
+"""How far outputs that decide nothing may be apart, by ‖a − b‖ / ‖a‖: what :mod:`.formats.onnx` allows integers."""
 WIDEST_TIE = 0.1
 """Margin, in standard deviations of the outputs, within which a row counts as such a tie."""
 
@@ -48,33 +52,49 @@ def check_files(onnx_path: Path, pt2_path: Path, data: Dataset, threads: int) ->
     Raises:
         CheckFailed: they decide too many rows differently, or one that is no tie.
     """
-    rows = np.arange(min(REAL_ROWS, data.rows("validation")))
-    ours = compute_logits(pt2.load(pt2_path), data, "validation", rows, torch.device("cpu")).numpy()
+    network = pt2.load(pt2_path)
+    rows = np.arange(data.rows("validation"))[: rows_at_once(network.signature.outputs[0].shape, REAL_ROWS)]
+    ours = compute_logits(network, data, "validation", rows, torch.device("cpu")).numpy()
     theirs = predict(onnx_path, data, "validation", threads, limit=len(rows))
     if ours.shape != theirs.shape:
         raise CheckFailed(f"the .pt2 gives {ours.shape}, the ONNX file {theirs.shape}")
     if not np.isfinite(theirs).all():
         raise CheckFailed("the ONNX file gives outputs that are not finite")
-    agreement = compare_outputs(ours, theirs)
-    if agreement.equal_predictions < MIN_AGREEMENT or agreement.widest_tie > WIDEST_TIE:
+    agreement = compare_outputs(ours, theirs, TASKS[data.task], shown_positions(data, rows))
+    equal, tie = agreement.equal_predictions, agreement.widest_tie
+    if equal is None or tie is None:
+        if agreement.relative_difference > MAX_RELATIVE_DIFFERENCE:
+            raise CheckFailed(
+                f"on {len(rows)} rows the .pt2 and the ONNX file differ by {agreement.relative_difference:.2g}"
+                " of their outputs, so that they do not agree"
+            )
+    elif equal < MIN_AGREEMENT or tie > WIDEST_TIE:
         raise CheckFailed(
-            f"the .pt2 and the ONNX file agree on {agreement.equal_predictions:.1%} of {len(rows)} rows; those they"
-            f" decide differently were decided by up to {agreement.widest_tie:.2g} standard deviations of the outputs"
+            f"the .pt2 and the ONNX file agree on {equal:.1%} of what they decide on {len(rows)} rows; what they"
+            f" decide differently was decided by up to {tie:.2g} standard deviations of the outputs"
         )
     return agreement
 
 
-def compare_outputs(ours: Logits, theirs: Logits) -> FileAgreement:
-    """Compare outputs for the same rows, (rows, classes); margins are those of ``ours``."""
-    a, b = ours.astype(np.float64), theirs.astype(np.float64)
-    equal = a.argmax(axis=1) == b.argmax(axis=1)
-    margins = np.take_along_axis(a, a.argmax(axis=1)[:, None], 1) - np.take_along_axis(a, b.argmax(axis=1)[:, None], 1)
+def shown_positions(data: Dataset, rows: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    """Tell which positions of rows are no filling, (rows, positions); None where nothing tells."""
+    mask = data.labelling.mask
+    return None if mask is None else data.gather("validation", rows)[0][mask].numpy() != 0
+
+
+def compare_outputs(ours: Logits, theirs: Logits, task: Task, shown: NDArray[np.bool_] | None = None) -> FileAgreement:
+    """Compare outputs for the same rows, (rows, …), where they are ``shown``; margins are those of ``ours``."""
+    a, b = (
+        values.astype(np.float64) if shown is None else values[shown].astype(np.float64) for values in (ours, theirs)
+    )
+    decided, others = task.decide(a), task.decide(b)
+    margins = task.margins(a, others)
     return FileAgreement(
-        rows=len(a),
-        equal_predictions=float(equal.mean()),
+        rows=len(ours),
+        equal_predictions=None if margins is None else float((decided == others).mean()),
         largest_difference=float(np.abs(a - b).max()),
-        relative_difference=float(np.linalg.norm(a - b) / max(float(np.linalg.norm(a)), 1e-12)),
-        widest_tie=float(margins.max() / max(float(a.std()), 1e-12)),
+        relative_difference=relative_difference(a, b),
+        widest_tie=None if margins is None else float(margins.max() / max(float(a.std()), 1e-12)),
     )
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.dataset import DatasetFacts, DatasetFormat, SplitFacts
-from app.domain.errors import InvalidDataset, InvalidLabels
+from app.domain.dataset import LABEL, DatasetFacts, DatasetFormat, SplitFacts
+from app.domain.errors import InvalidDataset
 from app.domain.model import TensorSpec
-from workers.compression.datasets import LABEL, Reader, Tables, open_tables
+from workers.compression.datasets import Reader, Tables, labels_of, open_tables
 from workers.compression.formats.npz import check_npz
+from workers.compression.labels import describe_labels
 
 _CHUNK_ROWS = 4096
-_MOST_CLASSES = 1_000_000
 _INPUT_DTYPES = frozenset(
     {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"},
 )
@@ -29,24 +29,33 @@ def inspect_dataset(path: Path, format_: DatasetFormat) -> DatasetFacts:
         _CHECKS[format_](path)
     if not {"train", "validation"} & set(tables):
         raise InvalidDataset("the data set has neither train nor validation rows")
+    _check_labelled(tables)
     splits = {split: SplitFacts(samples=_count_rows(split, table)) for split, table in tables.items()}
     fields = _common_fields(tables)
-    classes = None
     for split, table in tables.items():
         for field in fields:
             if field.name != LABEL:
                 _check_finite(f"{split}.{field.name}", table[field.name]())
-        if LABEL in table:
-            classes = max(classes or 0, _count_classes(f"{split}.{LABEL}", table[LABEL]()))
-    return DatasetFacts(format=format_, splits=splits, fields=fields, classes=classes)
+    labels = describe_labels(labels_of(tables))
+    classes = None if labels is None else labels.classes
+    return DatasetFacts(format=format_, splits=splits, fields=fields, classes=classes, labels=labels)
+
+
+def _check_labelled(tables: Tables) -> None:
+    """Raise InvalidDataset where some splits have labels and others, but for calibration, have none."""
+    labelled = [split for split, table in tables.items() if LABEL in table]
+    for split, table in tables.items():
+        if labelled and LABEL not in table and split != "calibration":
+            raise InvalidDataset(
+                f"there is no {split}.{LABEL}, and {labelled[0]} has labels; every split but calibration needs them",
+                hint="Leave all labels out where the network learns without any.",
+            )
 
 
 def _count_rows(split: str, table: dict[str, Reader]) -> int:
     """Count the rows that all fields of a split share."""
     if set(table) <= {LABEL}:
         raise InvalidDataset(f"the split {split} has labels and no inputs")
-    if LABEL not in table and split != "calibration":
-        raise InvalidDataset(f"there is no {split}.{LABEL}; every split but calibration needs labels")
     counts: dict[str, int] = {}
     for field, reader in table.items():
         array = reader()
@@ -92,18 +101,3 @@ def _check_finite(name: str, array: NDArray[Any]) -> None:
         if not rows.all():
             row = start + int(np.flatnonzero(~rows.all(axis=1))[0])
             raise InvalidDataset(f"{name} holds a value that is not finite, first in row {row}")
-
-
-def _count_classes(name: str, labels: NDArray[Any]) -> int:
-    """Give the highest label plus one."""
-    if labels.ndim != 1:
-        raise InvalidLabels(f"{name} has the shape {list(labels.shape)}; labels are one index a row")
-    if labels.dtype.kind not in "iu":
-        raise InvalidLabels(f"{name} is of dtype {labels.dtype.name}; labels are integers", hint="Use int64 indices.")
-    lowest = int(labels.min())
-    if lowest < 0:
-        raise InvalidLabels(f"{name} holds the negative label {lowest}")
-    highest = int(labels.max())
-    if highest >= _MOST_CLASSES:
-        raise InvalidLabels(f"{name} holds the label {highest}; class indices stay below {_MOST_CLASSES}")
-    return highest + 1

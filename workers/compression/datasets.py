@@ -8,7 +8,7 @@ A validation row whose inputs also stand in ``train`` or ``calibration`` judges 
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.domain.dataset import SPLITS, DatasetFormat
-from app.domain.errors import DatasetMismatch, InvalidDataset, LabelsOutOfRange
+from app.domain.compatibility.task import resolve_task
+from app.domain.dataset import LABEL, SPLITS, DatasetFormat
+from app.domain.errors import DatasetMismatch, InvalidDataset
+from app.domain.learning_task import LearningTask
 from app.domain.model import Signature
 from workers.compression.formats.npz import open_npz
 from workers.compression.formats.safetensors import open_safetensors
+from workers.compression.labels import Labelling, describe_labels
 
-LABEL = "y"
 VALIDATION_SHARE = 0.2
 _READ_ROWS = 1024
 
@@ -44,14 +46,13 @@ class Split:
     labels: NDArray[Any] | None
     order: NDArray[np.int64]
 
-    def gather(self, rows: NDArray[np.int64]) -> Batch:
+    def gather(self, rows: NDArray[np.int64], labelling: Labelling) -> Batch:
         """Read rows by their position in the split; labels are empty where the split has none."""
         picked = self.order[rows]
-        inputs = tuple(_tensor(array[picked]) for array in self.inputs)
-        labels = torch.empty(0, dtype=torch.int64)
-        if self.labels is not None:
-            labels = _tensor(self.labels[picked]).to(torch.int64)
-        return inputs, labels
+        inputs = tuple(array[picked] for array in self.inputs)
+        labels = labelling.label(inputs, None if self.labels is None else self.labels[picked])
+        found = torch.empty(0, dtype=torch.int64) if labels is None else _tensor(labels)
+        return tuple(map(_tensor, inputs)), found
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Dataset:
     dtypes: tuple[torch.dtype, ...]
     overlap: int = 0
     """Validation rows left out because they also stand in train or calibration."""
+    labelling: Labelling = field(default_factory=Labelling)
+
+    @property
+    def task(self) -> LearningTask:
+        return self.labelling.task
 
     def rows(self, split: str) -> int:
         """Count the rows of a split; 0 where there is none."""
@@ -71,7 +77,7 @@ class Dataset:
         """Read the named rows of a split, in that order. Raises DatasetMismatch where there is no such split."""
         if split not in self.splits:
             raise DatasetMismatch(f"the data set has no {split} rows, which this step needs")
-        inputs, labels = self.splits[split].gather(rows)
+        inputs, labels = self.splits[split].gather(rows, self.labelling)
         return tuple(value.to(dtype) for value, dtype in zip(inputs, self.dtypes, strict=True)), labels
 
     def batches(self, split: str, size: int, shuffle_seed: int | None = None) -> Iterator[Batch]:
@@ -82,23 +88,46 @@ class Dataset:
         for start in range(0, len(order), size):
             yield self.gather(split, order[start : start + size])
 
-    def labels(self, split: str) -> NDArray[np.int64]:
-        """Give all labels of a split in order. Raises DatasetMismatch where it has none."""
+    def labelled(self, split: str) -> bool:
+        """Tell whether the rows of a split have labels."""
         found = self.splits.get(split)
-        if found is None or found.labels is None:
+        if found is None or self.task is LearningTask.EMBEDDING:
+            return False
+        return found.labels is not None or self.labelling.tokens is not None
+
+    def labels(self, split: str) -> NDArray[Any]:
+        """Give all labels of a split in order, as its batches have them. Raises DatasetMismatch where it has none."""
+        if not self.labelled(split):
             raise DatasetMismatch(f"the data set has no {split}.{LABEL}")
-        return np.asarray(found.labels[found.order], dtype=np.int64)
+        found = self.splits[split]
+        inputs = tuple(array[found.order] if self._tells(place) else array for place, array in enumerate(found.inputs))
+        labels = self.labelling.label(inputs, None if found.labels is None else found.labels[found.order])
+        assert labels is not None
+        return labels
+
+    def _tells(self, place: int) -> bool:
+        """Tell whether labels depend on this input; the others may be large."""
+        return place in {self.labelling.mask, self.labelling.tokens}
 
 
-def load_dataset(path: Path, format_: DatasetFormat, signature: Signature, seed: int) -> Dataset:
-    """Open a data set for a network. Raises DatasetMismatch or LabelsOutOfRange where they do not fit."""
+def load_dataset(
+    path: Path, format_: DatasetFormat, signature: Signature, seed: int, task: LearningTask | None = None
+) -> Dataset:
+    """Open a data set for a network; ``task`` is the one asked for, None where both tell it.
+
+    Raises DatasetMismatch, LabelsOutOfRange, TaskMismatch or UnsupportedNetwork where they do not fit.
+    """
     tables = open_tables(path, format_)
     splits = {name: _bind(name, table, signature) for name, table in tables.items()}
     dtypes = tuple(getattr(torch, spec.dtype) for spec in signature.inputs)
     kept, overlap = _without_leaks(_fill(splits, seed))
-    dataset = Dataset(kept, dtypes, overlap)
-    _check_labels(dataset, signature)
-    return dataset
+    facts = describe_labels(labels_of(tables))
+    return Dataset(kept, dtypes, overlap, Labelling.of(resolve_task(task, facts, signature), facts, signature))
+
+
+def labels_of(tables: Tables) -> dict[str, NDArray[Any]]:
+    """Give the labels of each split that has some, by the names of their tensors."""
+    return {f"{split}.{LABEL}": table[LABEL]() for split, table in tables.items() if LABEL in table}
 
 
 def open_tables(path: Path, format_: DatasetFormat) -> Tables:
@@ -182,18 +211,6 @@ def _digests(split: Split) -> Iterator[bytes]:
             for value in row:
                 digest.update(np.ascontiguousarray(value).tobytes())
             yield digest.digest()
-
-
-def _check_labels(dataset: Dataset, signature: Signature) -> None:
-    output = signature.outputs[0].shape
-    if len(output) != 2 or isinstance(output[1], str):
-        raise DatasetMismatch(f"the network's output has the shape {list(output)}; accuracy needs [batch, classes]")
-    for split in ("train", "validation"):
-        if dataset.rows(split) == 0:
-            continue
-        highest = int(dataset.labels(split).max())
-        if highest >= output[1]:
-            raise LabelsOutOfRange(f"{split}.{LABEL} holds {highest}, the network has {output[1]} classes")
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:

@@ -1,125 +1,239 @@
-"""Accuracy of exported files, run in ONNX Runtime, and of the difference between two of them."""
+"""How well exported files do, run in ONNX Runtime, and the difference between two of them."""
 
-import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-# All of scipy.stats would take a second to import, in every job.
-from scipy.special import bdtr
-
+from app.domain.learning_task import IGNORED, LearningTask
 from app.domain.report import ClassFigures, MetricDrop, MetricValue
 from workers.compression.datasets import Dataset
+from workers.compression.hits import by_class, hit_rate, measure_drop
+from workers.compression.inference import BATCH_ROWS, rows_at_once
+from workers.compression.resampling import interval, p_value, resample
+from workers.compression.tasks import TASKS, Task
+from workers.compression.tasks.metrics import Figure, Terms, correlation, join, ranks, unit
 
-BATCH_ROWS = 256
-CONFIDENCE = 0.95
-BOOTSTRAP_SAMPLES = 10_000
+JUDGE = "validation"
+"""The split that files are judged on."""
+PAIRS = 10_000
 _ROUNDING = 1e-9
 
 Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Accuracy of both sides on the same rows; ``drop`` is baseline minus compressed."""
+class Judged:
+    """What the rows that judge say of one side, in their order.
 
-    baseline: MetricValue
-    compressed: MetricValue
-    drop: MetricDrop
+    ``decisions`` are those that count, one a row, a label or a token, or outputs that decide nothing.
+    """
+
+    task: Task
+    figures: Mapping[str, Figure]
+    terms: Mapping[str, Terms]
+    decisions: NDArray[Any]
+    labels: NDArray[Any] | None
+    pairs: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+    @property
+    def rows(self) -> int:
+        return int(self.terms[self.task.metric].shape[0])
+
+    def value(self, name: str) -> float:
+        return self.figures[name].value(self.terms[name])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All figures of both sides on the same rows; ``metric`` is the one that the drop is of."""
+
+    task: LearningTask
+    metric: str
+    baseline: Mapping[str, MetricValue]
+    compressed: Mapping[str, MetricValue]
+    drops: Mapping[str, MetricDrop]
     agreement: float
     classes: tuple[ClassFigures, ...]
 
+    @property
+    def drop(self) -> MetricDrop:
+        return self.drops[self.metric]
+
 
 def predict(path: Path, data: Dataset, split: str, threads: int, limit: int | None = None) -> Logits:
-    """Run the file over the rows of a split in their order, (rows, classes); over the first ``limit`` if given."""
+    """Run the file over the rows of a split in their order, (rows, …); over the first ``limit`` if given."""
+    return np.concatenate([outputs for _, outputs in prediction_batches(path, data, split, threads, limit)])
+
+
+def prediction_batches(
+    path: Path, data: Dataset, split: str, threads: int, limit: int | None = None
+) -> Iterator[tuple[NDArray[np.int64], Logits]]:
+    """Give rows with the file's first outputs for them, batch by batch."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     first = session.get_inputs()[0].shape[0]
     fixed = first if isinstance(first, int) else None
+    size = fixed or rows_at_once(session.get_outputs()[0].shape, BATCH_ROWS)
     rows = np.arange(data.rows(split))[:limit]
-    pieces = []
-    for start in range(0, len(rows), fixed or BATCH_ROWS):
-        picked = rows[start : start + (fixed or BATCH_ROWS)]
+    for start in range(0, len(rows), size):
+        picked = rows[start : start + size]
         # A fixed batch is filled up with repeated rows, whose outputs are dropped.
         inputs, _ = data.gather(split, np.resize(picked, fixed) if fixed else picked)
         outputs = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
-        pieces.append(outputs[0][: len(picked)].astype(np.float32))
-    return np.concatenate(pieces)
+        yield picked, outputs[0][: len(picked)].astype(np.float32)
 
 
-def measure_accuracy(logits: Logits, labels: NDArray[np.int64]) -> MetricValue:
-    """Give the share of rows whose highest logit is the label, with the 95 % interval of Wilson 1927."""
-    hits = int((logits.argmax(axis=1) == labels).sum())
-    return MetricValue(value=hits / len(labels), ci95=wilson_interval(hits, len(labels)), samples=len(labels))
+def judge(path: Path, data: Dataset, threads: int, baseline: Judged | None = None) -> Judged:
+    """Run the file over the validation rows and keep what they say of it, but for outputs that are decided upon.
 
-
-def wilson_interval(hits: int, rows: int) -> tuple[float, float]:
-    """Give where the share behind ``hits`` of ``rows`` lies, (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n)."""
-    z, share = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), hits / rows
-    centre = share + z**2 / (2 * rows)
-    reach = z * math.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
-    whole = 1 + z**2 / rows
-    return max(0.0, (centre - reach) / whole), min(1.0, (centre + reach) / whole)
-
-
-def mcnemar_p_value(lost: int, gained: int) -> float:
-    """Give the two-sided p-value of McNemar's exact test: that of as few heads in ``lost + gained`` fair throws."""
-    return min(1.0, 2 * float(bdtr(min(lost, gained), lost + gained, 0.5)))
-
-
-def compare(baseline: Logits, compressed: Logits, labels: NDArray[np.int64], seed: int) -> Comparison:
-    """Compare two files on the same rows in the same order; logits are (rows, classes)."""
-    before, after = baseline.argmax(axis=1), compressed.argmax(axis=1)
-    return Comparison(
-        baseline=measure_accuracy(baseline, labels),
-        compressed=measure_accuracy(compressed, labels),
-        drop=measure_drop(before == labels, after == labels, seed),
-        agreement=float((before == after).mean()),
-        classes=_by_class(before == labels, after == labels, labels),
-    )
-
-
-def measure_drop(before: NDArray[np.bool_], after: NDArray[np.bool_], seed: int) -> MetricDrop:
-    """Give how much accuracy is lost from hits before to hits after, row by row.
-
-    The p-value is that of McNemar's exact test, the binomial test on rows that only one side has right.
-    The interval holds the middle 95 % of a paired bootstrap (Efron 1979): as each row's difference is
-    1, 0 or −1, drawing rows anew is drawing how often each of the three comes up.
+    An embedding is judged against that of the ``baseline``, which is None for the baseline itself.
     """
-    rows = len(before)
-    lost, gained = int((before & ~after).sum()), int((~before & after).sum())
-    shares = [lost / rows, gained / rows, 1 - (lost + gained) / rows]
-    draws = np.random.default_rng(seed).multinomial(rows, shares, BOOTSTRAP_SAMPLES)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / rows, [tail, 1 - tail])
-    return MetricDrop(
-        value=(lost - gained) / rows, ci95=(float(low), float(high)), p_value=mcnemar_p_value(lost, gained)
+    task = TASKS[data.task]
+    labels = data.labels(JUDGE) if data.labelled(JUDGE) else None
+    return judge_batches(task, prediction_batches(path, data, JUDGE, threads), labels, baseline)
+
+
+def judge_batches(
+    task: Task,
+    batches: Iterable[tuple[NDArray[np.int64], Logits]],
+    labels: NDArray[Any] | None,
+    baseline: Judged | None = None,
+) -> Judged:
+    """Judge outputs that come with their rows by labels, or by the outputs of a ``baseline``."""
+    figures: Mapping[str, Figure] = {}
+    terms: dict[str, list[Terms]] = {}
+    decisions = []
+    truths = baseline.decisions if labels is None and baseline is not None else labels
+    # No figure of numbers knows where zero lies; about their mean, sums of squares keep their digits.
+    centre = (
+        labels.mean(axis=0, dtype=np.float64) if labels is not None and task.name is LearningTask.REGRESSION else 0.0
     )
+    for rows, outputs in batches:
+        figures = figures or task.figures(outputs.shape[1:])
+        wanted = outputs if truths is None else truths[rows]
+        decided = task.decide(outputs)
+        decisions.append(decided[wanted != IGNORED] if wanted.dtype.kind == "i" else decided)
+        shifted = outputs
+        if task.name is LearningTask.REGRESSION:
+            shape = outputs.shape
+            shifted, wanted = outputs - np.reshape(centre, (1, *shape[1:])), (wanted - centre).reshape(shape)
+        for name, figure in figures.items():
+            terms.setdefault(name, []).append(figure.terms(shifted, wanted))
+    joined = {name: join(parts) for name, parts in terms.items()}
+    judged = Judged(task, figures, joined, np.concatenate(decisions), labels, {})
+    return with_pairs(judged, baseline) if task.name is LearningTask.EMBEDDING else judged
+
+
+def with_pairs(judged: Judged, baseline: Judged | None) -> Judged:
+    """Add whether pairs of rows that are alike for the baseline are so here: Spearman's of their cosines."""
+    ours, count = unit(judged.decisions), len(judged.decisions)
+    theirs = ours if baseline is None else unit(baseline.decisions)
+    if count < 3:
+        return judged
+    first, second = pairs_of(count) if baseline is None else baseline.pairs["spearman"]
+    alike = [(values[first] * values[second]).sum(axis=1) for values in (ours, theirs)]
+    return replace(
+        judged,
+        figures={**judged.figures, "spearman": Figure(ranks, correlation)},
+        terms={**judged.terms, "spearman": ranks(*alike)},
+        pairs={"spearman": (first, second)},
+    )
+
+
+def pairs_of(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Give all pairs of few rows, and some that are drawn of many."""
+    if count * (count - 1) // 2 <= PAIRS:
+        return np.triu_indices(count, 1)
+    generator = np.random.default_rng(count)
+    first = generator.integers(count, size=PAIRS)
+    return first, (first + 1 + generator.integers(count - 1, size=PAIRS)) % count
+
+
+def value_of(task: Task, metric: str, outputs: Logits, labels: NDArray[Any]) -> float:
+    """Give one metric of outputs for rows, (rows, …)."""
+    if metric == "spearman":
+        ours, theirs, (first, second) = unit(outputs), unit(labels), pairs_of(len(labels))
+        alike = [(values[first] * values[second]).sum(axis=1) for values in (ours, theirs)]
+        return Figure(ranks, correlation).value(ranks(*alike))
+    figure = task.figures(outputs.shape[1:])[metric]
+    return figure.value(figure.terms(outputs, labels.reshape(outputs.shape) if labels.dtype.kind == "f" else labels))
+
+
+def measure(judged: Judged, seed: int) -> dict[str, MetricValue]:
+    """Give all figures of one side with their intervals."""
+    drawn = _resample({"": judged}, seed)
+    return {name: _value(judged, name, drawn["", name]) for name in judged.figures}
+
+
+def compare(baseline: Judged, compressed: Judged, seed: int, metric: str | None = None) -> Comparison:
+    """Compare two sides on the same rows in the same order; ``metric`` is the task's own where none is given."""
+    drawn = _resample({"before": baseline, "after": compressed}, seed)
+    sides = {
+        side: {name: _value(judged, name, drawn[side, name]) for name in judged.figures}
+        for side, judged in (("before", baseline), ("after", compressed))
+    }
+    drops = {}
+    for name, figure in baseline.figures.items():
+        sign = 1 if figure.more_is_better else -1
+        lost = sign * (drawn["before", name] - drawn["after", name])
+        value = sign * (sides["before"][name].value - sides["after"][name].value)
+        drops[name] = MetricDrop(value=value, ci95=interval(lost), p_value=p_value(lost))
+    classes: tuple[ClassFigures, ...] = ()
+    if baseline.task.name is LearningTask.CLASSIFICATION:
+        assert baseline.labels is not None
+        before, after = (side.decisions == baseline.labels for side in (baseline, compressed))
+        drops["accuracy"] = measure_drop(before, after, seed)
+        classes = by_class(before, after, baseline.labels)
+    return Comparison(
+        task=baseline.task.name,
+        metric=metric or baseline.task.metric,
+        baseline=sides["before"],
+        compressed=sides["after"],
+        drops=drops,
+        agreement=agreement(baseline.decisions, compressed.decisions),
+        classes=classes,
+    )
+
+
+def agreement(before: NDArray[Any], after: NDArray[Any]) -> float:
+    """Give the share of decisions alike or, of outputs that decide nothing, 1 − ‖a − b‖ / ‖a‖, at least 0."""
+    if before.dtype.kind == "f":
+        return max(0.0, 1 - relative_difference(before, after))
+    return float((before == after).mean())
+
+
+def relative_difference(before: NDArray[Any], after: NDArray[Any]) -> float:
+    a, b = before.astype(np.float64), after.astype(np.float64)
+    return float(np.linalg.norm(a - b) / max(float(np.linalg.norm(a)), 1e-12))
+
+
+def _value(judged: Judged, name: str, drawn: NDArray[np.float64]) -> MetricValue:
+    if judged.task.name is LearningTask.CLASSIFICATION and name == "accuracy":
+        return hit_rate(int((judged.decisions == judged.labels).sum()), judged.rows)
+    return MetricValue(value=judged.value(name), ci95=interval(drawn), samples=judged.rows)
+
+
+def _resample(sides: Mapping[str, Judged], seed: int) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """Give each figure of each side in every sample; all are drawn together, so that differences are paired."""
+    keys = {f"{side} {name}": (side, name) for side, judged in sides.items() for name in judged.figures}
+    columns = {key: sides[side].terms[name].T.astype(np.float32) for key, (side, name) in keys.items()}
+    pairs = {key: sides[side].pairs[name] for key, (side, name) in keys.items() if name in sides[side].pairs}
+    rows = next(iter(sides.values())).rows
+
+    def combine(key: str, sums: NDArray[Any]) -> NDArray[Any]:
+        side, name = keys[key]
+        return sides[side].figures[name].combine(sums)
+
+    return {keys[key]: values for key, values in resample(rows, seed, columns, combine, pairs).items()}
 
 
 def within(drop: float, allowed: float) -> bool:
     """Tell whether a drop is allowed, though 0.3 − 0.29 is a hair above 0.01 in binary."""
     return drop <= allowed + _ROUNDING
-
-
-def _by_class(
-    before: NDArray[np.bool_], after: NDArray[np.bool_], labels: NDArray[np.int64]
-) -> tuple[ClassFigures, ...]:
-    figures = []
-    for label in np.unique(labels):
-        mask = labels == label
-        figures.append(
-            ClassFigures(
-                class_=int(label),
-                samples=int(mask.sum()),
-                baseline=float(before[mask].mean()),
-                compressed=float(after[mask].mean()),
-            )
-        )
-    return tuple(figures)

@@ -1,5 +1,9 @@
 """Outputs of a network in torch over rows of a data set."""
 
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,6 +14,14 @@ from workers.compression.datasets import Dataset
 from workers.compression.network import Network
 
 BATCH_ROWS = 256
+MOST_VALUES = 2**27
+"""Numbers of one output that are held at once, half a gigabyte: a language model has millions for a row."""
+
+
+def rows_at_once(shape: Sequence[Any], most: int) -> int:
+    """Give how many rows, ``most`` at most, have outputs of this shape, (rows, …), that can be held at once."""
+    values = math.prod(size for size in shape[1:] if isinstance(size, int))
+    return max(1, min(most, MOST_VALUES // max(1, values)))
 
 
 def fixed_batch(signature: Signature) -> int | None:
@@ -29,19 +41,24 @@ def first_output(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tenso
 def compute_logits(
     network: Network, data: Dataset, split: str, rows: NDArray[np.int64], device: torch.device
 ) -> torch.Tensor:
-    """Run the network in the mode it stands in over rows of a split, (rows, classes), without gradients.
+    """Run the network in the mode it stands in over rows of a split, (rows, …), without gradients."""
+    return torch.cat([outputs for _, outputs in output_batches(network, data, split, rows, device)])
+
+
+def output_batches(
+    network: Network, data: Dataset, split: str, rows: NDArray[np.int64], device: torch.device
+) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+    """Give rows with the network's first outputs for them, batch by batch.
 
     Where the batch is fixed, the last one is filled up with repeated rows that are dropped again.
     """
     if not len(rows):
         raise DatasetMismatch(f"the data set has no {split} rows, which this step needs")
-    size = fixed_batch(network.signature) or BATCH_ROWS
-    pieces = []
-    with torch.no_grad():
-        for start in range(0, len(rows), size):
-            picked = rows[start : start + size]
-            asked = np.resize(picked, size) if fixed_batch(network.signature) else picked
-            inputs, _ = data.gather(split, asked)
+    size = fixed_batch(network.signature) or rows_at_once(network.signature.outputs[0].shape, BATCH_ROWS)
+    for start in range(0, len(rows), size):
+        picked = rows[start : start + size]
+        asked = np.resize(picked, size) if fixed_batch(network.signature) else picked
+        inputs, _ = data.gather(split, asked)
+        with torch.no_grad():
             output = first_output(network.module(*(value.to(device) for value in inputs)))
-            pieces.append(output[: len(picked)].float())
-    return torch.cat(pieces)
+        yield picked, output[: len(picked)].float()

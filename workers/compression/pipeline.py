@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
+from app.domain.compatibility import learning
 from app.domain.errors import ObjectiveMissed
 from app.domain.job import LatencySpec, Objective, Stage
 from app.domain.recipe import Recipe, Step
@@ -37,6 +38,7 @@ from workers.compression.pruning import prune
 from workers.compression.quantization import quantize
 from workers.compression.report import Findings, build_report
 from workers.compression.step import Context, Progress, StepResult
+from workers.compression.tasks import TASKS
 from workers.compression.training import finetune
 
 Publish = Callable[[ArtifactMessage], None]
@@ -55,8 +57,6 @@ STAGES = {
     "quantize": Stage.QUANTIZING,
 }
 MODEL_ONNX, MODEL_PT2, CANDIDATE, BUNDLE = "model.onnx", "model.pt2", "candidate.onnx", "benchmark.zip"
-JUDGE = "validation"
-"""The split that accuracy is measured on."""
 _RECIPE: TypeAdapter[Recipe] = TypeAdapter(Recipe)
 # How long exporting, evaluating, profiling and packaging take beside an epoch, roughly.
 _CLOSING_WEIGHTS = (2.0, 0.5, 4.0, 0.5)
@@ -117,23 +117,25 @@ def compress(
             device,
             tracker,
             Path(scratch),
+            TASKS[data.task],
             objective=objective,
             sensitivities=sensitivities or {},
         )
         files = (Path(scratch) / "baseline.onnx", output.folder / MODEL_ONNX)
         with tracker.part(Stage.BASELINE, "Measuring the network as it was uploaded"):
             onnx.save(network, files[0])
-            before = evaluation.predict(files[0], data, JUDGE, torch.get_num_threads())
-            accuracy = evaluation.measure_accuracy(before, data.labels(JUDGE)).value
-            context.metric("baseline_accuracy", 0, accuracy)
+            before = evaluation.judge(files[0], data, torch.get_num_threads())
+            headline = context.task.metric
+            context.metric(f"baseline_{headline}", 0, before.value(headline))
         result, floating, steps = _run_steps(recipe, context, output, tracker)
         with tracker.part(Stage.EXPORTING, "Writing the files"):
             agreement = _export(result, recipe[-1], files[0], output, context)
             packed = _pack(files[0], output, Path(scratch)) if leaves_zeros(recipe) else (None, None)
         with tracker.part(Stage.EVALUATING, "Comparing both files on the validation rows"):
-            after = evaluation.predict(files[1], data, JUDGE, torch.get_num_threads())
-            comparison = evaluation.compare(before, after, data.labels(JUDGE), seed)
-            context.metric("compressed_accuracy", 0, comparison.compressed.value)
+            after = evaluation.judge(files[1], data, torch.get_num_threads(), before)
+            metric = learning.objective_metric(objective, data.task) if objective else None
+            comparison = evaluation.compare(before, after, seed, metric)
+            context.metric(f"compressed_{headline}", 0, comparison.compressed[headline].value)
             rows = _count_rows(data, recipe, steps)
         with tracker.part(Stage.PROFILING, "Timing both files in turn, with no other measurement beside"), turn():
             profiling = profile_files(files, (count(network), count(floating)), packed, latency, seed)
@@ -167,10 +169,10 @@ def require_objective(report: Report) -> None:
     """Raise ObjectiveMissed, with the figures, where the result loses more than was allowed."""
     if report.objective is None or report.objective.met:
         return
-    drop = report.delta.metric_drop
+    drop, metric = report.delta.metric_drop, report.objective.metric
     raise ObjectiveMissed(
-        f"{report.objective.metric} drops by {drop.value:.4f} (95 % interval {drop.ci95[0]:.4f} to {drop.ci95[1]:.4f}),"
-        f" from {report.baseline.metrics['accuracy'].value:.4f} to {report.compressed.metrics['accuracy'].value:.4f};"
+        f"{metric} drops by {drop.value:.4f} (95 % interval {drop.ci95[0]:.4f} to {drop.ci95[1]:.4f}),"
+        f" from {report.baseline.metrics[metric].value:.4f} to {report.compressed.metrics[metric].value:.4f};"
         f" {report.objective.max_drop:.4f} is allowed",
         hint="Prune less, train longer, or allow a larger drop. The report and the files are kept.",
     )
@@ -227,7 +229,8 @@ def _export(network: Network, last: Step, baseline: Path, output: Output, contex
     pt2.save(network, pt2_path)
     agreement = check_files(onnx_path, pt2_path, context.data, torch.get_num_threads())
     context.log(
-        f"{MODEL_PT2} and {MODEL_ONNX} agree on {agreement.equal_predictions:.1%} of {agreement.rows} validation rows"
+        f"on {agreement.rows} validation rows {MODEL_PT2} and {MODEL_ONNX} differ by"
+        f" {agreement.relative_difference:.2g} of their outputs"
     )
     output.announce(MODEL_ONNX, "model", "onnx")
     output.announce(MODEL_PT2, "model", "pt2")
@@ -252,6 +255,6 @@ def _count_rows(data: Dataset, recipe: Recipe, steps: tuple[StepOutcome, ...]) -
     return DataFigures(
         train=data.rows("train") if trained else max(step.details.get("gradient_rows", 0) for step in steps),
         calibration=max(step.details.get("calibration_rows", 0) for step in steps),
-        validation=data.rows(JUDGE),
+        validation=data.rows(evaluation.JUDGE),
         overlap=data.overlap,
     )

@@ -1,11 +1,13 @@
 """The report, put together from what was measured."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.domain.compatibility import learning
 from app.domain.job import Objective
+from app.domain.learning_task import LearningTask
 from app.domain.recipe import Recipe
 from app.domain.report import (
     DataFigures,
@@ -15,7 +17,6 @@ from app.domain.report import (
     LatencyFigures,
     LatencyRatio,
     LayerFigures,
-    MetricDrop,
     MetricValue,
     ObjectiveOutcome,
     Report,
@@ -38,6 +39,17 @@ LIMITS = {
     "cast": "Weights of 16 bits are unpacked when the file is loaded: this target computes in float32, so that the"
     " file alone gains.",
     "dynamic": "Dynamic ranges span a whole batch: what comes out for a row depends a little on those beside it.",
+}
+METRIC_WORDS: Mapping[str, str] = {
+    "accuracy": "Accuracy",
+    "top5_accuracy": "Top-5 accuracy",
+    "macro_f1": "Macro F1",
+    "micro_f1": "Micro F1",
+    "subset_accuracy": "Subset accuracy",
+    "r2": "R²",
+    "cosine": "The cosine to the baseline's outputs",
+    "spearman": "Spearman's correlation of similarities",
+    "token_accuracy": "Token accuracy",
 }
 NOISE = 1.03
 """Ratios of speed nearer to 1 than this are taken for noise: the interval knows only of what varies within one run, and
@@ -84,11 +96,12 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
         macs_ratio=baseline.macs / max(1, compressed.macs),
         latency_ratio=findings.latency_ratio,
         metric_drop=comparison.drop,
+        metric_drops=dict(comparison.drops),
         agreement=comparison.agreement,
     )
-    outcome = _judge(comparison.drop, objective)
+    outcome = _judge(comparison, objective)
     steady = _is_steady(findings.baseline.latency[0], findings.compressed.latency[0])
-    verdict = decide(delta, outcome, recipe, steady=steady)
+    verdict = decide(delta, outcome, recipe, comparison, steady=steady)
     more = filter(
         None,
         (
@@ -100,6 +113,7 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
         ),
     )
     return Report(
+        task=comparison.task,
         baseline=baseline,
         compressed=compressed,
         delta=delta,
@@ -121,7 +135,9 @@ def _is_steady(before: LatencyFigures, after: LatencyFigures) -> bool:
     return not after.noisy or before.p25_ms > NOISE * after.p75_ms
 
 
-def decide(delta: Delta, objective: ObjectiveOutcome | None, recipe: Recipe, *, steady: bool) -> Verdict:
+def decide(
+    delta: Delta, objective: ObjectiveOutcome | None, recipe: Recipe, comparison: Comparison, *, steady: bool
+) -> Verdict:
     """Say in plain words whether the result is faster, smaller and as accurate, and why.
 
     Faster needs the whole interval above :data:`NOISE`, a steady timing, and a step that leaves less to compute than
@@ -137,7 +153,7 @@ def decide(delta: Delta, objective: ObjectiveOutcome | None, recipe: Recipe, *, 
         faster=faster,
         smaller=smaller,
         as_accurate=as_accurate,
-        reasons=(_speed(delta.latency_ratio, faster=faster, zeros=zeros), _size(delta), _accuracy(drop, objective)),
+        reasons=(_speed(delta.latency_ratio, faster=faster, zeros=zeros), _size(delta), _loss(comparison, objective)),
     )
 
 
@@ -198,7 +214,7 @@ def _leaks(data: DataFigures) -> str | None:
     )
 
 
-def describe_side(profile: Profile, accuracy: MetricValue) -> Side:
+def describe_side(profile: Profile, metrics: Mapping[str, MetricValue]) -> Side:
     return Side(
         size_bytes=profile.path.stat().st_size,
         packed_bytes=profile.packed_bytes,
@@ -207,17 +223,18 @@ def describe_side(profile: Profile, accuracy: MetricValue) -> Side:
         macs=profile.counts.macs,
         peak_memory_bytes=profile.footprint.peak_memory_bytes,
         load_ms=profile.footprint.load_ms,
-        metrics={"accuracy": accuracy},
+        metrics=dict(metrics),
         latency=profile.latency,
         operators=profile.operators.operators if profile.operators else (),
     )
 
 
-def _judge(drop: MetricDrop, objective: Objective | None) -> ObjectiveOutcome | None:
+def _judge(comparison: Comparison, objective: Objective | None) -> ObjectiveOutcome | None:
     if objective is None:
         return None
-    met = within(drop.value, objective.max_drop)
-    return ObjectiveOutcome(metric=objective.metric, max_drop=objective.max_drop, met=met)
+    met = within(comparison.drop.value, objective.max_drop)
+    metric = learning.objective_metric(objective, comparison.task)
+    return ObjectiveOutcome(metric=metric, max_drop=objective.max_drop, met=met)
 
 
 def _speed(ratio: LatencyRatio, *, faster: bool, zeros: bool) -> str:
@@ -238,13 +255,15 @@ def _size(delta: Delta) -> str:
     return f"The file is not smaller: it has {1 / delta.size_ratio:.2f} times the baseline's size; {counts}."
 
 
-def _accuracy(drop: MetricDrop, objective: ObjectiveOutcome | None) -> str:
+def _loss(comparison: Comparison, objective: ObjectiveOutcome | None) -> str:
+    drop, metric = comparison.drop, comparison.metric
     # A gain is a drop below 0: its interval turns round with it.
     gains = drop.value < 0
     low, high = (-drop.ci95[1], -drop.ci95[0]) if gains else drop.ci95
+    test = "McNemar" if metric == "accuracy" and comparison.task is LearningTask.CLASSIFICATION else "bootstrap"
     figures = (
-        f"Accuracy {'rises' if gains else 'drops'} by {abs(drop.value):.4f} (95 % interval {low:.4f} to {high:.4f},"
-        f" McNemar p = {drop.p_value:.3f})"
+        f"{METRIC_WORDS[metric]} {'rises' if gains else 'drops'} by {abs(drop.value):.4f}"
+        f" (95 % interval {low:.4f} to {high:.4f}, {test} p = {drop.p_value:.3f})"
     )
     if objective is None:
         return f"{figures}; no objective was set."

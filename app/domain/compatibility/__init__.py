@@ -1,7 +1,8 @@
 """Whether a recipe makes sense for a model and a data set, told before anything is queued."""
 
-from app.domain.compatibility import data, prune, quantize
+from app.domain.compatibility import data, learning, prune, quantize
 from app.domain.compatibility.refusal import refuse
+from app.domain.compatibility.task import resolve_task
 from app.domain.dataset import DatasetFacts
 from app.domain.errors import NotTrainable, RecipeOrder
 from app.domain.job import JobSpec
@@ -13,9 +14,11 @@ from app.domain.steps.quantize import QuantizeSpec
 def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
     """Raise the first reason for which the job could only fail."""
     data.check_fields(model, dataset)
-    data.check_labels(model, dataset)
+    task = resolve_task(spec.task, dataset.labels, model.signature)
+    learning.check_objective(spec.objective, task, model.signature)
     data.check_splits(spec, dataset)
     _check_order(spec, model)
+    learning.check_steps(spec.recipe, task, model.signature)
     prune.check_analysis(spec)
     _check_steps(spec, model)
 

@@ -1,14 +1,13 @@
 """Whether a data set fits a model and has the splits that steps need."""
 
 from app.domain.compatibility.refusal import refuse
-from app.domain.dataset import DatasetFacts
-from app.domain.errors import DatasetMismatch, LabelsOutOfRange, UnsupportedNetwork, WinnowError
+from app.domain.dataset import LABEL, DatasetFacts
+from app.domain.errors import DatasetMismatch, WinnowError
 from app.domain.job import JobSpec
 from app.domain.model import ModelFacts, TensorSpec
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.quantize import QuantizeSpec
 
-LABEL = "y"
 ONLY_INPUT = "x"
 # Some are held out to judge by, some more to choose the epoch by, and two at least must be left.
 _FEWEST_TRAIN_ROWS = 5
@@ -48,21 +47,6 @@ def _check_rows(tensor: TensorSpec, field: TensorSpec) -> None:
         raise _mismatch(
             f"The field {field.name!r} holds {field.dtype}; the model's input {tensor.name!r} takes {tensor.dtype}."
         )
-
-
-def check_labels(model: ModelFacts, dataset: DatasetFacts) -> None:
-    if dataset.classes is None:
-        raise _mismatch(f"The data set has no class labels: accuracy needs a field {LABEL!r} of class indices.")
-    output = model.signature.outputs[0]
-    if len(output.shape) != 2 or not isinstance(output.shape[1], int):
-        raise refuse(
-            UnsupportedNetwork,
-            "/model_id",
-            f"The model's first output has the shape {list(output.shape)}; accuracy needs [batch, classes].",
-        )
-    if dataset.classes > output.shape[1]:
-        message = f"The highest label is {dataset.classes - 1}; the model tells {output.shape[1]} classes apart."
-        raise refuse(LabelsOutOfRange, "/dataset_id", message)
 
 
 def check_splits(spec: JobSpec, dataset: DatasetFacts) -> None:

@@ -86,7 +86,7 @@ class PruneSpec(StepSpec):
     )
     analyze: bool = Field(
         False,  # noqa: FBT003 - a field's default
-        description="Change nothing: measure, group by group, how accuracy suffers as more of it goes, and keep the "
+        description="Change nothing: measure, group by group, how the metric suffers as more of it goes, and keep the "
         "table. Calibration rows judge where they have labels, else train rows; validation rows never do, so that they "
         "stay a fair judge of what the table is used for. The only step of its job.",
     )
@@ -96,7 +96,7 @@ class PruneSpec(StepSpec):
     sensitivity: str | None = Field(
         None,
         description="Id of a job that analyzed this model, by this criterion and on this data set: more goes where "
-        "its table says that accuracy suffers least, and the amount or ratio holds for all groups together.",
+        "its table says that the metric suffers least, and the amount or ratio holds for all groups together.",
     )
 
     @property

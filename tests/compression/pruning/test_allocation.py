@@ -13,7 +13,7 @@ WHOLE = 0.9
 def group(name, drops, size=100):
     """Make a group from drops by amount."""
     found = [
-        Measurement(amount=amount, removed=round(amount * size), accuracy=max(0, WHOLE - drop), drop=drop, loss=1.0)
+        Measurement(amount=amount, removed=round(amount * size), value=max(0, WHOLE - drop), drop=drop, loss=1.0)
         for amount, drop in drops.items()
     ]
     return GroupSensitivity(group=name, layers=(name,), size=size, measurements=tuple(found))
@@ -25,7 +25,7 @@ def table(*groups):
         criterion="l2",
         split="calibration",
         rows=1000,
-        accuracy=WHOLE,
+        value=WHOLE,
         loss=0.5,
         complete=True,
         seconds=1.0,

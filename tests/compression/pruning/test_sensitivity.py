@@ -59,7 +59,7 @@ def test_each_measurement_is_that_of_the_network_with_only_that_group_pruned(
     groups = {"channel": {"conv1": 16, "conv2": 32}, "weight": {"conv1": 144, "conv2": 4608, "fc": 320}}[granularity]
     assert {group.layers[0]: group.size for group in table.groups} == groups
     assert (table.split, table.rows, table.complete, table.unmeasured) == ("calibration", 1437, True, ())
-    assert table.accuracy == accuracy(digits_network, context.data, "calibration")
+    assert table.value == accuracy(digits_network, context.data, "calibration")
     for group in table.groups:
         assert len(group.measurements) == 5
         found = group.measurements[2]
@@ -67,8 +67,8 @@ def test_each_measurement_is_that_of_the_network_with_only_that_group_pruned(
         others = [name for name in groups if name != group.layers[0]]
         alone = spec(granularity=granularity, amount=0.5, scope="layer", exclude=others)
         pruned = prune.run(digits_network, alone, context).network
-        assert found.accuracy == accuracy(pruned, context.data, "calibration")
-        assert found.drop == pytest.approx(table.accuracy - found.accuracy)
+        assert found.value == accuracy(pruned, context.data, "calibration")
+        assert found.drop == pytest.approx(table.value - found.value)
 
 
 def test_groups_have_the_names_that_layers_show(context):
@@ -119,7 +119,7 @@ def test_a_budget_that_is_used_up_leaves_a_table_that_says_so(context, digits_ne
     kept.save(1, state, finished=False)
     table = measure(digits_network, analysis(budget_seconds=10), replace(context, checkpoints=kept))
     assert (table.complete, table.unmeasured) == (False, ("g2",))
-    assert [(found.removed, found.accuracy) for found in table.groups[0].measurements] == [(8, 0.5)]
+    assert [(found.removed, found.value) for found in table.groups[0].measurements] == [(8, 0.5)]
     said = [event.data["message"] for event in events if event.type == EventType.LOG]
     assert said[-1] == "the budget is used up after 1 of 10 measurements"
 

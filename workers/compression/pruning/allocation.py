@@ -46,7 +46,7 @@ def curve_of(group: GroupSensitivity, table: SensitivityTable) -> Curve:
     """
     measured = sorted((found.amount, found.drop) for found in group.measurements if found.amount < 1)
     amounts = np.array([0.0, *(amount for amount, _ in measured), 1.0])
-    drops = np.maximum.accumulate([0.0, *(drop for _, drop in measured), table.accuracy])
+    drops = np.maximum.accumulate([0.0, *(drop for _, drop in measured), table.value])
     return Curve(amounts, drops + amounts / table.rows)
 
 

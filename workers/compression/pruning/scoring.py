@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
@@ -134,7 +133,7 @@ def _taylor_scores(network: Network, groups: Groups, context: Context) -> dict[s
     for inputs, labels in _batches(network, context):
         module.zero_grad(set_to_none=True)
         logits = first_output(module(*(value.to(context.device) for value in inputs)))
-        F.cross_entropy(logits, labels.to(context.device)).backward()
+        context.task.loss(logits, labels.to(context.device)).backward()
         for name, (weight, axis) in weights.items():
             if weight.grad is not None:
                 scores[name] += taylor(as_filters(weight, axis), as_filters(weight.grad, axis)).cpu()

@@ -16,13 +16,13 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from app.domain.errors import DatasetMismatch
+from app.domain.learning_task import METRICS, LearningTask
 from app.domain.sensitivity import GroupSensitivity, Measurement, SensitivityTable
 from app.domain.steps.prune import PruneSpec
+from workers.compression import judging
 from workers.compression.datasets import Dataset
-from workers.compression.inference import compute_logits
 from workers.compression.network import Network
 from workers.compression.pruning.channel import find_pools
 from workers.compression.pruning.masks import lowest, lowest_of_rows
@@ -35,12 +35,14 @@ from workers.compression.step import Context
 AMOUNTS = (0.5, 0.75, 0.25, 0.9, 0.1)
 """In the order in which they are measured, each for all groups before the next: a short budget sees every group."""
 ROWS = 2048
+WORST = -1e6
+"""What stands for a metric that is no number, as of outputs that overflow: nothing costs more."""
 
 Split = Literal["train", "calibration"]
 Judge = Callable[[Network], tuple[float, float]]
-"""Gives the accuracy and the loss of a network on the rows that judge."""
+"""Gives the task's first metric and the loss of a network on the rows that judge."""
 Found = tuple[int, float, float]
-"""How much was removed, with the accuracy and the loss that this left."""
+"""How much was removed, with the metric and the loss that this left."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def measure(network: Network, spec: PruneSpec, context: Context) -> SensitivityT
         criterion=spec.criterion,
         split=split,
         rows=len(rows),
-        accuracy=whole[0],
+        metric=METRICS[context.task.name][0],
+        value=whole[0],
         loss=_finite(whole[1]),
         complete=analysis.complete,
         seconds=round(analysis.seconds, 3),
@@ -81,9 +84,12 @@ def measure(network: Network, spec: PruneSpec, context: Context) -> SensitivityT
 
 
 def judging_rows(data: Dataset, seed: int) -> tuple[Split, NDArray[np.int64]]:
-    """Choose the rows to measure on, drawn by the seed where there are more than enough."""
-    labelled = "calibration" in data.splits and data.splits["calibration"].labels is not None
-    split: Split = "calibration" if labelled else "train"
+    """Choose the rows to measure on, drawn by the seed where there are more than enough.
+
+    Embeddings need no labels: the uploaded network's outputs stand for them.
+    """
+    needless = data.task is LearningTask.EMBEDDING and data.rows("calibration") > 0
+    split: Split = "calibration" if needless or data.labelled("calibration") else "train"
     count = data.rows(split)
     if not count:
         raise DatasetMismatch("the data set has no labelled train or calibration rows to measure on")
@@ -159,12 +165,12 @@ class _Analysis:
 
 
 def _judge(context: Context, split: Split, rows: NDArray[np.int64]) -> Judge:
-    labels = torch.from_numpy(context.data.labels(split)[rows])
+    wanted = judging.truth(context, split, rows)
 
     def judge(network: Network) -> tuple[float, float]:
         network.module.to(context.device)
-        logits = compute_logits(network, context.data, split, rows, context.device).cpu()
-        return float((logits.argmax(1) == labels).double().mean()), float(F.cross_entropy(logits, labels))
+        figure, loss = judging.score(network, context, split, rows, wanted)
+        return figure if math.isfinite(figure) else WORST, loss
 
     return judge
 
@@ -210,11 +216,11 @@ def _weights(network: Network, spec: PruneSpec, context: Context) -> list[Candid
     return [Candidate(name, (name,), part.weight.numel(), partial(cut, name)) for name, part in layers.items()]
 
 
-def _described(candidate: Candidate, found: Sequence[Found], accuracy: float) -> GroupSensitivity:
+def _described(candidate: Candidate, found: Sequence[Found], whole: float) -> GroupSensitivity:
     measurements = []
     for removed, left, loss in sorted(found):
-        amount, drop = removed / candidate.size, accuracy - left
-        measurements.append(Measurement(amount=amount, removed=removed, accuracy=left, drop=drop, loss=_finite(loss)))
+        amount, drop = removed / candidate.size, whole - left
+        measurements.append(Measurement(amount=amount, removed=removed, value=left, drop=drop, loss=_finite(loss)))
     return GroupSensitivity(
         group=candidate.name, layers=candidate.layers, size=candidate.size, measurements=tuple(measurements)
     )

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.compression.evaluation import Logits, within
+from workers.compression.evaluation import Logits, value_of, within
+from workers.compression.tasks import Classification, Task
 
 Choice = frozenset[str]
 
@@ -20,14 +21,17 @@ Choice = frozenset[str]
 class Judge:
     """Tries choices of layers on fixed rows, each at most once, and counts the tries.
 
-    Where there are no ``labels``, the drop is the share of rows on which the decision changes: accuracy cannot
-    drop by more.
+    Where there are no ``labels``, those are taken for them that the reference gives: of accuracy the drop is then the
+    share of rows on which the decision changes, and it cannot drop by more. ``metric`` is the task's own where none is
+    given.
     """
 
     reference: Logits
-    labels: NDArray[np.int64] | None
+    labels: NDArray[Any] | None
     run: Callable[[Choice], Logits]
     budget: int
+    task: Task = field(default_factory=Classification)
+    metric: str | None = None
     tried: dict[Choice, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -35,7 +39,7 @@ class Judge:
         return len(self.tried) >= self.budget
 
     def drop(self, floats: Choice) -> float:
-        """Give how much accuracy is lost."""
+        """Give how much of the metric is lost."""
         return self._try(floats)[0]
 
     def error(self, floats: Choice) -> float:
@@ -45,15 +49,15 @@ class Judge:
     def _try(self, floats: Choice) -> tuple[float, float]:
         if floats not in self.tried:
             logits = self.run(floats)
-            before, after = self.reference.argmax(axis=1), logits.argmax(axis=1)
-            if self.labels is None:
-                drop = float((before != after).mean())
-            else:
-                drop = float((before == self.labels).mean() - (after == self.labels).mean())
+            drop = self._value(self.reference) - self._value(logits)
             spread = float(np.square(self.reference - self.reference.mean(axis=0)).sum())
             error = float(np.square(logits - self.reference).sum()) / max(spread, 1e-12)
             self.tried[floats] = drop, error
         return self.tried[floats]
+
+    def _value(self, outputs: Logits) -> float:
+        labels = self.task.decide(self.reference) if self.labels is None else self.labels
+        return value_of(self.task, self.metric or self.task.metric, outputs, labels)
 
 
 @dataclass(frozen=True)

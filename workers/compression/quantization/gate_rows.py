@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.compatibility import learning
+from app.domain.learning_task import LearningTask
 from app.domain.steps.quantize import QuantizeSpec
+from workers.compression.inference import rows_at_once
 from workers.compression.network import Network
 from workers.compression.quantization.calibration import SPLIT, Inputs, read_rows
 from workers.compression.step import Context
@@ -21,16 +24,14 @@ class GateRows:
     """Batches of rows and, where the split has them, their labels; ``kind`` says in words which rows they are."""
 
     batches: list[Inputs]
-    labels: NDArray[np.int64] | None
+    labels: NDArray[Any] | None
     count: int
     kind: str
+    metric: str
+    """The one that is held: the objective's or, without labels, how far the float network's own outputs are kept."""
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "rows": self.count,
-            "rows_from": self.kind,
-            "metric": "agreement" if self.labels is None else "accuracy",
-        }
+        return {"rows": self.count, "rows_from": self.kind, "metric": self.metric}
 
 
 def choose_rows(network: Network, context: Context, spec: QuantizeSpec, *, observed: int) -> GateRows:
@@ -42,19 +43,21 @@ def choose_rows(network: Network, context: Context, spec: QuantizeSpec, *, obser
     heart, so that it may lose less on them than on new ones; 3. calibration rows without labels that no range was
     found on; 4. those that ranges were found on.
     """
-    data = context.data
-    held_out = np.arange(data.rows(SPLIT))[observed:][: spec.gate_rows]
-    seen = np.arange(data.rows(SPLIT))[:observed][: spec.gate_rows]
-    train = np.arange(data.rows(TRAIN))[: spec.gate_rows]
+    data, most = context.data, rows_at_once(network.signature.outputs[0].shape, spec.gate_rows)
+    held_out = np.arange(data.rows(SPLIT))[observed:][:most]
+    seen = np.arange(data.rows(SPLIT))[:observed][:most]
+    train = np.arange(data.rows(TRAIN))[:most]
     kinds = [
         (SPLIT, held_out, "calibration rows that no range was found on"),
         (TRAIN, train, "train rows"),
         (SPLIT, seen, "the calibration rows themselves"),
     ]
-    labelled = {split for split in (SPLIT, TRAIN) if split in data.splits and data.splits[split].labels is not None}
+    labelled = {split for split in (SPLIT, TRAIN) if data.labelled(split)}
     kinds.sort(key=lambda kind: kind[0] not in labelled)
-    enough = [kind for kind in kinds if len(kind[1]) >= min(FEWEST, spec.gate_rows)]
+    enough = [kind for kind in kinds if len(kind[1]) >= min(FEWEST, most)]
     split, rows, kind = enough[0] if enough else max(kinds, key=lambda kind: len(kind[1]))
     batches = list(read_rows(network, context, split, rows, spec.batch_size))
     labels = data.labels(split)[rows] if split in labelled else None
-    return GateRows(batches, labels, len(rows), kind)
+    metric = learning.objective_metric(context.objective, data.task) if context.objective else context.task.metric
+    held = metric if labels is not None or data.task is LearningTask.EMBEDDING else "agreement"
+    return GateRows(batches, labels, len(rows), kind, held)

@@ -5,8 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from app.domain.compatibility import learning
+from app.domain.learning_task import IGNORED
 from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.evaluation import Logits
 from workers.compression.network import Network
@@ -62,16 +67,27 @@ def hold_objective(
         return None
     rows = choose_rows(network, context, spec, observed=observed)
     reference = choices.reference(rows.batches)[: rows.count].numpy()
+    labels = _own_labels(reference, rows, context) if rows.labels is None else rows.labels
 
     def run(floats: frozenset[str]) -> Logits:
         context.fraction(begin + len(judge.tried) / judge.budget * (_JUDGED - begin), "Holding the objective")
         logits: Logits = choices.outputs(floats, rows.batches)[: rows.count].numpy()
         return logits
 
-    judge = gate.Judge(reference, rows.labels, run, spec.evaluations)
+    metric = learning.objective_metric(context.objective, context.task.name)
+    judge = gate.Judge(reference, labels, run, spec.evaluations, context.task, metric)
     sqnr = {name: math.inf if value is None else value for name, value in choices.sqnr().items()}
     macs = choices.macs()
     costs = {name: macs.get(name, 0.0) for name in sqnr}
     outcome = gate.hold(judge, sorted(sqnr, key=lambda name: sqnr[name]), costs, context.objective.max_drop)
     context.log(str(outcome), "info" if outcome.held else "warning")
     return Held(outcome, rows)
+
+
+def _own_labels(reference: Logits, rows: GateRows, context: Context) -> NDArray[Any]:
+    """Give the labels that the float network gives its rows itself, but for positions that are filling."""
+    decided, mask = context.task.decide(reference), context.data.labelling.mask
+    if mask is None:
+        return decided
+    shown = torch.cat([inputs[mask] for inputs in rows.batches])[: rows.count].numpy()
+    return np.where(shown != 0, decided, IGNORED)

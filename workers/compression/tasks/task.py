@@ -1,14 +1,17 @@
 """What training and judging must know of what a network learns."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from app.domain.learning_task import LearningTask
+from workers.compression.tasks.metrics import Figure
 
-Outputs = NDArray[np.float32]
+Outputs = NDArray[np.floating[Any]]
+Labels = NDArray[Any]
 
 
 class Task(Protocol):
@@ -18,11 +21,27 @@ class Task(Protocol):
     metric: str
     """The headline figure, of which more is better."""
 
-    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """Give the loss of a batch's first output against its labels, the mean over what counts."""
+    def loss(self, output: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+        """Give the loss of a batch's first output against its labels, the mean over what counts.
+
+        ``weights`` are of the classes, (classes,); ``smoothing`` is the share of a label that all classes have alike
+        (Szegedy et al. 2016, section 7). Tasks without classes know neither.
+        """
 
     def counted(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Give what counts of a batch as rows: outputs (n, classes) and labels (n, …), for a teacher to be imitated."""
 
-    def score(self, outputs: Outputs, labels: NDArray[np.generic]) -> float:
+    def score(self, outputs: Outputs, labels: Labels) -> float:
         """Give the headline figure of outputs for rows."""
+
+    def figures(self, row: tuple[int, ...]) -> Mapping[str, Figure]:
+        """Give all figures of outputs whose rows have this shape, the headline first."""
+
+    def balance(self, labels: Labels, classes: int) -> NDArray[np.float32]:
+        """Give weights that make up for how often each class stands in ``labels``. Raises TypeError without classes."""
+
+    def decide(self, outputs: Outputs) -> Labels:
+        """Give the labels that outputs stand for; the outputs themselves where they decide nothing."""
+
+    def margins(self, outputs: Outputs, others: Labels) -> NDArray[np.floating[Any]] | None:
+        """Give by how much each decision was made against the one in ``others``; None where nothing is decided."""

@@ -38,12 +38,13 @@ class Criterion(Protocol):
 
 @dataclass(frozen=True)
 class LabelLoss:
-    """The task's own loss on the labels alone."""
+    """The task's own loss on the labels alone; ``weights`` are of the classes, (classes,)."""
 
     task: Task
+    weights: Tensor | None = None
 
     def attach(self, _: nn.Module) -> None:
         """Watch nothing."""
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        return self.task.loss(output, batch.labels)
+        return self.task.loss(output, batch.labels, self.weights)

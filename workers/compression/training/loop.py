@@ -13,7 +13,8 @@ from torch import nn
 
 from app.domain.errors import DatasetMismatch, Diverged, RecipeOrder, ValidationFailed
 from app.domain.steps.training import TrainingSpec
-from workers.compression.inference import compute_logits, first_output, fixed_batch
+from workers.compression import judging
+from workers.compression.inference import first_output, fixed_batch
 from workers.compression.network import Network
 from workers.compression.step import Context, StepResult
 from workers.compression.training.criterion import Batch, Criterion, Rows
@@ -35,6 +36,7 @@ def fit(
     if network.quantized:
         raise RecipeOrder("a quantized network cannot be trained", hint="Put quantize behind the steps that train.")
     fitted, held = split_rows(context.data.rows("train"), context.seed)
+    wanted = judging.truth(context, "train", held)
     batch = _batch_size(network, spec, len(fitted))
     with torch.random.fork_rng(devices=[context.device] if context.device.type == "cuda" else []):
         torch.manual_seed(context.seed)
@@ -43,7 +45,7 @@ def fit(
             batches = list(shuffled(fitted, batch, context.seed, run.epoch + 1))
             loss, rate = _train_epoch(run, spec, context, criterion, batches, before)
             run.module.eval()
-            score = _score(run.student, context, held)
+            score = Score(*judging.score(run.student, context, "train", held, wanted))
             _check_loss(score.loss, run.epoch + 1, spec)
             metrics = {"loss": loss, "learning_rate": rate, context.task.metric: score.figure}
             run.end_epoch(score, metrics)
@@ -120,13 +122,6 @@ def _update(run: Run, context: Context, criterion: Criterion, rows: Rows) -> flo
     loss.backward()
     run.optimizer.step()
     return float(loss.detach())
-
-
-def _score(network: Network, context: Context, rows: Rows) -> Score:
-    outputs = compute_logits(network, context.data, "train", rows, context.device).cpu()
-    labels = context.data.labels("train")[rows]
-    figure = context.task.score(outputs.numpy(), labels)
-    return Score(figure, float(context.task.loss(outputs, torch.from_numpy(labels))))
 
 
 def _check_loss(loss: float, epoch: int, spec: TrainingSpec) -> None:

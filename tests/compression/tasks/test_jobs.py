@@ -1,0 +1,102 @@
+"""Every task from the uploaded network to the report, by all steps that it gives something to learn from."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from sklearn.metrics import accuracy_score, f1_score, r2_score
+
+from app.domain.job import LatencySpec, Objective
+from app.domain.learning_task import METRICS, LearningTask
+from app.domain.recipe import Recipe
+from app.domain.report import Report
+from tests.compression.learners import learner
+from workers.compression.evaluation import predict
+from workers.compression.pipeline import Output, compress
+
+PRUNE = {"method": "prune", "amount": 0.2}
+FINETUNE = {"method": "finetune", "epochs": 3, "learning_rate": 0.01}
+DISTILL = {"method": "distill", "epochs": 3, "learning_rate": 0.05}
+STATIC, DYNAMIC = {"method": "quantize"}, {"method": "quantize", "scheme": "dynamic"}
+# What each must keep at least, of its first metric; all were trained to far more than chance.
+JOBS = {
+    LearningTask.REGRESSION: ([PRUNE, FINETUNE, STATIC], 0.2, {"r2", "mse", "mae"}),
+    LearningTask.MULTILABEL: (
+        [PRUNE, FINETUNE | {"class_weights": "balanced"}, STATIC],
+        0.8,
+        {"macro_f1", "micro_f1", "subset_accuracy"},
+    ),
+    LearningTask.EMBEDDING: ([PRUNE | {"amount": 0.1}, STATIC], 0.7, {"cosine", "spearman"}),
+    LearningTask.TOKEN_CLASSIFICATION: (
+        [PRUNE, DISTILL | {"class_weights": [1.0, 1.0, 2.0]}, FINETUNE, DYNAMIC],
+        0.9,
+        {"accuracy", "macro_f1", "log_loss", "calibration_error"},
+    ),
+    LearningTask.LANGUAGE_MODELLING: ([PRUNE, DISTILL, FINETUNE, STATIC], 0.6, {"token_accuracy", "perplexity"}),
+}
+
+
+@pytest.fixture(scope="module", params=JOBS, ids=str)
+def finished(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    network, data = learner(request.param, folder)
+    events = []
+    report = compress(
+        network,
+        TypeAdapter(Recipe).validate_python(JOBS[request.param][0]),
+        data,
+        objective=Objective(max_drop=1.0),
+        latency=LatencySpec(),
+        seed=0,
+        device=torch.device("cpu"),
+        output=Output(folder, folder / "checkpoints", events.append, lambda _: None),
+        service_version="test",
+    )
+    return request.param, report, data, folder, events
+
+
+def test_a_job_of_every_task_is_measured_by_its_own_figures(finished):
+    task, report, data, folder, events = finished
+    _, least, names = JOBS[task]
+    headline = METRICS[task][0]
+    assert (data.task, report.task, report.objective.metric) == (task, task, headline)
+    assert set(report.compressed.metrics) == set(report.baseline.metrics) == set(report.delta.metric_drops) == names
+    assert report.compressed.metrics[headline].value > least
+    assert report.delta.metric_drop == report.delta.metric_drops[headline]
+    for name, found in report.compressed.metrics.items():
+        assert found.samples == data.rows("validation")
+        assert found.ci95[0] <= found.value <= found.ci95[1] or name == "calibration_error"
+    drop = report.delta.metric_drop
+    before, after = (side.metrics[headline].value for side in (report.baseline, report.compressed))
+    assert drop.value == pytest.approx(before - after)
+    assert drop.ci95[0] <= drop.value <= drop.ci95[1]
+    assert not report.classes
+    assert 0.7 < report.delta.agreement <= 1
+    told = {event.data["name"] for event in events if event.type == "metric"}
+    assert {f"baseline_{headline}", f"compressed_{headline}"} <= told
+    summary = report.headline()
+    assert (summary[headline], summary[f"baseline_{headline}"]) == (after, before)
+    assert Report.model_validate(json.loads((folder / "report.json").read_text())) == report
+
+
+def test_figures_are_those_of_the_file_as_a_library_computes_them(finished):
+    task, report, data, folder, _ = finished
+    outputs = predict(folder / "model.onnx", data, "validation", threads=1)
+    found = {name: value.value for name, value in report.compressed.metrics.items()}
+    labels = data.labels("validation") if data.labelled("validation") else None
+    match task:
+        case LearningTask.REGRESSION:
+            assert found["r2"] == pytest.approx(r2_score(labels, outputs[:, 0]))
+        case LearningTask.MULTILABEL:
+            assert found["macro_f1"] == pytest.approx(f1_score(labels, outputs > 0, average="macro"))
+        case LearningTask.EMBEDDING:
+            assert report.baseline.metrics["cosine"].value == pytest.approx(1)
+            assert report.baseline.metrics["spearman"].value == pytest.approx(1)
+        case _:
+            shown = labels != -100
+            mask = data.gather("validation", np.arange(len(labels)))[0][1].numpy()
+            assert not shown[mask == 0].any()
+            expected = accuracy_score(labels[shown], outputs.argmax(-1)[shown])
+            assert found[METRICS[task][0]] == pytest.approx(expected)

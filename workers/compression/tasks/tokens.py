@@ -1,0 +1,79 @@
+"""One label a position: outputs are logits, (rows, positions, classes); positions labelled −100 do not count."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from app.domain.learning_task import IGNORED, LearningTask
+from workers.compression.tasks import metrics
+from workers.compression.tasks.classification import balanced, figures_of_classes, lead
+from workers.compression.tasks.metrics import Figure, Terms
+from workers.compression.tasks.task import Labels, Outputs
+
+
+class TokenClassification:
+    """Cross-entropy over the positions that count, judged by the share of them whose highest logit is the label."""
+
+    name = LearningTask.TOKEN_CLASSIFICATION
+    metric = "accuracy"
+
+    def loss(self, output: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+        logits, wanted = self.counted(output, labels)
+        if not len(wanted):
+            # The mean over nothing is no number; nothing is to be learned from it.
+            return output.sum() * 0
+        return F.cross_entropy(logits, wanted, weights, label_smoothing=smoothing)
+
+    def counted(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        there = labels != IGNORED
+        return output[there], labels[there]
+
+    def score(self, outputs: Outputs, labels: Labels) -> float:
+        there = labels != IGNORED
+        return float((outputs.argmax(axis=-1) == labels)[there].mean()) if there.any() else 0.0
+
+    def figures(self, row: tuple[int, ...]) -> Mapping[str, Figure]:
+        found = figures_of_classes(row[-1])
+        return {name: replace(figure, terms=_of_positions(figure.terms)) for name, figure in found.items()}
+
+    def balance(self, labels: Labels, classes: int) -> NDArray[np.float32]:
+        return balanced(labels[labels != IGNORED], classes)
+
+    def decide(self, outputs: Outputs) -> Labels:
+        return outputs.argmax(axis=-1)
+
+    def margins(self, outputs: Outputs, others: Labels) -> NDArray[np.floating[Any]]:
+        return lead(outputs, others)
+
+
+class LanguageModelling(TokenClassification):
+    """The same over a vocabulary, where all that matters is the token that comes."""
+
+    name = LearningTask.LANGUAGE_MODELLING
+    metric = "token_accuracy"
+
+    def figures(self, row: tuple[int, ...]) -> Mapping[str, Figure]:
+        del row
+        return {
+            "token_accuracy": Figure(_of_positions(metrics.hits), metrics.quotient),
+            "perplexity": Figure(_of_positions(metrics.surprise), metrics.perplexity, more_is_better=False),
+        }
+
+    def balance(self, labels: Labels, classes: int) -> NDArray[np.float32]:
+        del labels, classes
+        raise TypeError("the tokens of a language have no weights")
+
+
+def _of_positions(terms: Callable[[NDArray[Any], NDArray[Any]], Terms]) -> Callable[[Outputs, Labels], Terms]:
+    """Add up the terms of a row's positions: it is rows that are drawn, as positions of one row are no new evidence."""
+
+    def added(outputs: Outputs, labels: Labels) -> Terms:
+        there = labels != IGNORED
+        return metrics.by_row(terms(outputs[there], labels[there]), np.nonzero(there)[0], len(labels))
+
+    return added
