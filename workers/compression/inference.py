@@ -27,7 +27,12 @@ def first_output(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tenso
 
 
 def compute_logits(
-    network: Network, data: Dataset, split: str, rows: NDArray[np.int64], device: torch.device
+    network: Network,
+    data: Dataset,
+    split: str,
+    rows: NDArray[np.int64],
+    device: torch.device,
+    batch_rows: int = BATCH_ROWS,
 ) -> torch.Tensor:
     """Run the network in the mode it stands in over rows of a split, (rows, classes), without gradients.
 
@@ -35,7 +40,7 @@ def compute_logits(
     """
     if not len(rows):
         raise DatasetMismatch(f"the data set has no {split} rows, which this step needs")
-    size = fixed_batch(network.signature) or BATCH_ROWS
+    size = fixed_batch(network.signature) or batch_rows
     pieces = []
     with torch.no_grad():
         for start in range(0, len(rows), size):

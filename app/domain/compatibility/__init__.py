@@ -1,6 +1,6 @@
 """Whether a recipe makes sense for a model and a data set, told before anything is queued."""
 
-from app.domain.compatibility import data, prune, quantize
+from app.domain.compatibility import data, prune, quantize, training
 from app.domain.compatibility.refusal import refuse
 from app.domain.dataset import DatasetFacts
 from app.domain.errors import NotTrainable, RecipeOrder
@@ -8,6 +8,7 @@ from app.domain.job import JobSpec
 from app.domain.model import ModelFacts
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.quantize import QuantizeSpec
+from app.domain.steps.training import TrainingSpec
 
 
 def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
@@ -17,7 +18,7 @@ def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
     data.check_splits(spec, dataset)
     _check_order(spec, model)
     prune.check_analysis(spec)
-    _check_steps(spec, model)
+    _check_steps(spec, model, dataset)
 
 
 def _check_order(spec: JobSpec, model: ModelFacts) -> None:
@@ -31,7 +32,7 @@ def _check_order(spec: JobSpec, model: ModelFacts) -> None:
             raise refuse(RecipeOrder, f"/recipe/{position}", message)
 
 
-def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
+def _check_steps(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
     for position, step in enumerate(spec.recipe):
         pointer = f"/recipe/{position}"
         if step.trained_epochs and not model.trainable:
@@ -40,3 +41,5 @@ def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
             prune.check(step, model, pointer)
         if isinstance(step, QuantizeSpec):
             quantize.check(step, spec.target, model, pointer)
+        if isinstance(step, TrainingSpec):
+            training.check(step, model, dataset, pointer)

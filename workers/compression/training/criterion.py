@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from workers.compression.tasks import Task
 
@@ -38,12 +39,21 @@ class Criterion(Protocol):
 
 @dataclass(frozen=True)
 class LabelLoss:
-    """The task's own loss on the labels alone."""
+    """The task's own loss on the labels alone.
+
+    With ``smoothing`` ε it is (1 − ε)·L + ε·H(u, p), the cross-entropy from even shares u to the outputs: Szegedy,
+    Vanhoucke, Ioffe, Shlens and Wojna 2016, "Rethinking the Inception Architecture", section 7.
+    """
 
     task: Task
+    smoothing: float = 0.0
 
     def attach(self, _: nn.Module) -> None:
         """Watch nothing."""
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        return self.task.loss(output, batch.labels)
+        loss = self.task.loss(output, batch.labels)
+        if not self.smoothing:
+            return loss
+        counted, _ = self.task.counted(output, batch.labels)
+        return (1 - self.smoothing) * loss - self.smoothing * F.log_softmax(counted, dim=1).mean()

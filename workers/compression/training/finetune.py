@@ -9,4 +9,4 @@ from workers.compression.training.loop import fit
 
 def run(network: Network, spec: FinetuneSpec, context: Context) -> StepResult:
     """Train by the loss of the context's task."""
-    return fit(network, spec, context, LabelLoss(context.task))
+    return fit(network, spec, context, LabelLoss(context.task, spec.label_smoothing))
