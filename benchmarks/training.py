@@ -79,7 +79,7 @@ def digits_case(repeats: int) -> Case:
 
 def f_case(repeats: int) -> Case:
     x, y = fashion_mnist("train")
-    return make_case("F", NetworkF(), x[:1440], y[:1440], 1, repeats)
+    return make_case("F", NetworkF(), x[:720], y[:720], 1, repeats)
 
 
 def train_bare(case: Case, spec: TrainingSpec) -> None:

@@ -110,6 +110,15 @@ def timeless(value):
     return [timeless(part) for part in value] if isinstance(value, list) else value
 
 
+def test_what_is_left_of_a_recovery_takes_in_those_of_later_rounds(context, digits_network, events):
+    prune.run(digits_network, spec(amount=0.6, rounds=4, recovery_epochs=2), context)
+    told = [event.data for event in events if event.type == EventType.PROGRESS and "left" in event.data]
+    # The end of each recovery, of which there are three.
+    ends = [data for data in told if data["message"].endswith("epoch 2 of 2")]
+    last = {data["message"].split(":")[0]: data["left"] for data in ends}
+    assert [round(left.seconds / left.epoch_seconds) for left in last.values()] == [4, 2, 0]
+
+
 class CutOff(Exception):
     """What stands for a kill: nothing behind it runs."""
 

@@ -40,7 +40,9 @@ def test_the_seed_decides(context, digits_network):
 
 def test_every_epoch_tells_loss_rate_and_accuracy(context, digits_network, events):
     result = finetune.run(digits_network, spec(epochs=3, learning_rate=0.02), context)
-    metrics = [event.data for event in events if event.type == EventType.METRIC]
+    # On a slow machine losses are told within epochs as well.
+    told = [event.data for event in events if event.type == EventType.METRIC]
+    metrics = [found for found in told if found["name"] != "batch_loss"]
     assert [(found["name"], found["step"]) for found in metrics] == [
         (name, epoch) for epoch in (1, 2, 3) for name in ("loss", "learning_rate", "accuracy")
     ]
