@@ -45,7 +45,7 @@ class Journal:
             raise ProtocolBreach(f"no {message.type} event: {message.data!r:.200}") from error
         if message.type is EventType.LOG:
             self._write(data["message"])
-        elif message.type is EventType.PROGRESS and data["fraction"] >= _ETA_FROM:
+        elif message.type is EventType.PROGRESS and "eta_seconds" not in data and data["fraction"] >= _ETA_FROM:
             elapsed = time.monotonic() - self._began
             data["eta_seconds"] = round(elapsed * (1 / data["fraction"] - 1), 1)
         self._add(message.type, data)
@@ -90,7 +90,18 @@ def _progress(data: dict[str, Any]) -> dict[str, Any]:
     fraction = float(data["fraction"])
     if not 0 <= fraction <= 1:
         raise ValueError(fraction)
-    return {"fraction": fraction, "message": str(data["message"])[:_TEXT]}
+    taken = {"fraction": fraction, "message": str(data["message"])[:_TEXT]}
+    return taken | ({"eta_seconds": _eta(data["eta_seconds"])} if "eta_seconds" in data else {})
+
+
+def _eta(told: Any) -> float | None:
+    """Take the child's own estimate, null where it has none yet."""
+    if told is None:
+        return None
+    seconds = float(told)
+    if not 0 <= seconds < math.inf:
+        raise ValueError(seconds)
+    return round(seconds, 1)
 
 
 def _metric(data: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,8 @@ SOFT_TARGETS = frozenset(
 """Where outputs are logits of one distribution each, so that a teacher's can be imitated by their divergence."""
 WEIGHED = frozenset({LearningTask.CLASSIFICATION, LearningTask.MULTILABEL, LearningTask.TOKEN_CLASSIFICATION})
 """Where classes can have weights."""
+SMOOTHED = SOFT_TARGETS | WEIGHED
+"""Where a label is a class, of which smoothing gives the others a share."""
 MASKS = ("attention_mask", "mask")
 """Names of the input that tells with 0 which positions of a row are filling."""
 IGNORED = -100

@@ -148,6 +148,28 @@ def test_stages_come_in_order_and_progress_never_falls(finished):
     assert (fractions[0], fractions[-1]) == (0, 1)
 
 
+def test_the_time_left_is_told_once_something_has_trained(finished):
+    _, report, events, _ = finished
+    told, epochs, stages = [], 0, []
+    for event in events:
+        if event.type == EventType.STAGE:
+            stages.append(event.data["stage"])
+        epochs += event.type == EventType.METRIC and event.data["name"] == "loss"
+        if event.type == EventType.PROGRESS:
+            assert set(event.data) <= {"fraction", "message", "eta_seconds"}
+            told.append((stages[-1], epochs, event.data.get("eta_seconds")))
+    assert all(seconds is None for stage, _, seconds in told if stage in {"baseline", "pruning"})
+    behind = [seconds for stage, epochs, seconds in told if epochs and stage != "distilling"]
+    assert behind
+    assert all(seconds is not None for seconds in behind)
+    # Profiling alone takes a second at least, and nothing is left behind packaging.
+    assert behind[0] > 1
+    assert behind[-1] == 0
+    curves = report.steps[1].details["epochs"]
+    assert set(curves[0]) == {"epoch", "loss", "learning_rate", "accuracy", "held_out_loss", "seconds"}
+    assert report.recipe[1].precision == "float32"
+
+
 def test_a_missed_objective_is_told_with_its_figures(finished):
     report = finished[1]
     require_objective(report)

@@ -226,3 +226,12 @@ def test_weights_that_are_none_are_refused_by_the_schema(weights):
 def test_facts_that_were_found_before_there_were_tasks_are_still_read():
     old = {"format": "npz", "splits": {}, "fields": [], "classes": 10}
     assert DatasetFacts.model_validate(old).labels == LabelFacts(dtype="int64", shape=(), classes=10)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_smoothing_is_of_labels_that_name_classes(task):
+    recipe = [{"method": "finetune", "label_smoothing": 0.1}]
+    if task == "regression":
+        assert refusal(task, recipe)[0] == "/recipe/0/label_smoothing"
+    elif task != "embedding":
+        submit(task, recipe)

@@ -12,7 +12,7 @@ from app.domain.report import Environment
 _CPUINFO = Path("/proc/cpuinfo")
 _EXTENSIONS = (
     "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16",
-    "amx_tile", "amx_int8", "asimd", "asimddp", "i8mm", "sve",
+    "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve",
 )  # fmt: skip
 VNNI = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 """Each sums products of eight-bit integers in 32 bits, so that nothing saturates on the way."""

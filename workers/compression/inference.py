@@ -39,14 +39,24 @@ def first_output(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tenso
 
 
 def compute_logits(
-    network: Network, data: Dataset, split: str, rows: NDArray[np.int64], device: torch.device
+    network: Network,
+    data: Dataset,
+    split: str,
+    rows: NDArray[np.int64],
+    device: torch.device,
+    batch_rows: int = BATCH_ROWS,
 ) -> torch.Tensor:
     """Run the network in the mode it stands in over rows of a split, (rows, …), without gradients."""
-    return torch.cat([outputs for _, outputs in output_batches(network, data, split, rows, device)])
+    return torch.cat([outputs for _, outputs in output_batches(network, data, split, rows, device, batch_rows)])
 
 
 def output_batches(
-    network: Network, data: Dataset, split: str, rows: NDArray[np.int64], device: torch.device
+    network: Network,
+    data: Dataset,
+    split: str,
+    rows: NDArray[np.int64],
+    device: torch.device,
+    batch_rows: int = BATCH_ROWS,
 ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
     """Give rows with the network's first outputs for them, batch by batch.
 
@@ -54,7 +64,7 @@ def output_batches(
     """
     if not len(rows):
         raise DatasetMismatch(f"the data set has no {split} rows, which this step needs")
-    size = fixed_batch(network.signature) or rows_at_once(network.signature.outputs[0].shape, BATCH_ROWS)
+    size = fixed_batch(network.signature) or rows_at_once(network.signature.outputs[0].shape, batch_rows)
     for start in range(0, len(rows), size):
         picked = rows[start : start + size]
         asked = np.resize(picked, size) if fixed_batch(network.signature) else picked

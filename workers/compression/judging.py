@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from app.domain.learning_task import LearningTask
-from workers.compression.inference import compute_logits, output_batches
+from workers.compression.inference import BATCH_ROWS, compute_logits, output_batches
 from workers.compression.network import Network
 from workers.compression.step import Context
 
@@ -24,7 +24,12 @@ def truth(context: Context, split: str, rows: NDArray[np.int64]) -> Truth:
 
 
 def score(
-    network: Network, context: Context, split: str, rows: NDArray[np.int64], wanted: Truth
+    network: Network,
+    context: Context,
+    split: str,
+    rows: NDArray[np.int64],
+    wanted: Truth,
+    batch_rows: int = BATCH_ROWS,
 ) -> tuple[float, float]:
     """Give the task's headline figure and its loss on rows, ``wanted`` being the truth of each.
 
@@ -32,7 +37,7 @@ def score(
     """
     task, terms, losses, counts = context.task, [], [], []
     figure, done = None, 0
-    for picked, outputs in output_batches(network, context.data, split, rows, context.device):
+    for picked, outputs in output_batches(network, context.data, split, rows, context.device, batch_rows):
         found, mine = outputs.cpu(), wanted[done : done + len(picked)]
         done += len(picked)
         labels = torch.from_numpy(mine)

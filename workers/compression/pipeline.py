@@ -27,13 +27,14 @@ from workers.compression.datasets import Dataset
 from workers.compression.distillation import distill
 from workers.compression.environment import read_environment
 from workers.compression.figures import count, layer_figures
+from workers.compression.forecast import Baseline, forecast
 from workers.compression.formats import onnx, pt2
 from workers.compression.latency import PairedLatency
 from workers.compression.network import Network
 from workers.compression.packing import SUFFIX, leaves_zeros, pack, packed_size
 from workers.compression.pages.subject import UNNAMED, Subject
 from workers.compression.profiling import profile_files
-from workers.compression.progress import Tracker
+from workers.compression.progress import Expected, Tracker
 from workers.compression.pruning import prune
 from workers.compression.quantization import quantize
 from workers.compression.report import Findings, build_report
@@ -123,10 +124,14 @@ def compress(
         )
         files = (Path(scratch) / "baseline.onnx", output.folder / MODEL_ONNX)
         with tracker.part(Stage.BASELINE, "Measuring the network as it was uploaded"):
+            began = time.monotonic()
             onnx.save(network, files[0])
+            saved = time.monotonic()
             before = evaluation.judge(files[0], data, torch.get_num_threads())
+            measured = Baseline(saved - began, time.monotonic() - saved, data.rows(evaluation.JUDGE))
             headline = context.task.metric
             context.metric(f"baseline_{headline}", 0, before.value(headline))
+            tracker.expect([Expected(0.0), *forecast(recipe, latency, measured)])
         result, floating, steps = _run_steps(recipe, context, output, tracker)
         with tracker.part(Stage.EXPORTING, "Writing the files"):
             agreement = _export(result, recipe[-1], files[0], output, context)

@@ -22,6 +22,14 @@ Progress = Callable[[EventMessage], None]
 
 
 @dataclass(frozen=True)
+class Left:
+    """How long a step will still train, in seconds, and how long an epoch takes."""
+
+    seconds: float
+    epoch_seconds: float
+
+
+@dataclass(frozen=True)
 class Context:
     """What a step works with: ``baseline`` is the uploaded network, never to be changed; ``folder`` is for scratch.
 
@@ -42,9 +50,10 @@ class Context:
     """What the job may lose; a step that can trade for it does."""
     sensitivities: Mapping[str, SensitivityTable] = field(default_factory=dict)
 
-    def fraction(self, value: float, message: str) -> None:
-        """Report the share of this step that is done, from 0 to 1."""
-        self.progress(EventMessage(type=EventType.PROGRESS, data={"fraction": value, "message": message}))
+    def fraction(self, value: float, message: str, left: Left | None = None) -> None:
+        """Report the share of this step that is done, from 0 to 1, and what is left where that is known."""
+        data: dict[str, Any] = {"fraction": value, "message": message}
+        self.progress(EventMessage(type=EventType.PROGRESS, data=data if left is None else data | {"left": left}))
 
     def metric(self, name: str, step: int, value: float) -> None:
         self.progress(EventMessage(type=EventType.METRIC, data={"name": name, "step": step, "value": value}))

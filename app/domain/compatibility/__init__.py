@@ -1,6 +1,6 @@
 """Whether a recipe makes sense for a model and a data set, told before anything is queued."""
 
-from app.domain.compatibility import data, learning, prune, quantize
+from app.domain.compatibility import data, learning, prune, quantize, training
 from app.domain.compatibility.refusal import refuse
 from app.domain.compatibility.task import resolve_task
 from app.domain.dataset import DatasetFacts
@@ -9,6 +9,7 @@ from app.domain.job import JobSpec
 from app.domain.model import ModelFacts
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.quantize import QuantizeSpec
+from app.domain.steps.training import TrainingSpec
 
 
 def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
@@ -20,7 +21,7 @@ def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
     _check_order(spec, model)
     learning.check_steps(spec.recipe, task, model.signature)
     prune.check_analysis(spec)
-    _check_steps(spec, model)
+    _check_steps(spec, model, dataset)
 
 
 def _check_order(spec: JobSpec, model: ModelFacts) -> None:
@@ -34,7 +35,7 @@ def _check_order(spec: JobSpec, model: ModelFacts) -> None:
             raise refuse(RecipeOrder, f"/recipe/{position}", message)
 
 
-def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
+def _check_steps(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
     for position, step in enumerate(spec.recipe):
         pointer = f"/recipe/{position}"
         if step.trained_epochs and not model.trainable:
@@ -43,3 +44,5 @@ def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
             prune.check(step, model, pointer)
         if isinstance(step, QuantizeSpec):
             quantize.check(step, spec.target, model, pointer)
+        if isinstance(step, TrainingSpec):
+            training.check(step, model, dataset, pointer)

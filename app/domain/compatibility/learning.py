@@ -3,7 +3,7 @@
 from app.domain.compatibility.refusal import refuse
 from app.domain.errors import TaskMismatch
 from app.domain.job import Objective
-from app.domain.learning_task import METRICS, SOFT_TARGETS, TOP, WEIGHED, LearningTask, Metric
+from app.domain.learning_task import METRICS, SMOOTHED, SOFT_TARGETS, TOP, WEIGHED, LearningTask, Metric
 from app.domain.model import Signature
 from app.domain.recipe import Recipe, Step
 from app.domain.steps.distill import DistillSpec
@@ -45,6 +45,9 @@ def check_steps(recipe: Recipe, task: LearningTask, signature: Signature) -> Non
             raise refuse(TaskMismatch, f"{pointer}{field}", message)
         if isinstance(step, TrainingSpec):
             _check_weights(step, task, signature, f"{pointer}/class_weights")
+        if isinstance(step, FinetuneSpec) and step.label_smoothing and task not in SMOOTHED:
+            message = f"Labels that name classes are smoothed, of {', '.join(sorted(SMOOTHED))}; the task is {task}."
+            raise refuse(TaskMismatch, f"{pointer}/label_smoothing", message)
 
 
 def _imitates(step: Step) -> str | None:

@@ -203,7 +203,8 @@ class QuantizeSpec(StepSpec):
         if self.scheme != "qat":
             return None
         fields = self.model_dump(include=_OF_TRAINING.keys() - {"training_batch_size"})
-        fields["batch_size"] = self.training_batch_size
+        # What is learned is the rounding to integers, which products of fewer bits would hide.
+        fields |= {"batch_size": self.training_batch_size, "precision": "float32"}
         if self.teacher is None:
             return FinetuneSpec(method="finetune", **fields)
         return DistillSpec(method="distill", **fields, **self.model_dump(include={"teacher", *_OF_TEACHER}))

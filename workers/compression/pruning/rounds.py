@@ -14,9 +14,10 @@ from app.domain.task import EventMessage
 from workers.compression.distillation.distill import imitate
 from workers.compression.figures import count
 from workers.compression.network import Network
-from workers.compression.step import Context, StepResult
+from workers.compression.step import Context, Left, StepResult
 from workers.compression.training.criterion import LabelLoss
 from workers.compression.training.loop import fit
+from workers.compression.training.pace import BATCH_LOSS
 
 Train = Callable[[Network, Context], StepResult]
 
@@ -68,11 +69,18 @@ class Rounds:
             if event.type == EventType.PROGRESS:
                 data["fraction"] = self._fraction(number, data["fraction"])
                 data["message"] = f"behind round {number} of {self.spec.rounds}: {data['message']}"
-            elif event.type == EventType.METRIC:
+                if "left" in data:
+                    data["left"] = self._left(number, data["left"])
+            elif event.type == EventType.METRIC and data["name"] != BATCH_LOSS:
                 data["step"] += (number - 1) * self.spec.recovery_epochs
             self.context.progress(EventMessage(type=event.type, data=data))
 
         return replace(self.context, progress=progress, checkpoints=kept and kept.of_round(number))
+
+    def _left(self, number: int, recovery: Left) -> Left:
+        """Add the recoveries behind later rounds to what is left of this one."""
+        epochs = (self.spec.rounds - 1 - number) * self.spec.recovery_epochs
+        return replace(recovery, seconds=recovery.seconds + epochs * recovery.epoch_seconds)
 
     def _fraction(self, number: int, recovered: float) -> float:
         """Tell how far the step is behind a round and this share of its recovery; a round counts like an epoch."""

@@ -38,13 +38,14 @@ class Criterion(Protocol):
 
 @dataclass(frozen=True)
 class LabelLoss:
-    """The task's own loss on the labels alone; ``weights`` are of the classes, (classes,)."""
+    """The task's own loss on the labels alone; ``weights`` are of the classes, (classes,), ``smoothing`` as of Task."""
 
     task: Task
     weights: Tensor | None = None
+    smoothing: float = 0.0
 
     def attach(self, _: nn.Module) -> None:
         """Watch nothing."""
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        return self.task.loss(output, batch.labels, self.weights)
+        return self.task.loss(output, batch.labels, self.weights, self.smoothing)

@@ -10,4 +10,4 @@ from workers.compression.training.weights import class_weights
 
 def run(network: Network, spec: FinetuneSpec, context: Context) -> StepResult:
     """Train by the loss of the context's task."""
-    return fit(network, spec, context, LabelLoss(context.task, class_weights(spec, context)))
+    return fit(network, spec, context, LabelLoss(context.task, class_weights(spec, context), spec.label_smoothing))
