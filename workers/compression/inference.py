@@ -27,9 +27,9 @@ def first_output(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tenso
 
 
 def compute_logits(
-    network: Network, data: Dataset, split: str, rows: NDArray[np.int64], device: torch.device
+    network: Network, data: Dataset, split: str, rows: NDArray[np.int64], device: torch.device, place: int = 0
 ) -> torch.Tensor:
-    """Run the network in the mode it stands in over rows of a split, (rows, classes), without gradients.
+    """Run the network in the mode it stands in over rows of a split, without gradients; give one of its outputs.
 
     Where the batch is fixed, the last one is filled up with repeated rows that are dropped again.
     """
@@ -42,6 +42,6 @@ def compute_logits(
             picked = rows[start : start + size]
             asked = np.resize(picked, size) if fixed_batch(network.signature) else picked
             inputs, _ = data.gather(split, asked)
-            output = first_output(network.module(*(value.to(device) for value in inputs)))
+            output = all_outputs(network.module(*(value.to(device) for value in inputs)))[place]
             pieces.append(output[: len(picked)].float())
     return torch.cat(pieces)

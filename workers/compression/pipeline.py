@@ -88,6 +88,7 @@ def compress(
     output: Output,
     service_version: str,
     sensitivities: Mapping[str, SensitivityTable] | None = None,
+    models: Mapping[str, Network] | None = None,
 ) -> Report:
     """Run a recipe and write ``model.onnx``, ``model.pt2``, ``report.json`` and ``benchmark.zip``.
 
@@ -106,6 +107,7 @@ def compress(
             Path(scratch),
             objective=objective,
             sensitivities=sensitivities or {},
+            models=models or {},
         )
         files = (Path(scratch) / "baseline.onnx", output.folder / MODEL_ONNX)
         with tracker.part(Stage.BASELINE, "Measuring the network as it was uploaded"):
@@ -169,7 +171,7 @@ def _run_steps(
             before, began = count(floating), time.monotonic()
             mine = replace(context, checkpoints=Checkpoints(output.checkpoints, place, context.log))
             result = HANDLERS[step.method](network, step, mine)
-            check_step(step.method, network, result.network)
+            check_step(step.method, result.began or network, result.network)
             seconds = result.earlier_seconds + time.monotonic() - began
             network = result.network
             floating = floating if network.quantized else network

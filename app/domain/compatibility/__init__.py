@@ -1,23 +1,34 @@
 """Whether a recipe makes sense for a model and a data set, told before anything is queued."""
 
-from app.domain.compatibility import data, prune, quantize
+from types import MappingProxyType
+
+from app.domain.compatibility import data, distill, prune, quantize
 from app.domain.compatibility.refusal import refuse
 from app.domain.dataset import DatasetFacts
 from app.domain.errors import NotTrainable, RecipeOrder
 from app.domain.job import JobSpec
+from app.domain.learning_task import LearningTask
 from app.domain.model import ModelFacts
+from app.domain.steps.distill import DistillSpec
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.quantize import QuantizeSpec
 
 
-def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
-    """Raise the first reason for which the job could only fail."""
+def check(
+    spec: JobSpec, model: ModelFacts, dataset: DatasetFacts, others: distill.Models = MappingProxyType({})
+) -> None:
+    """Raise the first reason for which the job could only fail; ``others`` are models that its steps name."""
     data.check_fields(model, dataset)
     data.check_labels(model, dataset)
     data.check_splits(spec, dataset)
-    _check_order(spec, model)
+    for position, step in enumerate(spec.recipe):
+        if isinstance(step, DistillSpec):
+            distill.check(step, position, model, dataset, others, LearningTask.CLASSIFICATION)
+    # A student may take the network's place, in the first step alone.
+    network = distill.student_of(spec.recipe[0], model, others)
+    _check_order(spec, network)
     prune.check_analysis(spec)
-    _check_steps(spec, model)
+    _check_steps(spec, network)
 
 
 def _check_order(spec: JobSpec, model: ModelFacts) -> None:

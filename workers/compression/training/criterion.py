@@ -35,6 +35,9 @@ class Criterion(Protocol):
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Give the loss of a batch from the network's first output."""
 
+    def judge(self, output: Tensor, rows: Rows) -> float | None:
+        """Give the loss of outputs on rows of the training split that have no labels; None where it needs some."""
+
 
 @dataclass(frozen=True)
 class LabelLoss:
@@ -47,3 +50,6 @@ class LabelLoss:
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return self.task.loss(output, batch.labels)
+
+    def judge(self, _: Tensor, __: Rows) -> None:
+        """Judge nothing without labels."""

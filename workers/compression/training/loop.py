@@ -43,9 +43,10 @@ def fit(
             batches = list(shuffled(fitted, batch, context.seed, run.epoch + 1))
             loss, rate = _train_epoch(run, spec, context, criterion, batches, before)
             run.module.eval()
-            score = _score(run.student, context, held)
+            score = _score(run.student, context, criterion, held)
             _check_loss(score.loss, run.epoch + 1, spec)
-            metrics = {"loss": loss, "learning_rate": rate, context.task.metric: score.figure}
+            judged = {context.task.metric: score.figure} if _is_labelled(context) else {"held_out_loss": score.loss}
+            metrics = {"loss": loss, "learning_rate": rate, **judged}
             run.end_epoch(score, metrics)
             for name, value in metrics.items():
                 context.metric(name, run.epoch, value)
@@ -122,8 +123,16 @@ def _update(run: Run, context: Context, criterion: Criterion, rows: Rows) -> flo
     return float(loss.detach())
 
 
-def _score(network: Network, context: Context, rows: Rows) -> Score:
+def _is_labelled(context: Context) -> bool:
+    return context.data.splits["train"].labels is not None
+
+
+def _score(network: Network, context: Context, criterion: Criterion, rows: Rows) -> Score:
+    """Judge held-out rows by their labels; where they have none, by the criterion, of which less is better."""
     outputs = compute_logits(network, context.data, "train", rows, context.device).cpu()
+    loss = None if _is_labelled(context) else criterion.judge(outputs, rows)
+    if loss is not None:
+        return Score(-loss, loss)
     labels = context.data.labels("train")[rows]
     figure = context.task.score(outputs.numpy(), labels)
     return Score(figure, float(context.task.loss(outputs, torch.from_numpy(labels))))
