@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.distillation students`` trains a student of a quarter of F's width on labels alone and by each
 loss on logits, over three seeds. ``recovery`` lets F, pruned to a quarter of its MACs, come back by either way within
-ever more steps. ``texts`` teaches half of MiniLM's layers by the cosine to its embeddings of Reuters R8, without labels. Rows are
-kept in the cache as they come, so that a run that was cut off goes on; whatever changes a row changes its key.
+ever more steps. ``texts`` teaches half of MiniLM's layers by the cosine to its embeddings of Reuters R8, without
+labels. Rows are kept in the cache as they come, so that a run that was cut off goes on; whatever changes a row changes
+its key.
 ``tune`` tries rates and temperatures as the rows of the students were tuned: on rows of train that none of them sees.
 """
 
@@ -30,8 +31,8 @@ from benchmarks.reference import CACHE, fashion_mnist, read_network_f
 from benchmarks.subjects import embed, minilm_rows
 from workers.compression.counting import count_macs, count_parameters
 from workers.compression.datasets import Dataset, Split
-from workers.compression.distillation import imitation as imitations
 from workers.compression.distillation import distill, losses, students
+from workers.compression.distillation import imitation as imitations
 from workers.compression.distillation.imitation import Imitation
 from workers.compression.distillation.teacher import TEACHER_FILE, Outputs, Teacher
 from workers.compression.environment import read_environment

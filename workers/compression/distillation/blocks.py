@@ -109,13 +109,14 @@ class _Shapes(fx.Interpreter):
 
 def _cuts(values: Sequence[fx.Node], lives: dict[fx.Node, int], aside: frozenset[fx.Node]) -> list[fx.Node]:
     """List the values that are all that is still needed when they have been made, but for what stands aside."""
-    found, open_ = [], set[fx.Node]()
+    found, open_ = list[fx.Node](), set[fx.Node]()
     for at, node in enumerate(values):
         open_ = {value for value in open_ if lives[value] > at}
         if node not in aside and lives[node] > at:
             open_.add(node)
-        if open_ == {node}:
-            found.append(node)
+        # It may have been made some time ago, before a mask was prepared for what follows.
+        if len(open_) == 1 and found[-1:] != list(open_):
+            found += open_
     return found
 
 

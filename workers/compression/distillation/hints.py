@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -179,7 +180,7 @@ def _stream(layers: dict[str, Layer], places: tuple[int, ...]) -> list[str]:
 
 
 def _at(names: Sequence[str], share: float) -> str:
-    return names[max(0, round(len(names) * share) - 1)]
+    return names[math.ceil(len(names) * share) - 1]
 
 
 def _find(layers: dict[str, Layer], name: str, whose: str) -> Layer:
