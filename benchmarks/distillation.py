@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from app.domain.steps.distill import DerivedStudent, DistillSpec
 from app.domain.steps.prune import PruneSpec
@@ -169,6 +170,24 @@ def compare_students(bench: Bench) -> None:
         print(line)
 
 
+def compare_beginnings(bench: Bench) -> None:
+    """Print what the weights that a derived student takes over are worth, beside weights drawn anew."""
+    for begins in ("inherited", "drawn"):
+
+        def make(begins: str = begins) -> dict[str, Any]:
+            context = bench.context(ROWS, 0)
+            student = bench.student(context)
+            if begins == "drawn":
+                torch.manual_seed(0)
+                for part in student.module.modules():
+                    if isinstance(part, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+                        part.reset_parameters()
+            return {"accuracy": accuracy_of(bench.train(student, METHODS["kd"], BASIC, context).network, context)}
+
+        row = bench.kept.get(_name("beginning", begins, METHODS["kd"], ROWS, WIDTH, BASIC), make)
+        print(f"kd from weights {begins}, seed 0: {row['accuracy']:.4f}", flush=True)
+
+
 def tune(bench: Bench) -> None:
     """Print accuracies on rows of train that no student learns from."""
     context = bench.context(ROWS, TUNING_SEED)
@@ -258,6 +277,7 @@ def teach_texts(bench: Bench) -> None:
 
 def main() -> None:
     parts = {"students": compare_students, "tune": tune, "recovery": recover_pruned, "texts": teach_texts}
+    parts |= {"beginnings": compare_beginnings}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="*", choices=parts, default=["students", "recovery", "texts"])
     asked = parser.parse_args()
