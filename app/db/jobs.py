@@ -1,6 +1,6 @@
 """Jobs. Every write of a worker is fenced by the attempt it claimed, so a stale one changes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,7 +8,7 @@ from sqlalchemy import and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.paging import page
-from app.db.tables import ArtifactRow, EventRow, JobLabelRow, JobRow
+from app.db.tables import ArtifactRow, EventRow, JobLabelRow, JobModelRow, JobRow
 from app.domain.errors import Failure
 from app.domain.job import MOST_RETRIES, TRANSITIONS, EventType, JobState
 
@@ -16,14 +16,15 @@ _UNSYNCHRONIZED = {"synchronize_session": False}
 _RUNNING = (JobState.RUNNING, JobState.CANCELLING)
 
 
-def add(session: Session, row: JobRow, now: datetime) -> None:
-    """Write down a new job, its labels and its first event."""
+def add(session: Session, row: JobRow, now: datetime, others: Iterable[str] = ()) -> None:
+    """Write down a new job, its labels, the ``others`` of its models beside its own, and its first event."""
     row.state, row.last_event_id, row.queued_at = JobState.QUEUED, 1, now
     session.add(row)
     session.flush()
     session.add_all(
         JobLabelRow(job_id=row.id, project_id=row.project_id, key=key, value=value) for key, value in row.labels.items()
     )
+    session.add_all(JobModelRow(job_id=row.id, model_id=model_id) for model_id in sorted(set(others)))
     session.add(_state_event(row.id, 1, JobState.QUEUED, now))
     session.flush()
 

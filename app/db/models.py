@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import exists, or_, select, update
 from sqlalchemy.orm import Session, undefer
 
 from app.db.paging import page
-from app.db.tables import JobRow, ModelRow
+from app.db.tables import JobModelRow, JobRow, ModelRow
 from app.domain.errors import Failure
 from app.domain.model import ModelFacts, ObjectState
 
@@ -64,7 +64,9 @@ def finish_inspection(session: Session, model_id: str, outcome: ModelFacts | Fai
 
 
 def in_use(session: Session, model_id: str) -> bool:
-    return bool(session.scalar(select(exists().where(JobRow.model_id == model_id))))
+    """Tell whether a job is of this model, or one that has not ended names it in its recipe."""
+    named = exists().where(JobModelRow.model_id == model_id, JobRow.id == JobModelRow.job_id, JobRow.ended_at.is_(None))
+    return bool(session.scalar(select(or_(exists().where(JobRow.model_id == model_id), named))))
 
 
 def delete(session: Session, row: ModelRow) -> None:

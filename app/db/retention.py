@@ -8,7 +8,7 @@ from sqlalchemy import exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.inspections import Table, Upload
-from app.db.tables import ArtifactRow, EventRow, JobRow, ModelRow
+from app.db.tables import ArtifactRow, EventRow, JobModelRow, JobRow, ModelRow
 from app.domain.errors import Failure
 from app.domain.job import EventType
 from app.domain.model import ObjectState
@@ -30,9 +30,12 @@ def blank_log(session: Session, job_id: str) -> None:
 
 def inputs(session: Session, table: Table, before: datetime, limit: int) -> Sequence[Upload]:
     """Read uploads that jobs have used, all of which ended before a time."""
-    column = JobRow.model_id if table is ModelRow else JobRow.dataset_id
-    used = exists().where(column == table.id)
-    needed = exists().where(column == table.id, or_(JobRow.ended_at.is_(None), JobRow.ended_at >= before))
+    asked = JobRow.dataset_id == table.id
+    if table is ModelRow:
+        named = exists().where(JobModelRow.job_id == JobRow.id, JobModelRow.model_id == table.id)
+        asked = or_(JobRow.model_id == table.id, named.correlate(JobRow, table))
+    used = exists().where(asked)
+    needed = exists().where(asked, or_(JobRow.ended_at.is_(None), JobRow.ended_at >= before))
     query = select(table).where(table.state == ObjectState.READY, used, ~needed)
     return cast("Sequence[Upload]", session.scalars(query.order_by(table.id).limit(limit)).all())
 

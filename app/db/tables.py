@@ -173,6 +173,16 @@ class JobLabelRow(Base):
     project_id: Mapped[str] = mapped_column(type_id)
 
 
+class JobModelRow(Base):
+    """A model that a job's recipe names beside its own; the row goes with either."""
+
+    __tablename__ = "job_models"
+    __table_args__ = (Index(None, "model_id"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+
+
 class EventRow(Base):
     __tablename__ = "events"
 

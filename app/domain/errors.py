@@ -253,6 +253,14 @@ class NoSensitivity(Invalid):
     code, title = "no_sensitivity", "The job named has no sensitivity table that this step can use"
 
 
+class ModelMismatch(Invalid):
+    code, title = "model_mismatch", "A model that the recipe names does not fit the one to be compressed"
+
+
+class NoStudent(Invalid):
+    code, title = "no_student", "No student can be derived from this network as asked"
+
+
 class NoChange(ClientError):
     code, kind, title = "no_change", Kind.INVALID, "A step changed nothing"
 

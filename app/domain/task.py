@@ -64,6 +64,8 @@ class Compress(_Part):
     """For each job whose table a step takes, the path of that table."""
     model: Upload | None = None
     dataset: Upload | None = None
+    models: dict[str, str] = {}
+    """For each model that a step names beside the job's own, the path of its file."""
     device: str = "cpu"
     threads: int = 2
     service_version: str = ""

@@ -40,7 +40,8 @@ def submit(session: Session, project_id: str, spec: JobSpec) -> JobView:
     model = _ready(model, "/model_id", f"model {spec.model_id!r}")
     dataset = _ready(dataset, "/dataset_id", f"data set {spec.dataset_id!r}")
     rows = DatasetFacts.model_validate(dataset.facts)
-    compatibility.check(spec, ModelFacts.model_validate({**(model.facts or {}), "layers": model.layers}), rows)
+    others = _named(session, project_id, spec)
+    compatibility.check(spec, _facts(model), rows, {row.id: _facts(row) for row in others})
     sensitivity.check(session, project_id, spec, rows)
     now = datetime.now(UTC)
     row = JobRow(
@@ -57,7 +58,7 @@ def submit(session: Session, project_id: str, spec: JobSpec) -> JobView:
         labels=spec.labels,
         created_at=now,
     )
-    jobs.add(session, row, now)
+    jobs.add(session, row, now, [other.id for other in others])
     outbox.add_job(session, row)
     return _view(session, row)
 
@@ -108,6 +109,7 @@ def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str) ->
         row = find(session, project_id, job_id)
         _ready(models.get(session, project_id, row.model_id), "/model_id", f"model {row.model_id!r}")
         _ready(datasets.get(session, project_id, row.dataset_id), "/dataset_id", f"data set {row.dataset_id!r}")
+        _named(session, project_id, JobSpec.model_validate(row.spec))
         if not jobs.retry(session, row, datetime.now(UTC)):
             raise Conflict(f"The job is {row.state}.", hint="Only a job that ended without success can be tried again.")
         session.refresh(row)
@@ -138,6 +140,20 @@ def events_after(
     session: Session, job_id: str, event_id: int, *, limit: int, type_: EventType | None = None
 ) -> Sequence[EventRow]:
     return events.after(session, job_id, event_id, limit=limit, type_=type_)
+
+
+def _named(session: Session, project_id: str, spec: JobSpec) -> list[ModelRow]:
+    """Get the models that the recipe names. Raises NotFound or NotReady with a pointer to the field."""
+    found = {}
+    for position, step in enumerate(spec.recipe):
+        for field, model_id in step.models.items():
+            row = models.get_with_layers(session, project_id, model_id) if is_id(Prefix.MODEL, model_id) else None
+            found[model_id] = _ready(row, f"/recipe/{position}/{field}", f"model {model_id!r}")
+    return list(found.values())
+
+
+def _facts(model: ModelRow) -> ModelFacts:
+    return ModelFacts.model_validate({**(model.facts or {}), "layers": model.layers})
 
 
 def _view(session: Session, row: JobRow) -> JobView:

@@ -62,7 +62,9 @@ def remove(sessions: Sessions, storage: Storage, project_id: str, model_id: str)
         projects.lock(session, project_id)
         row = get(session, project_id, model_id)
         if models.in_use(session, row.id):
-            raise InUse("Jobs refer to this model.", hint="Delete the jobs first.")
+            raise InUse(
+                "Jobs refer to this model.", hint="Delete the jobs first; of those that only name it, let all end."
+            )
         models.delete(session, row)
     contents.release(sessions, storage, project_id, row.sha256)
 

@@ -70,6 +70,8 @@ def test_a_table_of_something_else_is_refused(project, uploads):
 def test_a_table_behind_an_earlier_prune_is_refused(project, uploads):
     job = analyzed(project, uploads)
     assert "as it was uploaded" in refused(take(project, uploads, job, before=[PRUNE]), "/recipe/1/sensitivity")
+    student = {"method": "distill", "student": {"width": 0.5}}
+    assert "A student takes" in refused(take(project, uploads, job, before=[student]), "/recipe/1/sensitivity")
     assert take(project, uploads, job, before=[FINETUNE]).status_code == 202
 
 

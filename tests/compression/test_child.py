@@ -65,6 +65,31 @@ def compress_task(recipe, **given):
     )
 
 
+def test_a_student_derived_from_the_network_learns_from_another_model(folder):
+    (folder / "teacher.pt2").symlink_to((folder / "digits.pt2").resolve())
+    teacher = "mdl_01J00000000000000000000000"
+    step = {"method": "distill", "teacher": teacher, "student": {"width": 0.5}, "epochs": 4, "learning_rate": 0.05}
+    task = compress_task([step]).model_copy(update={"models": {teacher: "teacher.pt2"}})
+    code, messages, printed = start(folder, task)
+    assert (code, messages[-1].type) == (0, "done"), (messages[-1], printed)
+    report = Report.model_validate_json((folder / "out" / "report.json").read_text())
+    (told,) = report.steps
+    assert told.details["teacher"] == {"network": teacher, "output": "output", "losses": {"kd": 1.0}}
+    assert told.details["student"]["network"] == "derived"
+    assert (told.spec["loss"], told.spec["alpha"]) == ("kd", 0.7)
+    assert report.delta.macs_ratio == pytest.approx(told.details["student"]["macs_ratio"])
+    assert report.delta.macs_ratio > 2
+    assert report.compressed.metrics["accuracy"].value > 0.8
+
+
+def test_a_teacher_that_is_no_network_fails_the_job_before_anything_runs(folder):
+    (folder / "teacher.pt2").write_bytes(b"nonsense")
+    teacher = "mdl_01J00000000000000000000000"
+    task = compress_task([{"method": "distill", "teacher": teacher}])
+    code, messages, _ = start(folder, task.model_copy(update={"models": {teacher: "teacher.pt2"}}))
+    assert (code, messages[-1].failure.code) == (0, "corrupt_file")
+
+
 def test_a_job_from_files_to_files(folder):
     code, messages, printed = start(folder, compress_task(RECIPE, objective={"max_drop": 0.2}))
     assert (code, messages[-1].type) == (0, "done"), (messages[-1], printed)

@@ -186,13 +186,24 @@ LABELLED = {
 
 @pytest.mark.parametrize("field", IMITATING)
 @pytest.mark.parametrize("task", TASKS)
-def test_only_distributions_over_classes_are_imitated_by_their_divergence(task, field):
-    recipe = [{"method": "prune"}, IMITATING[field]]
+def test_every_task_has_something_of_a_teacher_to_imitate(task, field):
+    submit(task, [{"method": "prune"}, IMITATING[field]])
+
+
+@pytest.mark.parametrize("loss", ["kd", "dkd"])
+@pytest.mark.parametrize("task", TASKS)
+def test_only_distributions_over_classes_are_imitated_by_their_divergence(task, loss):
+    recipe = [{"method": "distill", "loss": loss}]
     if task in {"classification", "token_classification", "language_modelling"}:
         submit(task, recipe)
     else:
         pointer, detail = refusal(task, recipe)
-        assert (pointer, task in detail) == (f"/recipe/1{field}", True)
+        assert (pointer, task in detail) == ("/recipe/0/loss", True)
+
+
+def test_an_embedding_has_no_labels_to_mix_with_a_teacher():
+    submit("embedding", [{"method": "distill", "loss": "cosine", "alpha": 1.0}])
+    assert refusal("embedding", [{"method": "distill", "alpha": 0.5}])[0] == "/recipe/0/alpha"
 
 
 @pytest.mark.parametrize("field", LABELLED)

@@ -97,6 +97,23 @@ def test_inputs_expire_only_where_the_operator_says_so_and_no_job_needs_them(sit
     assert holds(site, unused.sha256)
 
 
+def test_a_teacher_expires_only_once_no_job_that_names_it_needs_it(site, inputs):
+    path = site.data / "t.pt2"
+    path.write_bytes(b"teacher")
+    teacher = site.add_upload(ModelRow, path)
+    job, now = site.submit(*inputs, recipe=[{"method": "distill", "teacher": teacher.id}]), datetime.now(UTC)
+    collect(site, 40, input_days=30)
+    assert site.upload(ModelRow, teacher.id).state == "ready"
+    with site.sessions.begin() as session:
+        jobs.claim(session, job, 1, "w", now, now + DAY)
+        jobs.finish(session, job, 1, JobState.SUCCEEDED, None, None, now)
+    collect(site, 20, input_days=30)
+    assert site.upload(ModelRow, teacher.id).state == "ready"
+    collect(site, 40, input_days=30)
+    assert site.upload(ModelRow, teacher.id).state == "rejected"
+    assert not holds(site, teacher.sha256)
+
+
 def test_contents_that_a_killed_process_left_go_once_they_are_old(site, inputs):
     path = site.data / "orphan"
     path.write_bytes(b"nobody's")

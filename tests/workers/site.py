@@ -117,7 +117,7 @@ class Site:
             created_at=datetime.now(UTC),
         )
         with self.sessions.begin() as session:
-            jobs.add(session, row, row.created_at)
+            jobs.add(session, row, row.created_at, [name for step in spec.recipe for name in step.models.values()])
             outbox.add(session, "winnow.run_job", "cpu", row.priority, {"job_id": row.id, "attempt": 1})
         return row.id
 

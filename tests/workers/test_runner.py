@@ -69,6 +69,37 @@ def test_a_table_that_is_gone_fails_the_job_by_name(site, taking):
     assert analysis in job.failure["detail"]
 
 
+@pytest.fixture
+def taught(site):
+    """Give a job with a teacher of its own, and that teacher."""
+    path = site.data / "t.pt2"
+    path.write_bytes(b"teacher")
+    teacher = site.add_upload(ModelRow, path)
+    return site.submit(*site.add_inputs(), recipe=[{"method": "distill", "teacher": teacher.id}]), teacher
+
+
+def test_a_model_that_a_step_names_is_laid_down_for_the_child(site, taught):
+    job_id, teacher = taught
+    body = f"""
+    import json
+    path = json.load(open("task.json"))["models"][{teacher.id!r}]
+    assert open(path).read() == "teacher"
+    say(type="done")
+    """
+    run_job(site.workplace(body), job_id, 1)
+    assert site.job(job_id).state == "succeeded"
+
+
+def test_a_model_that_is_gone_fails_the_job_by_name(site, taught):
+    job_id, teacher = taught
+    with site.sessions.begin() as session:
+        session.delete(session.get(ModelRow, teacher.id))
+    run_job(site.workplace('say(type="done")'), job_id, 1)
+    job = site.job(job_id)
+    assert (job.state, job.failure["code"], job.failure["class"]) == ("failed", "not_found", "user")
+    assert teacher.id in job.failure["detail"]
+
+
 def test_a_message_delivered_twice_does_nothing(site, job_id):
     workplace = site.workplace('say(type="done")')
     run_job(workplace, job_id, 1)

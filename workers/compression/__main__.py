@@ -109,6 +109,8 @@ def _run(folder: Path, send: Send, turn: Callable[[], AbstractContextManager[Non
             send(EventMessage(type=EventType.STAGE, data={"stage": Stage.PREPARING.value}))
             admit(folder / task.model_path, task.model_format)
             admit(folder / task.dataset_path, task.dataset_format)
+            for path in task.models.values():
+                admit(folder / path, "pt2")
             _compress(folder, task, send, turn)
 
 
@@ -157,6 +159,7 @@ def _compress(folder: Path, task: Compress, send: Send, turn: Callable[[], Abstr
                 device=device,
                 output=output,
                 service_version=task.service_version,
+                models={name: pt2.load(folder / path) for name, path in task.models.items()},
                 sensitivities={name: _read_table(folder / path) for name, path in task.sensitivities.items()},
                 turn=turn,
                 subject=subject_of(task),

@@ -45,9 +45,11 @@ def compute_logits(
     rows: NDArray[np.int64],
     device: torch.device,
     batch_rows: int = BATCH_ROWS,
+    place: int = 0,
 ) -> torch.Tensor:
-    """Run the network in the mode it stands in over rows of a split, (rows, …), without gradients."""
-    return torch.cat([outputs for _, outputs in output_batches(network, data, split, rows, device, batch_rows)])
+    """Run the network in the mode it stands in over rows of a split, without gradients; give one of its outputs."""
+    found = output_batches(network, data, split, rows, device, batch_rows, place)
+    return torch.cat([outputs for _, outputs in found])
 
 
 def output_batches(
@@ -57,18 +59,19 @@ def output_batches(
     rows: NDArray[np.int64],
     device: torch.device,
     batch_rows: int = BATCH_ROWS,
+    place: int = 0,
 ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-    """Give rows with the network's first outputs for them, batch by batch.
+    """Give rows with one of the network's outputs for them, (rows, …), batch by batch.
 
     Where the batch is fixed, the last one is filled up with repeated rows that are dropped again.
     """
     if not len(rows):
         raise DatasetMismatch(f"the data set has no {split} rows, which this step needs")
-    size = fixed_batch(network.signature) or rows_at_once(network.signature.outputs[0].shape, batch_rows)
+    size = fixed_batch(network.signature) or rows_at_once(network.signature.outputs[place].shape, batch_rows)
     for start in range(0, len(rows), size):
         picked = rows[start : start + size]
         asked = np.resize(picked, size) if fixed_batch(network.signature) else picked
         inputs, _ = data.gather(split, asked)
         with torch.no_grad():
-            output = first_output(network.module(*(value.to(device) for value in inputs)))
+            output = all_outputs(network.module(*(value.to(device) for value in inputs)))[place]
         yield picked, output[: len(picked)].float()

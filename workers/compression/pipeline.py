@@ -101,6 +101,7 @@ def compress(
     sensitivities: Mapping[str, SensitivityTable] | None = None,
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
     subject: Subject = UNNAMED,
+    models: Mapping[str, Network] | None = None,
 ) -> Report:
     """Run a recipe and write ``model.onnx``, ``model.pt2``, ``benchmark.zip`` and the report, for programs and people.
 
@@ -121,6 +122,7 @@ def compress(
             TASKS[data.task],
             objective=objective,
             sensitivities=sensitivities or {},
+            models=models or {},
         )
         files = (Path(scratch) / "baseline.onnx", output.folder / MODEL_ONNX)
         with tracker.part(Stage.BASELINE, "Measuring the network as it was uploaded"):
@@ -198,7 +200,7 @@ def _run_steps(
             before, began = count(floating), time.monotonic()
             mine = replace(context, checkpoints=Checkpoints(output.checkpoints, place, context.log))
             result = HANDLERS[step.method](network, step, mine)
-            check_step(step.method, network, result.network)
+            check_step(step.method, result.began or network, result.network)
             seconds = result.earlier_seconds + time.monotonic() - began
             network = result.network
             floating = floating if network.quantized else network

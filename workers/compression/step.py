@@ -49,6 +49,8 @@ class Context:
     objective: Objective | None = None
     """What the job may lose; a step that can trade for it does."""
     sensitivities: Mapping[str, SensitivityTable] = field(default_factory=dict)
+    models: "Mapping[str, Network]" = field(default_factory=dict)
+    """Other models that steps name, by their ids."""
 
     def fraction(self, value: float, message: str, left: Left | None = None) -> None:
         """Report the share of this step that is done, from 0 to 1, and what is left where that is known."""
@@ -74,3 +76,5 @@ class StepResult:
     details: dict[str, Any] = field(default_factory=dict)
     earlier_seconds: float = 0.0
     spec: "Step | None" = None
+    began: "Network | None" = None
+    """What the step began with, where it put another network in the place of the one that it was given."""

@@ -1,27 +1,37 @@
 """Whether a recipe makes sense for a model and a data set, told before anything is queued."""
 
-from app.domain.compatibility import data, learning, prune, quantize, training
+from types import MappingProxyType
+
+from app.domain.compatibility import data, distill, learning, prune, quantize, training
 from app.domain.compatibility.refusal import refuse
 from app.domain.compatibility.task import resolve_task
 from app.domain.dataset import DatasetFacts
 from app.domain.errors import NotTrainable, RecipeOrder
 from app.domain.job import JobSpec
 from app.domain.model import ModelFacts
+from app.domain.steps.distill import DistillSpec
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.quantize import QuantizeSpec
 from app.domain.steps.training import TrainingSpec
 
 
-def check(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> None:
-    """Raise the first reason for which the job could only fail."""
+def check(
+    spec: JobSpec, model: ModelFacts, dataset: DatasetFacts, others: distill.Models = MappingProxyType({})
+) -> None:
+    """Raise the first reason for which the job could only fail; ``others`` are models that its steps name."""
     data.check_fields(model, dataset)
     task = resolve_task(spec.task, dataset.labels, model.signature)
     learning.check_objective(spec.objective, task, model.signature)
     data.check_splits(spec, dataset)
-    _check_order(spec, model)
+    for position, step in enumerate(spec.recipe):
+        if isinstance(step, DistillSpec):
+            distill.check(step, position, model, dataset, others, task)
+    # A student may take the network's place, in the first step alone.
+    network = distill.student_of(spec.recipe[0], model, others)
+    _check_order(spec, network)
     learning.check_steps(spec.recipe, task, model.signature)
     prune.check_analysis(spec)
-    _check_steps(spec, model, dataset)
+    _check_steps(spec, network, dataset)
 
 
 def _check_order(spec: JobSpec, model: ModelFacts) -> None:

@@ -3,7 +3,7 @@
 from app.domain.compatibility.refusal import refuse
 from app.domain.errors import TaskMismatch
 from app.domain.job import Objective
-from app.domain.learning_task import METRICS, SMOOTHED, SOFT_TARGETS, TOP, WEIGHED, LearningTask, Metric
+from app.domain.learning_task import METRICS, SMOOTHED, TOP, WEIGHED, LearningTask, Metric
 from app.domain.model import Signature
 from app.domain.recipe import Recipe, Step
 from app.domain.steps.distill import DistillSpec
@@ -34,12 +34,6 @@ def check_steps(recipe: Recipe, task: LearningTask, signature: Signature) -> Non
     """Raise TaskMismatch for the first step that the task gives nothing to learn from."""
     for position, step in enumerate(recipe):
         pointer = f"/recipe/{position}"
-        if task not in SOFT_TARGETS and (field := _imitates(step)) is not None:
-            message = (
-                f"A teacher's outputs are imitated as distributions over classes, and those of {task} are none:"
-                f" kd is for {', '.join(sorted(SOFT_TARGETS))}."
-            )
-            raise refuse(TaskMismatch, f"{pointer}{field}", message, "Train on labels with finetune instead.")
         if task is LearningTask.EMBEDDING and (field := _needs_labels(step)) is not None:
             message = "The step learns from labels, and an embedding has none."
             raise refuse(TaskMismatch, f"{pointer}{field}", message)
@@ -50,15 +44,6 @@ def check_steps(recipe: Recipe, task: LearningTask, signature: Signature) -> Non
             raise refuse(TaskMismatch, f"{pointer}/label_smoothing", message)
 
 
-def _imitates(step: Step) -> str | None:
-    """Give the pointer, within a step, to what makes it learn from a teacher."""
-    if isinstance(step, DistillSpec):
-        return ""
-    if isinstance(step, PruneSpec) and step.trained_epochs and step.recovery_method == "distill":
-        return "/recovery_method"
-    return "/teacher" if isinstance(step, QuantizeSpec) and step.teacher is not None else None
-
-
 def _needs_labels(step: Step) -> str | None:
     """Give the pointer, within a step, to what makes it need labels."""
     if isinstance(step, PruneSpec) and step.criterion == "taylor":
@@ -67,6 +52,8 @@ def _needs_labels(step: Step) -> str | None:
         return "/recovery_method"
     if isinstance(step, FinetuneSpec):
         return ""
+    if isinstance(step, DistillSpec):
+        return "/alpha" if step.filled(LearningTask.EMBEDDING).needs_labels else None
     return "/scheme" if isinstance(step, QuantizeSpec) and step.trained_epochs and step.teacher is None else None
 
 

@@ -4,11 +4,17 @@ from app.domain.dataset import DatasetFacts
 from app.domain.errors import NoSensitivity
 from app.domain.job import JobSpec
 from app.domain.recipe import Step
+from app.domain.steps.distill import DistillSpec
 from app.domain.steps.prune import PruneSpec
 
 
 def check_uncut(before: tuple[Step, ...]) -> None:
-    """Raise NoSensitivity where a step before one that takes a table prunes: it is of the network as uploaded."""
+    """Raise NoSensitivity where a step before one that takes a table changes the channels that the table is of."""
+    if any(isinstance(step, DistillSpec) and step.student is not None for step in before):
+        raise NoSensitivity(
+            "A student takes the network's place before it, and the table is of the network as it was uploaded.",
+            hint="Upload the student and analyze that.",
+        )
     if any(isinstance(step, PruneSpec) for step in before):
         raise NoSensitivity(
             "A step before it prunes, and the table is of the network as it was uploaded.",

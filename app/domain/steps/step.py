@@ -12,3 +12,8 @@ class StepSpec(BaseModel):
     def trained_epochs(self) -> int:
         """Give the epochs that this step trains for; more than 0 needs a training split and a trainable network."""
         return 0
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Ids of other models that the step needs, by the field that names each."""
+        return {}

@@ -11,7 +11,7 @@ from app.domain.steps.distill import DistillSpec
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.training import FinetuneSpec
 from app.domain.task import EventMessage
-from workers.compression.distillation.distill import imitate
+from workers.compression.distillation.imitation import imitate
 from workers.compression.figures import count
 from workers.compression.network import Network
 from workers.compression.step import Context, Left, StepResult

@@ -12,7 +12,7 @@ from app.domain.job import EventType
 from app.domain.steps.distill import DistillSpec
 from app.domain.steps.quantize import QuantizeSpec
 from app.domain.task import EventMessage
-from workers.compression.distillation.distill import imitate
+from workers.compression.distillation.imitation import imitate
 from workers.compression.network import Network
 from workers.compression.quantization import static, weight_only
 from workers.compression.quantization.qat_packed import make_trainable, pack_trained
