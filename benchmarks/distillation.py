@@ -51,7 +51,7 @@ TUNING_SEED, TUNING_ROWS = 100, 5_000
 """Rows of train behind those that the students learn from judge what is tuned."""
 T_95 = 4.303
 """Student's t for 95 % with three seeds."""
-BASIC: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 0.02}
+BASIC: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 0.02, "precision": "float32"}
 METHODS: dict[str, dict[str, Any] | None] = {
     "labels": None,
     "kd": {"loss": "kd", "temperature": 4, "alpha": 0.9},
@@ -232,7 +232,7 @@ def recover_pruned(bench: Bench) -> None:
                 ) -> dict[str, Any]:
                     budget = Budget(_steps(share))
                     within = bench.context(budget.rows, seed)
-                    basic = {"epochs": 1, "batch_size": BATCH, "learning_rate": budget.learning_rate}
+                    basic = BASIC | {"epochs": 1, "learning_rate": budget.learning_rate}
                     return {"accuracy": accuracy_of(bench.train(pruned, given, basic, within).network, within)}
 
                 row = bench.kept.get(_name("recovery", method, given, share, seed), make)
