@@ -89,7 +89,7 @@ class Objective(BaseModel):
         None,
         description="A metric of the task; null: its first. classification, token_classification: accuracy, "
         "top5_accuracy, macro_f1; multilabel: macro_f1, micro_f1, subset_accuracy; regression: r2; embedding: cosine, "
-        "spearman; language_modelling: token_accuracy.",
+        "spearman; language_modelling: token_accuracy; segmentation: mean_iou, pixel_accuracy.",
     )
     max_drop: float = Field(ge=0, le=1)
 
@@ -131,10 +131,10 @@ class JobSpec(BaseModel):
         None,
         description="What the network learns; null: told by y and the model's first output. No y: embedding. Integers, "
         "one a row, for [batch, C]: classification. 0 and 1, C a row, for [batch, C]: multilabel. Floats of the "
-        "output's shape: regression. Integers, L a row, for [batch, L, C]: token_classification. Only where it is "
-        "asked for: language_modelling, of y that says what each position must give or, without y, of the integer "
-        "input, of which each position must give the next. Labels of -100, and positions where the input "
-        "attention_mask or mask is 0, neither teach nor judge.",
+        "output's shape: regression. Integers, L a row, for [batch, L, C]: token_classification. Integers, H by W a "
+        "row, for [batch, C, H, W]: segmentation. Only where it is asked for: language_modelling, of y that says what "
+        "each position must give or, without y, of the integer input, of which each position must give the next. "
+        "Labels of -100, and positions where the input attention_mask or mask is 0, neither teach nor judge.",
     )
     target: TargetName = "onnxruntime-cpu"
     objective: Objective | None = None

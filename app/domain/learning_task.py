@@ -14,11 +14,13 @@ class LearningTask(StrEnum):
     EMBEDDING = "embedding"
     TOKEN_CLASSIFICATION = "token_classification"  # noqa: S105 - a token of a text
     LANGUAGE_MODELLING = "language_modelling"
+    SEGMENTATION = "segmentation"
 
 
 Metric = Literal[
-    "accuracy", "top5_accuracy", "macro_f1", "micro_f1", "subset_accuracy", "r2", "cosine", "spearman", "token_accuracy"
-]
+    "accuracy", "top5_accuracy", "macro_f1", "micro_f1", "subset_accuracy", "r2", "cosine", "spearman",
+    "token_accuracy", "mean_iou", "pixel_accuracy",
+]  # fmt: skip
 """Those of which more is better: an objective can bound how much of one is lost."""
 
 METRICS: Mapping[LearningTask, tuple[Metric, ...]] = {
@@ -28,14 +30,27 @@ METRICS: Mapping[LearningTask, tuple[Metric, ...]] = {
     LearningTask.EMBEDDING: ("cosine", "spearman"),
     LearningTask.TOKEN_CLASSIFICATION: ("accuracy", "top5_accuracy", "macro_f1"),
     LearningTask.LANGUAGE_MODELLING: ("token_accuracy",),
+    LearningTask.SEGMENTATION: ("mean_iou", "pixel_accuracy"),
 }
 """What an objective of each task can be about, the headline first."""
 
 SOFT_TARGETS = frozenset(
-    {LearningTask.CLASSIFICATION, LearningTask.TOKEN_CLASSIFICATION, LearningTask.LANGUAGE_MODELLING}
+    {
+        LearningTask.CLASSIFICATION,
+        LearningTask.TOKEN_CLASSIFICATION,
+        LearningTask.LANGUAGE_MODELLING,
+        LearningTask.SEGMENTATION,
+    }
 )
 """Where outputs are logits of one distribution each, so that a teacher's can be imitated by their divergence."""
-WEIGHED = frozenset({LearningTask.CLASSIFICATION, LearningTask.MULTILABEL, LearningTask.TOKEN_CLASSIFICATION})
+WEIGHED = frozenset(
+    {
+        LearningTask.CLASSIFICATION,
+        LearningTask.MULTILABEL,
+        LearningTask.TOKEN_CLASSIFICATION,
+        LearningTask.SEGMENTATION,
+    }
+)
 """Where classes can have weights."""
 SMOOTHED = SOFT_TARGETS | WEIGHED
 """Where a label is a class, of which smoothing gives the others a share."""

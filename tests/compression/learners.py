@@ -99,6 +99,27 @@ def text():
     return split({"input_ids": words, "attention_mask": mask}, 450)
 
 
+class Inker(nn.Module):
+    """A digit in; for each pixel logits of the ten digits, of which the ink is one, and of the paper out."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 24, 5, padding=2, bias=False), nn.BatchNorm2d(24)
+        self.conv2, self.bn2 = nn.Conv2d(24, 32, 5, padding=2, bias=False), nn.BatchNorm2d(32)
+        self.head = nn.Conv2d(32, 11, 3, padding=1)
+
+    def forward(self, x):
+        return self.head(F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))))
+
+
+def inked():
+    """Label each pixel with ink by the digit that it is part of, and the others as paper; the edge is ignored."""
+    x, y = digits()
+    labels = np.where(x[:, 0] > 0.4, y[:, None, None], 10).astype(np.int64)
+    labels[:, 0] = -100
+    return split({"x": x[:900], "y": labels[:900]}, 700)
+
+
 def split(fields, count):
     train = {f"train.{name}": values[:count] for name, values in fields.items()}
     return train | {f"validation.{name}": values[count:] for name, values in fields.items()}
@@ -110,6 +131,7 @@ LEARNERS = {
     LearningTask.EMBEDDING: (lambda: Picture(24), lambda: {k: v for k, v in pairs().items() if not k.endswith(".y")}),
     LearningTask.TOKEN_CLASSIFICATION: (lambda: Reader(3, causal=False), tagged),
     LearningTask.LANGUAGE_MODELLING: (lambda: Reader(WORDS, causal=True), text),
+    LearningTask.SEGMENTATION: (Inker, inked),
 }
 LOSSES = {
     LearningTask.REGRESSION: lambda output, y: F.mse_loss(output[:, 0], y),
@@ -117,6 +139,7 @@ LOSSES = {
     LearningTask.EMBEDDING: lambda output, y: F.binary_cross_entropy_with_logits(output[:, :10], y.float()),
     LearningTask.TOKEN_CLASSIFICATION: lambda output, y: F.cross_entropy(output.mT, y),
     LearningTask.LANGUAGE_MODELLING: lambda output, y: F.cross_entropy(output[:, :-1].mT, y[:, 1:]),
+    LearningTask.SEGMENTATION: F.cross_entropy,
 }
 
 

@@ -29,6 +29,7 @@ def labels(dtype="int64", *shape, classes=None, **given):
 
 INDEX, HOT, FLAGS = labels(), labels("int64", 4, classes=2, binary=True), labels("bool", 4, binary=True)
 NUMBER, ZERO_ONE, TOKENS = labels("float32"), labels("float64", 4, binary=True), labels("int64", 6, ignored=True)
+PIXELS = labels("int64", 4, 5, ignored=True)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,8 @@ NUMBER, ZERO_ONE, TOKENS = labels("float32"), labels("float64", 4, binary=True),
         (TOKENS, (6, 4), "token_classification"),
         (labels("int64", 6, classes=2, binary=True), (6, 4), "token_classification"),
         (TOKENS, ("length", 4), "token_classification"),
+        (PIXELS, (8, 4, 5), "segmentation"),
+        (PIXELS, (8, "height", "width"), "segmentation"),
     ],
 )
 def test_the_task_is_told_by_labels_and_outputs(found, shape, task):
@@ -117,6 +120,7 @@ FACTS = {
     "embedding": (None, signature(4)),
     "token_classification": (TOKENS, TEXT),
     "language_modelling": (None, TEXT),
+    "segmentation": (PIXELS, signature(8, 4, 5)),
 }
 
 
@@ -194,7 +198,7 @@ def test_every_task_has_something_of_a_teacher_to_imitate(task, field):
 @pytest.mark.parametrize("task", TASKS)
 def test_only_distributions_over_classes_are_imitated_by_their_divergence(task, loss):
     recipe = [{"method": "distill", "loss": loss}]
-    if task in {"classification", "token_classification", "language_modelling"}:
+    if task in {"classification", "token_classification", "language_modelling", "segmentation"}:
         submit(task, recipe)
     else:
         pointer, detail = refusal(task, recipe)
@@ -220,7 +224,7 @@ def test_only_an_embedding_has_no_labels_to_learn_from(task, field):
 @pytest.mark.parametrize("task", TASKS)
 def test_weights_are_of_classes(task):
     recipe = [{"method": "finetune", "class_weights": "balanced"}]
-    if task in {"classification", "multilabel", "token_classification"}:
+    if task in {"classification", "multilabel", "token_classification", "segmentation"}:
         submit(task, recipe)
         pointer, detail = refusal(task, [recipe[0] | {"class_weights": [1.0, 2.0]}])
         assert (pointer, "There are 2 weights" in detail) == ("/recipe/0/class_weights", True)

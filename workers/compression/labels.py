@@ -82,15 +82,15 @@ def _describe(name: str, labels: Array) -> LabelFacts:
     kind, whole = labels.dtype.kind, labels.dtype.kind in "iu"
     if kind not in "iufb":
         raise InvalidLabels(f"{name} is of dtype {labels.dtype.name}; labels are integers, floats or bools")
-    if (whole and labels.ndim > 2) or (kind == "b" and labels.ndim != 2):
-        wanted = "one index a row, or one a position" if whole else "0 or 1 for each class of a row"
+    if (whole and labels.ndim > 3) or (kind == "b" and labels.ndim != 2):
+        wanted = "one index a row, a position or a pixel" if whole else "0 or 1 for each class of a row"
         raise InvalidLabels(f"{name} has the shape {list(labels.shape)}; labels of {labels.dtype.name} are {wanted}")
     if 0 in labels.shape[1:]:
         raise InvalidLabels(f"{name} has the shape {list(labels.shape)}: a row has no label")
     highest, binary, ignored, counted = -1, True, False, 0
     for start in range(0, len(labels), _CHUNK_ROWS):
         rows = np.asarray(labels[start : start + _CHUNK_ROWS]).reshape(len(labels[start : start + _CHUNK_ROWS]), -1)
-        hidden = (rows == IGNORED) & (whole and labels.ndim == 2)
+        hidden = (rows == IGNORED) & (whole and labels.ndim >= 2)
         _check_values(name, rows, hidden, start)
         binary = binary and bool(((rows == 0) | (rows == 1)).all())
         ignored = ignored or bool(hidden.any())

@@ -50,6 +50,8 @@ METRIC_WORDS: Mapping[str, str] = {
     "cosine": "The cosine to the baseline's outputs",
     "spearman": "Spearman's correlation of similarities",
     "token_accuracy": "Token accuracy",
+    "mean_iou": "Mean IoU",
+    "pixel_accuracy": "Pixel accuracy",
 }
 NOISE = 1.03
 """Ratios of speed nearer to 1 than this are taken for noise: the interval knows only of what varies within one run, and

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from app.domain.compatibility.refusal import listed, refuse, with_operator
+from app.domain.compatibility.task import class_count
 from app.domain.dataset import DatasetFacts
 from app.domain.errors import (
     LabelsOutOfRange,
@@ -13,7 +14,7 @@ from app.domain.errors import (
     TaskMismatch,
     ValidationFailed,
 )
-from app.domain.learning_task import LearningTask
+from app.domain.learning_task import SOFT_TARGETS, LearningTask
 from app.domain.model import ModelFacts, TensorSpec
 from app.domain.steps.distill import BASELINE, DEFAULT_LOSS, OF_CLASSES, DerivedStudent, DistillSpec
 
@@ -34,7 +35,7 @@ def check(
     teacher = model if step.teacher == BASELINE else others[step.teacher]
     student = student_of(step, model, others)
     _check_inputs(teacher, model, f"{pointer}/teacher", "teacher")
-    _check_student(step, position, model, student, dataset)
+    _check_student(step, position, model, student, dataset, task)
     _check_losses(step, task, pointer)
     _check_outputs(step, teacher, student, pointer)
     _check_hints(step, teacher, student, pointer)
@@ -50,7 +51,7 @@ def _check_inputs(one: ModelFacts, model: ModelFacts, pointer: str, role: str) -
 
 
 def _check_student(
-    step: DistillSpec, position: int, model: ModelFacts, student: ModelFacts, dataset: DatasetFacts
+    step: DistillSpec, position: int, model: ModelFacts, student: ModelFacts, dataset: DatasetFacts, task: LearningTask
 ) -> None:
     if step.student is None:
         return
@@ -68,9 +69,9 @@ def _check_student(
         raise refuse(NotTrainable, pointer, "The student is quantized already, and rounded weights cannot be trained.")
     if not student.trainable:
         raise refuse(NotTrainable, pointer, "The step trains, and the student was exported without a way to.")
-    output = student.signature.outputs[0]
-    if dataset.classes is not None and dataset.classes > _classes(output):
-        message = f"The highest label is {dataset.classes - 1}; the student's first output is {list(output.shape)}."
+    classes = class_count(task, student.signature)
+    if task in SOFT_TARGETS and isinstance(classes, int) and (dataset.classes or 0) > classes:
+        message = f"There are labels of {dataset.classes} classes; the student tells {classes} apart."
         raise refuse(LabelsOutOfRange, pointer, message)
 
 
@@ -109,11 +110,6 @@ def _check_hints(step: DistillSpec, teacher: ModelFacts, student: ModelFacts, po
             if not any(layer.name == name for layer in model.layers):
                 message = f"The {role} has no layer {name!r}; it has {listed(model.layers, lambda layer: layer.name)}."
                 raise refuse(ValidationFailed, f"{pointer}/hints/{place}/{role}", message)
-
-
-def _classes(output: TensorSpec) -> int:
-    last = output.shape[-1]
-    return last if isinstance(last, int) and len(output.shape) > 1 else 0
 
 
 def _told(inputs: tuple[TensorSpec, ...]) -> str:

@@ -1,6 +1,7 @@
 """Whether an objective and the steps that learn make sense for what the network learns."""
 
 from app.domain.compatibility.refusal import refuse
+from app.domain.compatibility.task import class_count
 from app.domain.errors import TaskMismatch
 from app.domain.job import Objective
 from app.domain.learning_task import METRICS, SMOOTHED, TOP, WEIGHED, LearningTask, Metric
@@ -24,7 +25,7 @@ def check_objective(objective: Objective | None, task: LearningTask, signature: 
     if objective.metric not in known:
         message = f"{objective.metric} says nothing of {task}; an objective can be about {', '.join(known)}."
         raise refuse(TaskMismatch, pointer, message)
-    classes = signature.outputs[0].shape[-1]
+    classes = class_count(task, signature)
     if objective.metric == "top5_accuracy" and isinstance(classes, int) and classes <= TOP:
         message = f"Of {classes} classes the label is always among the first {TOP}: top5_accuracy says nothing."
         raise refuse(TaskMismatch, pointer, message)
@@ -63,7 +64,7 @@ def _check_weights(step: TrainingSpec, task: LearningTask, signature: Signature,
     if task not in WEIGHED:
         message = f"Weights are of classes, for {', '.join(sorted(WEIGHED))}; the task is {task}."
         raise refuse(TaskMismatch, pointer, message)
-    classes = signature.outputs[0].shape[-1]
+    classes = class_count(task, signature)
     if not isinstance(step.class_weights, str) and len(step.class_weights) != classes:
         message = f"There are {len(step.class_weights)} weights; the model tells {classes} classes apart."
         raise refuse(TaskMismatch, pointer, message)

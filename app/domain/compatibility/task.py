@@ -25,6 +25,11 @@ def resolve_task(asked: LearningTask | None, labels: LabelFacts | None, signatur
     return task
 
 
+def class_count(task: LearningTask, signature: Signature) -> Dimension:
+    """Give how many classes the first output tells apart, where it tells any."""
+    return signature.outputs[0].shape[1 if task is LearningTask.SEGMENTATION else -1]
+
+
 def token_input(signature: Signature) -> TensorSpec | None:
     """Give the input of which a language model without labels predicts the next: input_ids, or the only integers."""
     whole = [spec for spec in signature.inputs if _is_whole(spec.dtype) and spec.name not in MASKS]
@@ -49,12 +54,15 @@ def _told_task(labels: LabelFacts | None, output: TensorSpec) -> LearningTask:
         return LearningTask.MULTILABEL
     if labels.whole and len(labels.shape) == 1 and len(shape) == 2:
         return LearningTask.TOKEN_CLASSIFICATION
+    if labels.whole and len(labels.shape) == 2 and len(shape) == 3:
+        return LearningTask.SEGMENTATION
     raise refuse(
         DatasetMismatch,
         _DATASET,
         f"A row of the field {LABEL!r} holds {labels.dtype} of the shape {list(labels.shape)}; with the model's first"
         f" output of {list(output.shape)} that makes no task.",
-        "Give one class index a row, 0 and 1 for each class, an index a position, or floats of the output's shape.",
+        "Give one class index a row, 0 and 1 for each class, an index a position or a pixel, or floats of the output's"
+        " shape.",
     )
 
 
@@ -104,6 +112,14 @@ def _check_tokens(labels: LabelFacts | None, signature: Signature) -> None:
     _check_classes(found, output[2])
 
 
+def _check_segmentation(labels: LabelFacts | None, signature: Signature) -> None:
+    output = signature.outputs[0].shape
+    if len(output) != 4 or not isinstance(output[1], int):
+        message = f"The model's first output has the shape {list(output)}; it needs [batch, classes, height, width]."
+        raise refuse(UnsupportedNetwork, _MODEL, message)
+    _check_classes(_whole(labels, output[2:], "a class index for each pixel"), output[1])
+
+
 def _check_language(labels: LabelFacts | None, signature: Signature) -> None:
     output = _positions(signature, LearningTask.LANGUAGE_MODELLING)
     if labels is not None:
@@ -124,6 +140,7 @@ _CHECKS: Mapping[LearningTask, Callable[[LabelFacts | None, Signature], None]] =
     LearningTask.REGRESSION: _check_regression,
     LearningTask.EMBEDDING: _check_embedding,
     LearningTask.TOKEN_CLASSIFICATION: _check_tokens,
+    LearningTask.SEGMENTATION: _check_segmentation,
     LearningTask.LANGUAGE_MODELLING: _check_language,
 }
 

@@ -16,6 +16,7 @@ DEFAULT_LOSS: dict[str, Loss] = {
     "classification": "kd",
     "token_classification": "kd",
     "language_modelling": "kd",
+    "segmentation": "kd",
     "multilabel": "mse",
     "regression": "mse",
     "embedding": "cosine",

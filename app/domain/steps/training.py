@@ -108,7 +108,7 @@ class TrainingSpec(StepSpec):
             None,
             description="Weights of the classes in the loss on labels, against imbalance: a list; or balanced: rows / "
             "(classes · rows of the class), of multilabel rows without / rows with the label. For classification, "
-            "multilabel (where they weigh the ones) and token_classification.",
+            "multilabel (where they weigh the ones), token_classification and segmentation.",
         )
     )
 

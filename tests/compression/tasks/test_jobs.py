@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
-from sklearn.metrics import accuracy_score, f1_score, r2_score
+from sklearn.metrics import accuracy_score, f1_score, jaccard_score, r2_score
 
 from app.domain.job import LatencySpec, Objective
 from app.domain.learning_task import METRICS, LearningTask
@@ -35,6 +35,7 @@ JOBS = {
         {"accuracy", "macro_f1", "log_loss", "calibration_error"},
     ),
     LearningTask.LANGUAGE_MODELLING: ([PRUNE, DISTILL, FINETUNE, STATIC], 0.6, {"token_accuracy", "perplexity"}),
+    LearningTask.SEGMENTATION: ([PRUNE, DISTILL, STATIC], 0.5, {"mean_iou", "pixel_accuracy"}),
 }
 
 
@@ -94,6 +95,10 @@ def test_figures_are_those_of_the_file_as_a_library_computes_them(finished):
         case LearningTask.EMBEDDING:
             assert report.baseline.metrics["cosine"].value == pytest.approx(1)
             assert report.baseline.metrics["spearman"].value == pytest.approx(1)
+        case LearningTask.SEGMENTATION:
+            shown, chosen = labels != -100, outputs.argmax(1)
+            assert found["pixel_accuracy"] == pytest.approx(accuracy_score(labels[shown], chosen[shown]))
+            assert found["mean_iou"] == pytest.approx(jaccard_score(labels[shown], chosen[shown], average="macro"))
         case _:
             shown = labels != -100
             mask = data.gather("validation", np.arange(len(labels)))[0][1].numpy()

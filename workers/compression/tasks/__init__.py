@@ -6,6 +6,7 @@ from app.domain.learning_task import LearningTask
 from workers.compression.tasks.classification import Classification
 from workers.compression.tasks.multilabel import Multilabel
 from workers.compression.tasks.regression import Embedding, Regression
+from workers.compression.tasks.segmentation import Segmentation
 from workers.compression.tasks.task import Task
 from workers.compression.tasks.tokens import LanguageModelling, TokenClassification
 
@@ -18,6 +19,7 @@ TASKS: Mapping[LearningTask, Task] = {
         Embedding(),
         TokenClassification(),
         LanguageModelling(),
+        Segmentation(),
     )
 }
 

@@ -140,6 +140,17 @@ def macro_f1(sums: Values) -> Values:
     return each.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
 
 
+def mean_iou(sums: Values) -> Values:
+    """Give the mean over classes of TP / (chosen + given − TP); one that is neither chosen nor given does not count.
+
+    Everingham et al. 2010, "The PASCAL Visual Object Classes Challenge", section 4.3: counted over all rows together.
+    """
+    right, chosen, given = np.split(sums, 3)
+    either = chosen + given - right
+    each = np.where(either > 0, right / np.maximum(either, 1e-12), 0.0)
+    return each.sum(axis=0) / np.maximum((either > 0).sum(axis=0), 1)
+
+
 def micro_f1(sums: Values) -> Values:
     """Give 2·ΣTP/(Σchosen + Σgiven) over all classes."""
     right, chosen, given = (part.sum(axis=0) for part in np.split(sums, 3))

@@ -39,7 +39,7 @@ class TokenClassification:
 
     def figures(self, row: tuple[int, ...]) -> Mapping[str, Figure]:
         found = figures_of_classes(row[-1])
-        return {name: replace(figure, terms=_of_positions(figure.terms)) for name, figure in found.items()}
+        return {name: replace(figure, terms=of_positions(figure.terms)) for name, figure in found.items()}
 
     def balance(self, labels: Labels, classes: int) -> NDArray[np.float32]:
         return balanced(labels[labels != IGNORED], classes)
@@ -60,8 +60,8 @@ class LanguageModelling(TokenClassification):
     def figures(self, row: tuple[int, ...]) -> Mapping[str, Figure]:
         del row
         return {
-            "token_accuracy": Figure(_of_positions(metrics.hits), metrics.quotient),
-            "perplexity": Figure(_of_positions(metrics.surprise), metrics.perplexity, more_is_better=False),
+            "token_accuracy": Figure(of_positions(metrics.hits), metrics.quotient),
+            "perplexity": Figure(of_positions(metrics.surprise), metrics.perplexity, more_is_better=False),
         }
 
     def balance(self, labels: Labels, classes: int) -> NDArray[np.float32]:
@@ -69,11 +69,17 @@ class LanguageModelling(TokenClassification):
         raise TypeError("the tokens of a language have no weights")
 
 
-def _of_positions(terms: Callable[[NDArray[Any], NDArray[Any]], Terms]) -> Callable[[Outputs, Labels], Terms]:
-    """Add up the terms of a row's positions: it is rows that are drawn, as positions of one row are no new evidence."""
+def of_positions(
+    terms: Callable[[NDArray[Any], NDArray[Any]], Terms], axis: int = -1
+) -> Callable[[Outputs, Labels], Terms]:
+    """Add up the terms of a row's positions: it is rows that are drawn, as positions of one row are no new evidence.
+
+    ``axis`` is that of the classes.
+    """
 
     def added(outputs: Outputs, labels: Labels) -> Terms:
         there = labels != IGNORED
-        return metrics.by_row(terms(outputs[there], labels[there]), np.nonzero(there)[0], len(labels))
+        counted = np.moveaxis(outputs, axis, -1)[there]
+        return metrics.by_row(terms(counted, labels[there]), np.nonzero(there)[0], len(labels))
 
     return added
