@@ -224,7 +224,7 @@ def _list_keys(_: argparse.Namespace) -> int:
     from app.services import keys
 
     with _sessions(read_only=True)() as session:
-        for row in keys.list_keys(session):
+        for row in keys.list_all(session):
             state = "revoked" if row.revoked_at else "active"
             sys.stdout.write(f"{row.id}  {row.created_at:%Y-%m-%d}  {state:<8}{','.join(row.scopes):<18}{row.name}\n")
     return 0
@@ -234,7 +234,7 @@ def _revoke_key(arguments: argparse.Namespace) -> int:
     from app.services import keys
 
     with _sessions().begin() as session:
-        keys.revoke(session, arguments.key_id)
+        keys.revoke_any(session, arguments.key_id)
     return 0
 
 

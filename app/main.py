@@ -9,8 +9,23 @@ from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 
-from app.api import artifacts, datasets, errors, events, jobs, methods, models, operations, signing, targets
+from app.api import (
+    artifacts,
+    audit,
+    datasets,
+    errors,
+    events,
+    jobs,
+    keys,
+    methods,
+    models,
+    operations,
+    projects,
+    signing,
+    targets,
+)
 from app.api.deps import Parts
+from app.api.idempotency import Idempotency, describe
 from app.api.middleware import BodyLimit, RequestId
 from app.db.engine import make_engine, make_sessions
 from app.housekeeping import Housekeeper
@@ -19,7 +34,7 @@ from app.settings import Settings
 from app.storage import Storage
 
 API = "/api/v1"
-_NOUNS = (models, datasets, methods, targets, jobs, events, artifacts, signing)
+_NOUNS = (models, datasets, methods, targets, jobs, events, artifacts, signing, projects, keys, audit)
 _UPLOADS = frozenset({f"{API}/models", f"{API}/datasets"})
 _PROBLEM: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.Problem, "description": "A problem (RFC 9457)."}}
 
@@ -57,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=[
             Middleware(RequestId),
             Middleware(BodyLimit, limit=settings.max_body_bytes, uploads=_UPLOADS),
+            Middleware(Idempotency, prefix=f"{API}/"),
         ],
     )
     app.state.parts = parts
@@ -66,4 +82,12 @@ def create_app(settings: Settings) -> FastAPI:
         api.include_router(noun.router)
     app.include_router(api)
     app.include_router(operations.router)
+    documented = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = documented()
+        describe(document, API)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
     return app

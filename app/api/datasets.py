@@ -69,7 +69,7 @@ async def get_dataset(parts: PartsDep, caller: Reader, dataset_id: str, wait: Wa
 @router.delete("/{dataset_id}", status_code=204)
 def delete_dataset(parts: PartsDep, caller: Writer, dataset_id: str) -> None:
     """Delete a data set that no job refers to."""
-    datasets.remove(parts.sessions, parts.storage, caller.project_id, dataset_id)
+    datasets.remove(parts.sessions, parts.storage, caller, dataset_id)
 
 
 @router.get("/{dataset_id}/content", response_class=Response)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -13,8 +13,8 @@ from app.db.engine import Sessions
 from app.domain.errors import FieldError, Unsupported, ValidationFailed
 from app.domain.ids import Prefix, is_id
 from app.queue import Relay
-from app.services import keys
-from app.services.keys import Caller, Scope
+from app.services import callers
+from app.services.callers import Caller, Scope
 from app.settings import Settings
 from app.storage import Storage
 
@@ -60,20 +60,23 @@ Writing = Annotated[Session, Depends(_writing, scope="function")]
 _bearer = HTTPBearer(auto_error=False, description="`<key id>.<secret>`")
 
 
-def _caller_with(scope: Scope) -> Callable[[Parts, HTTPAuthorizationCredentials | None], Caller]:
+def _caller_with(scope: Scope) -> Callable[[Request, Parts, HTTPAuthorizationCredentials | None], Caller]:
     def caller(
-        parts: PartsDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+        request: Request,
+        parts: PartsDep,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> Caller:
         with parts.readers() as session:
-            found = keys.authenticate(session, credentials.credentials if credentials else None)
+            found = callers.authenticate(session, credentials.credentials if credentials else None)
         found.require(scope)
-        return found
+        return found.during(request.state.request_id)
 
     return caller
 
 
 Reader = Annotated[Caller, Depends(_caller_with("read"))]
 Writer = Annotated[Caller, Depends(_caller_with("write"))]
+Admin = Annotated[Caller, Depends(_caller_with("admin"))]
 
 
 def _json_alone(request: Request) -> None:
@@ -89,6 +92,11 @@ DEFAULT_LIMIT = 50
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for the state to change.")]
 Name = Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+def shown_once(response: Response) -> None:
+    """Say that the answer holds a secret: nobody on the way keeps it, nor does a replay."""
+    response.headers["Cache-Control"] = "no-store"
 
 
 def checked_cursor(prefix: Prefix, cursor: str | None) -> str | None:

@@ -87,7 +87,7 @@ async def get_job(parts: PartsDep, caller: Reader, job_id: str, wait: Wait = 0) 
 @router.delete("/{job_id}", status_code=204)
 def delete_job(parts: PartsDep, caller: Writer, job_id: str) -> None:
     """Delete an ended job with its events and artifacts."""
-    jobs.remove(parts.sessions, parts.storage, caller.project_id, job_id)
+    jobs.remove(parts.sessions, parts.storage, caller, job_id)
 
 
 @router.post("/{job_id}:cancel", status_code=202)
@@ -95,7 +95,7 @@ def cancel_job(response: Response, session: Writing, caller: Writer, job_id: str
     """End a queued job at once; ask a running one to end."""
     response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"
-    return JobOut.of(jobs.cancel(session, caller.project_id, job_id))
+    return JobOut.of(jobs.cancel(session, caller, job_id))
 
 
 @router.post("/{job_id}:retry", status_code=202)

@@ -68,7 +68,7 @@ async def get_model(parts: PartsDep, caller: Reader, model_id: str, wait: Wait =
 @router.delete("/{model_id}", status_code=204)
 def delete_model(parts: PartsDep, caller: Writer, model_id: str) -> None:
     """Delete a model that no job refers to."""
-    models.remove(parts.sessions, parts.storage, caller.project_id, model_id)
+    models.remove(parts.sessions, parts.storage, caller, model_id)
 
 
 @router.get("/{model_id}/content", response_class=Response)

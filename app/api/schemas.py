@@ -1,20 +1,23 @@
 """The bodies of responses; what is asked stands in ``app.domain``."""
 
-from datetime import datetime
-from typing import Any, Generic, Literal, Self, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from app.db.tables import ArtifactRow, DatasetRow, EventRow, JobRow, ModelRow
+from app.db.tables import ArtifactRow, AuditRow, DatasetRow, EventRow, JobRow, KeyRow, ModelRow, ProjectRow
 from app.domain.dataset import DatasetFacts, SplitFacts
 from app.domain.errors import Failure
-from app.domain.job import EventType, JobSpec, JobState, Stage
+from app.domain.job import PRINTABLE, EventType, JobSpec, JobState, Stage
 from app.domain.model import Layer, ObjectState, Signature, TensorSpec
 from app.domain.steps.step import StepSpec
 from app.domain.steps.training import TrainingSpec
 from app.domain.target import Target
 from app.domain.task import ArtifactKind
+from app.services.audit import Action
+from app.services.callers import Scope
 from app.services.jobs import JobView
+from app.services.keys import NewKey
 from app.services.workers import ServedTarget
 
 Item = TypeVar("Item")
@@ -188,6 +191,107 @@ class ArtifactOut(BaseModel):
 
     @classmethod
     def of(cls, row: ArtifactRow) -> Self:
+        return cls.model_validate(row)
+
+
+NameText = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PRINTABLE)]
+
+
+def _ahead(time: datetime) -> datetime:
+    try:
+        time = time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("There is no such time in UTC.") from error
+    if time <= datetime.now(UTC):
+        raise ValueError("A key cannot expire before it is made.")
+    return time
+
+
+class KeyIn(BaseModel):
+    """What a new key may do, and until when; ``project_id`` is the operator's to give."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: NameText
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = ["read", "write"]
+    expires_at: Annotated[AwareDatetime, AfterValidator(_ahead)] | None = None
+    project_id: str | None = None
+
+
+class KeyOut(BaseModel):
+    """A key without its text."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    project_id: str
+    name: str
+    scopes: list[Scope]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, row: KeyRow) -> Self:
+        return cls.model_validate(row)
+
+
+_TEXT = Field(description="The whole key, shown this once: what goes behind `Bearer`. Null in a replay.")
+
+
+class KeyMade(KeyOut):
+    """A key with its text."""
+
+    key: str | None = _TEXT
+
+    @classmethod
+    def with_text(cls, made: NewKey) -> Self:
+        return cls(**KeyOut.of(made.row).model_dump(), key=made.text)
+
+
+class ProjectIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: NameText
+
+
+class ProjectOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    name: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, row: ProjectRow) -> Self:
+        return cls.model_validate(row)
+
+
+class ProjectMade(ProjectOut):
+    """A project with the text of its first key, whose scopes are all."""
+
+    key: str | None = _TEXT
+
+    @classmethod
+    def with_text(cls, row: ProjectRow, made: NewKey) -> Self:
+        return cls(**ProjectOut.of(row).model_dump(), key=made.text)
+
+
+class AuditOut(BaseModel):
+    """Something that was done; ``key_id`` is null where it was at the server's own command line."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    at: datetime
+    key_id: str | None
+    request_id: str | None
+    action: Action
+    object_id: str
+
+    @classmethod
+    def of(cls, row: AuditRow) -> Self:
         return cls.model_validate(row)
 
 

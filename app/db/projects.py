@@ -1,8 +1,11 @@
 """Projects."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.db.paging import page
 from app.db.tables import ProjectRow
 
 
@@ -10,9 +13,25 @@ def by_name(session: Session, name: str) -> ProjectRow | None:
     return session.scalar(select(ProjectRow).where(ProjectRow.name == name))
 
 
+def get(session: Session, project_id: str) -> ProjectRow | None:
+    return session.get(ProjectRow, project_id)
+
+
+def get_one(session: Session, project_id: str) -> ProjectRow:
+    """Get a project that is known to be there."""
+    return session.get_one(ProjectRow, project_id)
+
+
 def add(session: Session, row: ProjectRow) -> None:
     session.add(row)
     session.flush()
+
+
+def listed(session: Session, *, only: str | None, before: str | None, limit: int) -> Sequence[ProjectRow]:
+    query = select(ProjectRow)
+    if only is not None:
+        query = query.where(ProjectRow.id == only)
+    return page(session, query, ProjectRow.id, before=before, limit=limit)
 
 
 def lock(session: Session, project_id: str) -> None:

@@ -151,6 +151,14 @@ class InputExpired(Conflict):
     code, title = "input_expired", "The upload was kept for as long as this service keeps them"
 
 
+class NameTaken(Conflict):
+    code, title = "name_taken", "Another object has this name"
+
+
+class IdempotencyInFlight(Conflict):
+    code, title = "idempotency_in_flight", "A request with this Idempotency-Key is still at work"
+
+
 class InUse(Conflict):
     code, title = "in_use", "Other objects still refer to this one"
 
@@ -178,6 +186,10 @@ class Invalid(ClientError):
 
 class ValidationFailed(Invalid):
     code, title = "validation_failed", "The payload does not fit the schema"
+
+
+class IdempotencyKeyReused(Invalid):
+    code, title = "idempotency_key_reused", "This Idempotency-Key was sent with another request"
 
 
 class CorruptFile(Invalid):

@@ -21,6 +21,7 @@ class Prefix(StrEnum):
     WEBHOOK = "whk"
     KEY = "key"
     PROJECT = "prj"
+    AUDIT = "aud"
     REQUEST = "req"
 
 

@@ -16,7 +16,8 @@ from app.domain.errors import Conflict, FieldError, JobEnded, NotFound, NotReady
 from app.domain.ids import Prefix, is_id, new_id
 from app.domain.job import EventType, JobSpec, JobState
 from app.domain.model import ModelFacts, ObjectState
-from app.services import contents, sensitivity
+from app.services import audit, contents, sensitivity
+from app.services.callers import Caller
 from app.storage import Storage
 
 FIRST_ATTEMPT = 1
@@ -88,12 +89,13 @@ def list_page(
     return [_view(session, row) for row in rows]
 
 
-def cancel(session: Session, project_id: str, job_id: str) -> JobView:
+def cancel(session: Session, by: Caller, job_id: str) -> JobView:
     """End a queued job at once, or ask a running one to end. Raises JobEnded."""
-    row = find(session, project_id, job_id)
+    row = find(session, by.project_id, job_id)
     if jobs.cancel(session, row.id, datetime.now(UTC)) is None:
         session.refresh(row)
         raise JobEnded(f"The job has already ended: it is {row.state}.")
+    audit.record(session, by, "job.cancelled", row.id, project_id=row.project_id)
     session.refresh(row)
     return _view(session, row)
 
@@ -121,17 +123,18 @@ def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str) ->
     return view
 
 
-def remove(sessions: Sessions, storage: Storage, project_id: str, job_id: str) -> None:
+def remove(sessions: Sessions, storage: Storage, by: Caller, job_id: str) -> None:
     """Delete an ended job with its events and artifacts, and what only it kept."""
     with sessions.begin() as session:
-        projects.lock(session, project_id)
-        row = find(session, project_id, job_id)
+        projects.lock(session, by.project_id)
+        row = find(session, by.project_id, job_id)
         if not JobState(row.state).ended:
             raise Conflict(f"The job is {row.state}.", hint="Cancel it first.")
         digests = jobs.artifact_contents(session, row.id)
         jobs.delete(session, row)
+        audit.record(session, by, "job.deleted", row.id, project_id=row.project_id)
     for digest in digests:
-        contents.release(sessions, storage, project_id, digest)
+        contents.release(sessions, storage, by.project_id, digest)
 
 
 def events_after(

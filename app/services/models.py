@@ -12,7 +12,8 @@ from app.db.tables import ModelRow
 from app.domain.errors import InUse, NotFound, NotReady
 from app.domain.ids import Prefix, is_id, new_id
 from app.domain.model import ObjectState
-from app.services import contents, uploads
+from app.services import audit, contents, uploads
+from app.services.callers import Caller
 from app.services.uploads import Expectation
 from app.storage import Incoming, Storage
 
@@ -56,15 +57,16 @@ def list_page(
     return models.listed(session, project_id, state=state, before=before, limit=limit)
 
 
-def remove(sessions: Sessions, storage: Storage, project_id: str, model_id: str) -> None:
+def remove(sessions: Sessions, storage: Storage, by: Caller, model_id: str) -> None:
     """Delete a model that no job refers to, and its content with it."""
     with sessions.begin() as session:
-        projects.lock(session, project_id)
-        row = get(session, project_id, model_id)
+        projects.lock(session, by.project_id)
+        row = get(session, by.project_id, model_id)
         if models.in_use(session, row.id):
             raise InUse("Jobs refer to this model.", hint="Delete the jobs first.")
         models.delete(session, row)
-    contents.release(sessions, storage, project_id, row.sha256)
+        audit.record(session, by, "model.deleted", row.id, project_id=by.project_id)
+    contents.release(sessions, storage, by.project_id, row.sha256)
 
 
 def layers_of(session: Session, project_id: str, model_id: str) -> list[dict[str, Any]]:
