@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from app.api import (
     artifacts,
     audit,
+    comparisons,
     datasets,
     errors,
     events,
@@ -34,7 +35,7 @@ from app.settings import Settings
 from app.storage import Storage
 
 API = "/api/v1"
-_NOUNS = (models, datasets, methods, targets, jobs, events, artifacts, signing, projects, keys, audit)
+_NOUNS = (models, datasets, methods, targets, jobs, events, artifacts, signing, comparisons, projects, keys, audit)
 _UPLOADS = frozenset({f"{API}/models", f"{API}/datasets"})
 _PROBLEM: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.Problem, "description": "A problem (RFC 9457)."}}
 

@@ -6,9 +6,21 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.api.contents import content
-from app.api.deps import DEFAULT_LIMIT, Cursor, Limit, Name, PartsDep, Reader, Reading, Wait, Writer, checked_cursor
+from app.api.deps import (
+    DEFAULT_LIMIT,
+    OCTETS,
+    Cursor,
+    Limit,
+    Name,
+    PartsDep,
+    Reader,
+    Reading,
+    Wait,
+    Writer,
+    checked_cursor,
+)
 from app.api.schemas import DatasetOut, Page
-from app.api.uploads import OCTETS, RAW_BODY, ReprDigest, expectation, received
+from app.api.uploads import RAW_BODY, ReprDigest, expectation, received
 from app.api.waiting import read_until
 from app.db.tables import DatasetRow
 from app.domain.dataset import DatasetFormat

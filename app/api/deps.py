@@ -1,6 +1,6 @@
 """What endpoints ask for: the parts of the service, a session, the caller, a page."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from app.storage import Storage
 
 MAX_INTEGER = 2**31 - 1
 JSON = "application/json"
+OCTETS = "application/octet-stream"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,31 @@ Limit = Annotated[int, Query(ge=1, le=200, description="Items a page.")]
 DEFAULT_LIMIT = 50
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for the state to change.")]
-Name = Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_NAME = Query(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+Name = Annotated[str, _NAME]
+OptionalName = Annotated[str | None, _NAME]
+
+
+def require_name(name: str | None) -> str:
+    """Give the name in the query. Raises ValidationFailed where there is none."""
+    if name is None:
+        raise invalid_query({"name": "Field required"})
+    return name
+
+
+def refuse_query(request: Request) -> None:
+    """Raise ValidationFailed where there is a query beside a body that says everything."""
+    if request.query_params:
+        raise invalid_query(dict.fromkeys(request.query_params, "A JSON body says everything: there is no query."))
+
+
+def invalid_query(faults: Mapping[str, str]) -> ValidationFailed:
+    """Name what is wrong with each parameter of a query."""
+    errors = [
+        FieldError(pointer=f"/query/{name.replace('~', '~0').replace('/', '~1')}", message=message)
+        for name, message in faults.items()
+    ]
+    return ValidationFailed("; ".join(f"{it.pointer}: {it.message}" for it in errors), errors=errors)
 
 
 def shown_once(response: Response) -> None:
@@ -101,6 +126,5 @@ def shown_once(response: Response) -> None:
 
 def checked_cursor(prefix: Prefix, cursor: str | None) -> str | None:
     if cursor is not None and not is_id(prefix, cursor):
-        message = "This is no cursor of this list."
-        raise ValidationFailed(message, errors=[FieldError(pointer="/query/cursor", message=message)])
+        raise invalid_query({"cursor": "This is no cursor of this list."})
     return cursor

@@ -3,6 +3,7 @@
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.deps import OCTETS
 from app.api.errors import problem
 from app.domain.errors import TooLarge
 from app.domain.ids import Prefix, new_id
@@ -44,7 +45,8 @@ class BodyLimit:
         if "content-length" not in headers and "transfer-encoding" not in headers:
             await self._app(scope, receive, send)
             return
-        if scope["method"] == "POST" and scope["path"] in self._uploads:
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if scope["method"] == "POST" and scope["path"] in self._uploads and media_type == OCTETS:
             await self._app(scope, receive, send)
             return
         body = bytearray()

@@ -16,11 +16,13 @@ from app.domain.target import Target
 from app.domain.task import ArtifactKind
 from app.services.audit import Action
 from app.services.callers import Scope
+from app.services.comparisons import FIGURES, Compared
 from app.services.jobs import JobView
 from app.services.keys import NewKey
 from app.services.workers import ServedTarget
 
 Item = TypeVar("Item")
+NameText = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PRINTABLE)]
 
 
 class Page(BaseModel, Generic[Item]):
@@ -68,6 +70,15 @@ class ModelOut(_UploadOut):
         facts = row.facts or {}
         found = {name: facts.get(name) for name in ("trainable", "signature", "parameters", "macs")}
         return cls.model_validate({**_columns(row, _UploadOut), **found, "origin": row.origin})
+
+
+class ModelFromArtifact(BaseModel):
+    """A job's result that is to be a model of its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: NameText
+    artifact_id: str = Field(description="An artifact of the kind `model`, in a format that is taken for models.")
 
 
 class LayersOut(Items[Layer]):
@@ -194,9 +205,6 @@ class ArtifactOut(BaseModel):
         return cls.model_validate(row)
 
 
-NameText = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PRINTABLE)]
-
-
 def _ahead(time: datetime) -> datetime:
     try:
         time = time.astimezone(UTC)
@@ -293,6 +301,51 @@ class AuditOut(BaseModel):
     @classmethod
     def of(cls, row: AuditRow) -> Self:
         return cls.model_validate(row)
+
+
+class ComparedFigure(BaseModel):
+    """A figure that decides who dominates whom."""
+
+    name: str
+    better: Literal["higher", "lower"]
+
+
+class ComparedJob(BaseModel):
+    """One row: ``figures`` is the job's summary, ``dominated_by`` the jobs that beat it."""
+
+    job_id: str
+    name: str
+    state: JobState
+    model_id: str
+    dataset_id: str
+    target: str
+    figures: dict[str, Any]
+    dominated: bool
+    dominated_by: list[str]
+
+    @classmethod
+    def of(cls, compared: Compared) -> Self:
+        columns = ("name", "state", "model_id", "dataset_id", "target")
+        shown = {name: getattr(compared.row, name) for name in columns}
+        beaten = list(compared.dominated_by)
+        return cls(
+            **shown, job_id=compared.row.id, figures=compared.figures, dominated=bool(beaten), dominated_by=beaten
+        )
+
+
+class ComparisonOut(Items[ComparedJob]):
+    """Jobs in the order asked for, and the ids of those that none dominates."""
+
+    figures: list[ComparedFigure]
+    pareto_front: list[str]
+
+    @classmethod
+    def of(cls, compared: list[Compared]) -> Self:
+        return cls(
+            items=[ComparedJob.of(it) for it in compared],
+            figures=[ComparedFigure(name=name, better=better) for name, better in FIGURES.items()],
+            pareto_front=[it.row.id for it in compared if not it.dominated_by],
+        )
 
 
 class Health(BaseModel):

@@ -143,6 +143,10 @@ class NotReady(Conflict):
     code, title = "not_ready", "The model or data set is not ready"
 
 
+class NoReport(Conflict):
+    code, title = "no_report", "The job has no report to compare"
+
+
 class JobEnded(Conflict):
     code, title = "job_ended", "The job has already ended"
 

@@ -6,16 +6,16 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.db import models, projects
+from app.db import artifacts, jobs, models, projects
 from app.db.engine import Sessions
-from app.db.tables import ModelRow
-from app.domain.errors import InUse, NotFound, NotReady
+from app.db.tables import ArtifactRow, ModelRow
+from app.domain.errors import FieldError, InUse, NotFound, NotReady, UnknownFormat
 from app.domain.ids import Prefix, is_id, new_id
 from app.domain.model import ObjectState
-from app.services import audit, contents, uploads
+from app.services import audit, contents, formats, uploads
 from app.services.callers import Caller
 from app.services.uploads import Expectation
-from app.storage import Incoming, Storage
+from app.storage import Incoming, Storage, content_key
 
 FORMATS = ("pt2",)
 
@@ -41,6 +41,47 @@ def register(
             return row.id
 
         uploads.keep(sessions, storage, incoming, project_id, "model", add)
+    return row
+
+
+def register_artifact(sessions: Sessions, storage: Storage, project_id: str, name: str, artifact_id: str) -> ModelRow:
+    """Make a model of a job's artifact, inspected like any upload; its content is there already.
+
+    Raises NotFound, UnknownFormat.
+    """
+    with sessions.begin() as session:
+        projects.lock(session, project_id)
+        artifact = _artifact(session, project_id, artifact_id)
+        job = jobs.get(session, project_id, artifact.job_id)
+        assert job is not None  # the artifact's foreign key
+        with storage.open(content_key(project_id, artifact.sha256)) as file:
+            format_ = formats.tell(file, artifact.size_bytes)
+        uploads.check_accepted(format_, FORMATS)
+        row = ModelRow(
+            id=new_id(Prefix.MODEL),
+            project_id=project_id,
+            name=name,
+            format=format_,
+            state=ObjectState.VALIDATING,
+            size_bytes=artifact.size_bytes,
+            sha256=artifact.sha256,
+            created_at=datetime.now(UTC),
+            origin={"job_id": job.id, "model_id": job.model_id},
+        )
+        models.add(session, row)
+        uploads.ask_for_inspection(session, "model", row.id)
+    return row
+
+
+def _artifact(session: Session, project_id: str, artifact_id: str) -> ArtifactRow:
+    row = artifacts.get(session, project_id, artifact_id) if is_id(Prefix.ARTIFACT, artifact_id) else None
+    pointer = "/artifact_id"
+    if row is None:
+        message = f"There is no artifact {artifact_id!r}."
+        raise NotFound(message, errors=[FieldError(pointer=pointer, message=message)])
+    if row.kind != "model" or row.format not in FORMATS:
+        message = f"The artifact {row.name} is no model in a format that is read: {', '.join(FORMATS)}."
+        raise UnknownFormat(message, errors=[FieldError(pointer=pointer, message=message)])
     return row
 
 

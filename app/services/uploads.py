@@ -59,13 +59,22 @@ def admitted(storage: Storage, incoming: Incoming, expected: Expectation, accept
             raise DigestMismatch(f"The bytes received have the SHA-256 {incoming.sha256}, not {expected.sha256}.")
         with storage.open(incoming.key) as file:
             found = formats.tell(file, incoming.size_bytes)
-        if found not in accepted:
-            raise UnknownFormat(f"The file is .{found}; this takes {' or '.join('.' + name for name in accepted)}.")
+        check_accepted(found, accepted)
         if expected.format not in {None, found}:
             raise UnknownFormat(f"The file is .{found}, not .{expected.format} as the query says.")
         yield found
     finally:
         storage.delete(incoming.key)
+
+
+def check_accepted(format_: str, accepted: tuple[str, ...]) -> None:
+    """Raise UnknownFormat where a known format has no place here."""
+    if format_ not in accepted:
+        raise UnknownFormat(f"The file is .{format_}; this takes {' or '.join('.' + name for name in accepted)}.")
+
+
+def ask_for_inspection(session: Session, kind: Kind, upload_id: str) -> None:
+    outbox.add(session, outbox.INSPECT, "inspect", _PRIORITY, {"kind": kind, "id": upload_id})
 
 
 def keep(
@@ -81,7 +90,7 @@ def keep(
         with sessions.begin() as session:
             projects.lock(session, project_id)
             storage.promote(incoming, project_id)
-            outbox.add(session, "winnow.inspect", "inspect", _PRIORITY, {"kind": kind, "id": add(session)})
+            ask_for_inspection(session, kind, add(session))
     except BaseException:
         contents.release(sessions, storage, project_id, incoming.sha256)
         raise
