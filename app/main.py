@@ -24,6 +24,7 @@ from app.api import (
     projects,
     signing,
     targets,
+    usage,
 )
 from app.api.deps import Parts
 from app.api.idempotency import Idempotency, describe
@@ -35,7 +36,21 @@ from app.settings import Settings
 from app.storage import Storage
 
 API = "/api/v1"
-_NOUNS = (models, datasets, methods, targets, jobs, events, artifacts, signing, comparisons, projects, keys, audit)
+_NOUNS = (
+    models,
+    datasets,
+    methods,
+    targets,
+    jobs,
+    events,
+    artifacts,
+    signing,
+    comparisons,
+    usage,
+    projects,
+    keys,
+    audit,
+)
 _UPLOADS = frozenset({f"{API}/models", f"{API}/datasets"})
 _PROBLEM: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.Problem, "description": "A problem (RFC 9457)."}}
 

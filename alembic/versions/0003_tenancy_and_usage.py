@@ -1,4 +1,4 @@
-"""Projects that can be closed, the audit trail, and answers kept for idempotency."""
+"""Projects that can be closed, the audit trail, answers kept for idempotency, and what projects use."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -45,9 +45,44 @@ def upgrade():
         sa.PrimaryKeyConstraint("project_id", "key", name=op.f("pk_idempotency")),
     )
     op.create_index(op.f("ix_idempotency_expires_at"), "idempotency", ["expires_at"], unique=False)
+    op.create_table(
+        "usage",
+        sa.Column("project_id", ID, nullable=False),
+        sa.Column("jobs", sa.BigInteger(), nullable=False),
+        sa.Column("cpu_seconds", sa.Double(), nullable=False),
+        sa.Column("gpu_seconds", sa.Double(), nullable=False),
+        sa.Column("stored_bytes", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_usage_project_id")),
+        sa.PrimaryKeyConstraint("project_id", name=op.f("pk_usage")),
+    )
+    op.create_table(
+        "contents",
+        sa.Column("project_id", ID, nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_contents_project_id")),
+        sa.PrimaryKeyConstraint("project_id", "sha256", name=op.f("pk_contents")),
+    )
+    # Each content once, whatever refers to it; that of rejected uploads is gone. Seconds are counted from now on.
+    op.execute("""
+        INSERT INTO contents (project_id, sha256, size_bytes)
+        SELECT project_id, sha256, max(size_bytes) FROM (
+            SELECT project_id, sha256, size_bytes FROM models WHERE state <> 'rejected'
+            UNION SELECT project_id, sha256, size_bytes FROM datasets WHERE state <> 'rejected'
+            UNION SELECT project_id, sha256, size_bytes FROM artifacts
+        ) AS referred GROUP BY project_id, sha256
+    """)
+    op.execute("""
+        INSERT INTO usage (project_id, jobs, cpu_seconds, gpu_seconds, stored_bytes)
+        SELECT id, (SELECT count(*) FROM jobs WHERE jobs.project_id = projects.id), 0, 0,
+            (SELECT coalesce(sum(size_bytes), 0) FROM contents WHERE contents.project_id = projects.id)
+        FROM projects
+    """)
 
 
 def downgrade():
+    op.drop_table("contents")
+    op.drop_table("usage")
     op.drop_table("idempotency")
     op.drop_table("audit")
     op.drop_index(op.f("ix_api_keys_project_id_id"), "api_keys")

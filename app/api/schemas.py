@@ -348,6 +348,21 @@ class ComparisonOut(Items[ComparedJob]):
         )
 
 
+class UsageOut(BaseModel):
+    """Jobs ever submitted, seconds that their attempts were on workers, and bytes stored now.
+
+    An attempt counts when it ends, by the clock, as one second a second however many cores it has. A content counts
+    once however many models, data sets and artifacts hold it.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
+    jobs: int
+    cpu_seconds: float
+    gpu_seconds: float
+    stored_bytes: int
+
+
 class Health(BaseModel):
     status: Literal["alive", "ready"]
 

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from app.db import usage
 from app.db.paging import page
 from app.db.tables import ArtifactRow, EventRow, JobLabelRow, JobRow
 from app.domain.errors import Failure
@@ -26,6 +27,7 @@ def add(session: Session, row: JobRow, now: datetime) -> None:
     )
     session.add(_state_event(row.id, 1, JobState.QUEUED, now))
     session.flush()
+    usage.add(session, row.project_id, jobs=1)
 
 
 def get(session: Session, project_id: str, job_id: str) -> JobRow | None:
@@ -140,6 +142,7 @@ def finish(
         return False
     session.add(_state_event(job_id, event_id, state, now))
     session.flush()
+    usage.add_attempt(session, job_id, now)
     return True
 
 
@@ -149,7 +152,7 @@ def put_back(session: Session, job: JobRow, now: datetime) -> bool:
     The attempt keeps its number, so the time at which it was claimed tells it from one that took it up since.
     """
     mine = and_(_held(job.id, job.attempt), JobRow.state == JobState.RUNNING, JobRow.started_at == job.started_at)
-    return _queue_again(session, mine, job.id, now, {}, "interrupted")
+    return _ended_attempt(session, job.id, now, back=_queue_again(session, mine, job.id, now, {}, "interrupted"))
 
 
 def try_again(
@@ -161,7 +164,9 @@ def try_again(
     """
     condition = and_(_held(job_id, attempt), JobRow.state == JobState.RUNNING, JobRow.retries < MOST_RETRIES)
     values = {"attempt": attempt + 1, "retries": JobRow.retries + 1, "queued_at": now + after}
-    return _queue_again(session, condition, job_id, now, values, failure.code)
+    return _ended_attempt(
+        session, job_id, now, back=_queue_again(session, condition, job_id, now, values, failure.code)
+    )
 
 
 def retry(session: Session, job: JobRow, now: datetime) -> bool:
@@ -282,6 +287,13 @@ def _queue_again(
     session.add(_state_event(job_id, event_id, JobState.QUEUED, now, reason=reason))
     session.flush()
     return True
+
+
+def _ended_attempt(session: Session, job_id: str, now: datetime, *, back: bool) -> bool:
+    """Count the time of an attempt that is back in the queue."""
+    if back:
+        usage.add_attempt(session, job_id, now)
+    return back
 
 
 def _state_event(job_id: str, event_id: int, state: JobState, now: datetime, **why: str) -> EventRow:

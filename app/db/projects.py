@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.paging import page
-from app.db.tables import ProjectRow
+from app.db.tables import ProjectRow, UsageRow
 
 
 def by_name(session: Session, name: str) -> ProjectRow | None:
@@ -24,6 +24,8 @@ def get_one(session: Session, project_id: str) -> ProjectRow:
 
 def add(session: Session, row: ProjectRow) -> None:
     session.add(row)
+    session.flush()
+    session.add(UsageRow(project_id=row.id))
     session.flush()
 
 

@@ -114,6 +114,28 @@ class IdempotencyRow(Base):
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
+class UsageRow(Base):
+    """What a project has used, in running totals: jobs ever submitted, seconds on workers, bytes stored now."""
+
+    __tablename__ = "usage"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    jobs: Mapped[int] = mapped_column(BigInteger, default=0)
+    cpu_seconds: Mapped[float] = mapped_column(default=0.0)
+    gpu_seconds: Mapped[float] = mapped_column(default=0.0)
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class ContentRow(Base):
+    """A content that is stored and counted, once however many objects refer to it."""
+
+    __tablename__ = "contents"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(type_hex, primary_key=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
 class _Upload:
     """What uploaded models and data sets have in common; ``asked_at`` is when the inspection was last asked for."""
 
