@@ -113,14 +113,18 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _api(arguments: argparse.Namespace) -> int:
     import uvicorn
 
+    from app import logs
     from app.main import create_app
     from app.settings import Settings
 
+    logs.configure()
     uvicorn.run(
         create_app(Settings()),
         host=arguments.host,
         port=arguments.port,
-        log_level="warning",
+        # Its lines are written as ours are; those of each request are ours.
+        log_config=None,
+        access_log=False,
         server_header=False,
         # Streams and long polls are cut after this; their clients resume.
         timeout_graceful_shutdown=3,

@@ -42,7 +42,7 @@ async def create_dataset(
     asserted: Annotated[DatasetFormat | None, Query(alias="format", description="What the file must be.")] = None,
 ) -> DatasetOut:
     """Upload a data set as the raw body. Its format is told from the content."""
-    expected = expectation(request, repr_digest, asserted)
+    expected = expectation(request, parts, repr_digest, asserted)
     incoming = await received(request, parts, expected)
     row = await run_in_threadpool(
         datasets.register, parts.sessions, parts.storage, caller.project_id, name, incoming, expected

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -15,6 +16,7 @@ from app.domain.ids import Prefix, is_id
 from app.queue import Relay
 from app.services import callers
 from app.services.callers import Caller, Scope
+from app.services.limits import Rates
 from app.settings import Settings
 from app.storage import Storage
 
@@ -33,6 +35,7 @@ class Parts:
     readers: Sessions
     storage: Storage
     relay: Relay
+    rates: Rates
 
 
 def _parts(request: Request) -> Parts:
@@ -69,7 +72,10 @@ def _caller_with(scope: Scope) -> Callable[[Request, Parts, HTTPAuthorizationCre
     ) -> Caller:
         with parts.readers() as session:
             found = callers.authenticate(session, credentials.credentials if credentials else None)
+        request.state.key_id = found.key_id
+        parts.rates.hit(found.project_id)
         found.require(scope)
+        _refuse_unknown(request)
         return found.during(request.state.request_id)
 
     return caller
@@ -78,6 +84,18 @@ def _caller_with(scope: Scope) -> Callable[[Request, Parts, HTTPAuthorizationCre
 Reader = Annotated[Caller, Depends(_caller_with("read"))]
 Writer = Annotated[Caller, Depends(_caller_with("write"))]
 Admin = Annotated[Caller, Depends(_caller_with("admin"))]
+
+
+def _refuse_unknown(request: Request) -> None:
+    """Refuse a parameter that the endpoint does not have: a filter that is misspelt must not answer everything."""
+    unknown = request.query_params.keys() - _query_names(request.scope["route"].dependant)
+    if unknown:
+        raise invalid_query(dict.fromkeys(sorted(unknown), "There is no such parameter."))
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    own = {field.alias for field in dependant.query_params}
+    return own.union(*(_query_names(inner) for inner in dependant.dependencies))
 
 
 def _json_alone(request: Request) -> None:

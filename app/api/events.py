@@ -42,7 +42,7 @@ async def list_job_events(
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """List events, oldest first; as ``text/event-stream``, follow them until the job ends."""
-    if _STREAM in request.headers.get("accept", ""):
+    if _STREAM in request.headers.get("accept", "") and not getattr(request.state, "head", False):
         start = _event_id(last_event_id) if last_event_id else after
         await run_in_threadpool(_read, parts, caller, job_id, start, 1)
         return EventSourceResponse(_follow(parts, caller, job_id, start), ping=_PING_SECONDS)

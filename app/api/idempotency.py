@@ -69,6 +69,8 @@ class Idempotency:
             if isinstance(found, Claim):
                 await _Passage(parts, found, scope, receive, send).run(self._app)
                 return
+            # What is carried out is counted where it is authorized; a replay is not.
+            parts.rates.hit(caller.project_id)
             body = _Body(scope, receive)
             found.check(await body.drained(parts.settings.max_upload_bytes))
             response = Response(found.body, found.status, {**found.headers, REPLAYED: "true"})

@@ -37,10 +37,10 @@ _RETRY_AFTER_SECONDS = "2"
 
 @router.post("", status_code=202)
 def create_job(
-    request: Request, response: Response, session: Writing, caller: Writer, _: JsonBody, spec: JobSpec
+    request: Request, response: Response, parts: PartsDep, session: Writing, caller: Writer, _: JsonBody, spec: JobSpec
 ) -> JobOut:
     """Queue a compression; one that could only fail is refused."""
-    view = jobs.submit(session, caller.project_id, spec)
+    view = jobs.submit(session, caller.project_id, spec, limit=parts.settings.max_active_jobs)
     response.headers["Location"] = f"{request.url.path}/{view.row.id}"
     response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
     return JobOut.of(view)
@@ -101,7 +101,7 @@ def cancel_job(response: Response, session: Writing, caller: Writer, job_id: str
 @router.post("/{job_id}:retry", status_code=202)
 def retry_job(response: Response, parts: PartsDep, caller: Writer, job_id: str) -> JobOut:
     """Queue a job again that ended without success; it goes on from its last checkpoint."""
-    view = jobs.retry(parts.sessions, parts.storage, caller.project_id, job_id)
+    view = jobs.retry(parts.sessions, parts.storage, caller.project_id, job_id, limit=parts.settings.max_active_jobs)
     parts.relay.wake()
     response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"

@@ -53,7 +53,7 @@ async def create_model(
             models.register_artifact, parts.sessions, parts.storage, caller.project_id, asked.name, asked.artifact_id
         )
     else:
-        expected, given = expectation(request, repr_digest, asserted), require_name(name)
+        expected, given = expectation(request, parts, repr_digest, asserted), require_name(name)
         incoming = await received(request, parts, expected)
         row = await run_in_threadpool(
             models.register, parts.sessions, parts.storage, caller.project_id, given, incoming, expected

@@ -39,7 +39,7 @@ async def parsed(request: Request, schema: type[Body]) -> Body:
         raise RequestValidationError(faults) from error
 
 
-def expectation(request: Request, repr_digest: str | None, format_: str | None) -> Expectation:
+def expectation(request: Request, parts: Parts, repr_digest: str | None, format_: str | None) -> Expectation:
     """Read what the client says of the body before any of it is read."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != OCTETS:
@@ -49,14 +49,14 @@ def expectation(request: Request, repr_digest: str | None, format_: str | None) 
     announced = request.headers.get("content-length")
     if announced is not None and not announced.isdecimal():
         raise Malformed("Content-Length is no number.")
-    return Expectation(int(announced) if announced else None, uploads.parse_digest(repr_digest), format_)
+    size_bytes = int(announced) if announced else None
+    return Expectation(size_bytes, uploads.parse_digest(repr_digest), format_, parts.settings.max_project_bytes)
 
 
 async def received(request: Request, parts: Parts, expected: Expectation) -> Incoming:
     """Stream the body into the storage. Nothing is kept where it ends early."""
-    return await uploads.receive(
-        parts.storage, _body(request, expected), expected, limit=parts.settings.max_upload_bytes
-    )
+    limit = min(parts.settings.max_upload_bytes, expected.room_bytes or parts.settings.max_upload_bytes)
+    return await uploads.receive(parts.storage, _body(request, expected), expected, limit=limit)
 
 
 async def _body(request: Request, expected: Expectation) -> AsyncIterator[bytes]:

@@ -66,6 +66,13 @@ def queue_position(session: Session, job: JobRow) -> int | None:
     return session.scalar(query)
 
 
+def count_active(session: Session, project_id: str, *, at_most: int) -> int:
+    """Count jobs that have not ended, no further than to a number."""
+    active = [state for state in JobState if not state.ended]
+    query = select(JobRow.id).where(JobRow.project_id == project_id, JobRow.state.in_(active)).limit(at_most)
+    return session.scalar(select(func.count()).select_from(query.subquery())) or 0
+
+
 def count_by_state(session: Session) -> dict[tuple[str, str], int]:
     """Count all jobs by queue and state."""
     rows = session.execute(select(JobRow.queue, JobRow.state, func.count()).group_by(JobRow.queue, JobRow.state))

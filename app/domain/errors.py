@@ -172,7 +172,25 @@ class TooLarge(ClientError):
 
 
 class Limited(ClientError):
+    """``retry_after_seconds`` is when it is worth another try."""
+
     code, kind, title = "limited", Kind.LIMITED, "A limit of this project is reached"
+
+    def __init__(self, detail: str, *, retry_after_seconds: int = 5, hint: str | None = None) -> None:
+        super().__init__(detail, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RateLimited(Limited):
+    code, title = "rate_limited", "The project has sent too many requests"
+
+
+class TooManyJobs(Limited):
+    code, title = "too_many_jobs", "The project has too many jobs that have not ended"
+
+
+class QuotaReached(Limited):
+    code, title = "quota_reached", "The project stores as much as it may"
 
 
 # files

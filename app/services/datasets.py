@@ -39,7 +39,7 @@ def register(
             datasets.add(session, row)
             return row.id
 
-        uploads.keep(sessions, storage, incoming, project_id, "dataset", add)
+        uploads.keep(sessions, storage, incoming, project_id, "dataset", add, room_bytes=expected.room_bytes)
     return row
 
 

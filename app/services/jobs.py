@@ -16,7 +16,7 @@ from app.domain.errors import Conflict, FieldError, JobEnded, NotFound, NotReady
 from app.domain.ids import Prefix, is_id, new_id
 from app.domain.job import EventType, JobSpec, JobState
 from app.domain.model import ModelFacts, ObjectState
-from app.services import audit, contents, sensitivity
+from app.services import audit, contents, limits, sensitivity
 from app.services.callers import Caller
 from app.storage import Storage
 
@@ -32,7 +32,7 @@ class JobView:
     queue_position: int | None
 
 
-def submit(session: Session, project_id: str, spec: JobSpec) -> JobView:
+def submit(session: Session, project_id: str, spec: JobSpec, *, limit: int | None = None) -> JobView:
     """Queue a job that can succeed; the job, its first event and its message share one transaction."""
     # The lock keeps the model and the data set from being deleted between the check and the insert.
     projects.lock(session, project_id)
@@ -43,6 +43,7 @@ def submit(session: Session, project_id: str, spec: JobSpec) -> JobView:
     rows = DatasetFacts.model_validate(dataset.facts)
     compatibility.check(spec, ModelFacts.model_validate({**(model.facts or {}), "layers": model.layers}), rows)
     sensitivity.check(session, project_id, spec, rows)
+    limits.check_jobs(session, project_id, limit)
     now = datetime.now(UTC)
     row = JobRow(
         id=new_id(Prefix.JOB),
@@ -100,7 +101,7 @@ def cancel(session: Session, by: Caller, job_id: str) -> JobView:
     return _view(session, row)
 
 
-def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str) -> JobView:
+def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str, *, limit: int | None = None) -> JobView:
     """Queue a job again that failed, was cancelled or ran out of time; it goes on from its last checkpoint.
 
     What else the earlier attempts left goes. Raises Conflict or NotReady.
@@ -110,6 +111,7 @@ def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str) ->
         row = find(session, project_id, job_id)
         _ready(models.get(session, project_id, row.model_id), "/model_id", f"model {row.model_id!r}")
         _ready(datasets.get(session, project_id, row.dataset_id), "/dataset_id", f"data set {row.dataset_id!r}")
+        limits.check_jobs(session, project_id, limit)
         if not jobs.retry(session, row, datetime.now(UTC)):
             raise Conflict(f"The job is {row.state}.", hint="Only a job that ended without success can be tried again.")
         session.refresh(row)

@@ -40,7 +40,7 @@ def register(
             models.add(session, row)
             return row.id
 
-        uploads.keep(sessions, storage, incoming, project_id, "model", add)
+        uploads.keep(sessions, storage, incoming, project_id, "model", add, room_bytes=expected.room_bytes)
     return row
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.db import outbox, projects
 from app.db.engine import Sessions
 from app.domain.errors import DigestMismatch, Malformed, UnknownFormat
-from app.services import contents, formats
+from app.services import contents, formats, limits
 from app.storage import Incoming, Storage, check_size
 
 _PRIORITY = 9
@@ -21,11 +21,13 @@ Kind = Literal["model", "dataset"]
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the client says of the bytes it sends; null where it says nothing."""
+    """What the client says of the bytes it sends, null where it says nothing, and what they must fit into."""
 
     size_bytes: int | None
     sha256: str | None
     format: str | None
+    room_bytes: int | None = None
+    """What the project may store; without a limit where null."""
 
 
 def parse_digest(header: str | None) -> str | None:
@@ -84,11 +86,14 @@ def keep(
     project_id: str,
     kind: Kind,
     add: Callable[[Session], str],
+    *,
+    room_bytes: int | None,
 ) -> None:
     """Promote the content, write its row with ``add`` and ask for its inspection, all or nothing."""
     try:
         with sessions.begin() as session:
             projects.lock(session, project_id)
+            limits.check_room(session, project_id, incoming.sha256, incoming.size_bytes, room_bytes)
             storage.promote(incoming, project_id)
             ask_for_inspection(session, kind, add(session))
     except BaseException:

@@ -16,7 +16,7 @@ def test_errors_of_the_framework(project):
     problem(client.post("models/", params={"name": "m"}, content=pt2()), 404, "not_found")
     response = client.put("models")
     problem(response, 405, "method_not_allowed")
-    assert set(response.headers["allow"].replace(" ", "").split(",")) == {"GET", "POST"}
+    assert set(response.headers["allow"].replace(" ", "").split(",")) == {"GET", "HEAD", "POST"}
     problem(client.post(f"{root}/healthz"), 405, "method_not_allowed")
     for query in ({"limit": 0}, {"limit": 201}, {"limit": "many"}, {"cursor": "job_x"}, {"cursor": "\0"}):
         body = problem(client.get("models", params=query), 422, "validation_failed")
