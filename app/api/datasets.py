@@ -26,7 +26,7 @@ from app.db.tables import DatasetRow
 from app.domain.dataset import DatasetFormat
 from app.domain.ids import Prefix
 from app.domain.model import ObjectState
-from app.services import datasets
+from app.services import callers, datasets
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
@@ -73,6 +73,7 @@ async def get_dataset(parts: PartsDep, caller: Reader, dataset_id: str, wait: Wa
 
     def read() -> DatasetRow:
         with parts.readers() as session:
+            callers.require_valid(session, caller)
             return datasets.get(session, caller.project_id, dataset_id)
 
     return DatasetOut.of(await read_until(read, lambda row: row.state != ObjectState.VALIDATING, wait))

@@ -27,7 +27,7 @@ from app.domain.errors import FieldError, ValidationFailed
 from app.domain.ids import Prefix
 from app.domain.job import JobSpec, JobState
 from app.domain.report import AnyReport
-from app.services import artifacts, jobs
+from app.services import artifacts, callers, jobs
 from app.services.jobs import JobView
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -76,6 +76,7 @@ async def get_job(parts: PartsDep, caller: Reader, job_id: str, wait: Wait = 0) 
 
     def read() -> JobView:
         with parts.readers() as session:
+            callers.require_valid(session, caller)
             return jobs.get(session, caller.project_id, job_id)
 
     first = await run_in_threadpool(read)

@@ -27,7 +27,7 @@ from app.api.waiting import read_until
 from app.db.tables import ModelRow
 from app.domain.ids import Prefix
 from app.domain.model import ModelFormat, ObjectState
-from app.services import models
+from app.services import callers, models
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -84,6 +84,7 @@ async def get_model(parts: PartsDep, caller: Reader, model_id: str, wait: Wait =
 
     def read() -> ModelRow:
         with parts.readers() as session:
+            callers.require_valid(session, caller)
             return models.get(session, caller.project_id, model_id)
 
     return ModelOut.of(await read_until(read, lambda row: row.state != ObjectState.VALIDATING, wait))

@@ -52,6 +52,12 @@ def still_valid(session: Session, caller: Caller) -> bool:
     return row is not None and _valid(row) and hmac.compare_digest(row.secret_sha256, caller.secret_sha256)
 
 
+def require_valid(session: Session, caller: Caller) -> None:
+    """Raise Unauthenticated where the key has ended since its request came."""
+    if not still_valid(session, caller):
+        raise Unauthenticated(_REFUSAL)
+
+
 def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 

@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from tests.api.operations import operations
 from tests.serving import problem, serving
 
 ORIGIN = "https://console.example"
@@ -34,6 +35,14 @@ def test_head_is_get_without_a_body(project):
     # It does what GET does: of an action, nothing.
     assert project.client.head(f"jobs/{job}:cancel").status_code == 404
     assert project.client.get(f"jobs/{job}").json()["state"] == "queued"
+
+
+def test_every_get_has_its_head(project):
+    for operation in operations():
+        path = operation.path.format(**dict.fromkeys(operation.parameters, "x"))
+        head = project.client.head(path)
+        assert head.status_code == project.client.get(path).status_code, path
+        assert head.content == b""
 
 
 def test_no_page_of_another_origin_may_use_the_api(project):

@@ -1,11 +1,13 @@
 """Projects, keys and the trail of what was done with them."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from app.domain.ids import Prefix, new_id
+from tests.factories import pt2
 from tests.serving import pointers, problem, serving
 
 
@@ -82,6 +84,20 @@ def test_a_stream_ends_with_its_key(project, ending):
             project.client.post(f"keys/{made['id']}:rotate")
         began = time.monotonic()
         assert [line for line in lines if line.startswith("id:")] == []
+        assert time.monotonic() - began < 1
+
+
+def test_a_request_that_waits_ends_with_its_key(project):
+    made = project.client.post("keys", json={"name": "k"}).json()
+    waiting = [f"models/{project.upload('models', pt2()).json()['id']}", f"jobs/{project.queued()}"]
+    with project.client_with(made["key"]) as client, ThreadPoolExecutor() as pool:
+        answers = [pool.submit(client.get, path, params={"wait": 9}) for path in waiting]
+        time.sleep(0.5)
+        assert not any(answer.done() for answer in answers)
+        project.client.delete(f"keys/{made['id']}")
+        began = time.monotonic()
+        for answer in answers:
+            problem(answer.result(), 401, "unauthenticated")
         assert time.monotonic() - began < 1
 
 

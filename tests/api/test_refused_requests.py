@@ -5,6 +5,7 @@ import json
 import pytest
 
 from app.domain.ids import Prefix, new_id
+from tests.api.operations import operations
 from tests.factories import pt2
 from tests.serving import MAX_BODY_BYTES, pointers, problem, slowly
 
@@ -25,6 +26,15 @@ def test_errors_of_the_framework(project):
         body = problem(client.get("jobs", params=query), 422, "validation_failed")
         assert pointers(body) == [f"/query/{next(iter(query))}"]
     problem(client.get(f"jobs/{new_id(Prefix.JOB)}", params={"wait": 61}), 422, "validation_failed")
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("operation", operations(), ids=str)
+def test_a_parameter_that_no_operation_has(project, operation):
+    path = operation.path.format(**dict.fromkeys(operation.parameters, "x"))
+    query = {**dict.fromkeys(operation.needed, "n"), "nope": "1"}
+    body = problem(project.client.request(operation.method, path, params=query), 422, "validation_failed")
+    assert pointers(body) == ["/query/nope"]
 
 
 @pytest.mark.usefixtures("unchanged")
