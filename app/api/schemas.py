@@ -16,7 +16,7 @@ from app.domain.target import Target
 from app.domain.task import ArtifactKind
 from app.services.audit import Action
 from app.services.callers import Scope
-from app.services.comparisons import FIGURES, Compared
+from app.services.comparisons import Compared, judged_by
 from app.services.jobs import JobView
 from app.services.keys import NewKey
 from app.services.workers import ServedTarget
@@ -343,7 +343,7 @@ class ComparisonOut(Items[ComparedJob]):
     def of(cls, compared: list[Compared]) -> Self:
         return cls(
             items=[ComparedJob.of(it) for it in compared],
-            figures=[ComparedFigure(name=name, better=better) for name, better in FIGURES.items()],
+            figures=[ComparedFigure(name=name, better=better) for name, better in judged_by(compared).items()],
             pareto_front=[it.row.id for it in compared if not it.dominated_by],
         )
 

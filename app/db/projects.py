@@ -40,6 +40,7 @@ def lock(session: Session, project_id: str) -> None:
     """Hold the project until the transaction ends.
 
     Whoever adds or drops a reference to stored content does it under this lock, so that
-    content is never deleted between being found and being referred to.
+    content is never deleted between being found and being referred to. Rows that merely name
+    the project may be written meanwhile, so that a cancellation waits for no upload.
     """
-    session.execute(select(ProjectRow.id).where(ProjectRow.id == project_id).with_for_update())
+    session.execute(select(ProjectRow.id).where(ProjectRow.id == project_id).with_for_update(key_share=True))

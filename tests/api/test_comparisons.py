@@ -20,7 +20,8 @@ def ended(project, inputs, summary, **fields):
 
 
 def figures(accuracy, p50_ms, size_bytes):
-    return {"accuracy": accuracy, "p50_ms": p50_ms, "size_bytes": size_bytes, "size_ratio": 2.0}
+    baseline = {"baseline_accuracy": 0.99, "baseline_p50_ms": 4.0}
+    return {"accuracy": accuracy, **baseline, "p50_ms": p50_ms, "size_bytes": size_bytes, "size_ratio": 2.0}
 
 
 def compare(project, *jobs):
@@ -54,9 +55,11 @@ def test_only_jobs_measured_alike_are_set_against_each_other(project, inputs):
         ended(project, inputs, figures(0.90, 1.0, 200), latency={"threads": [2, 1]}),
         ended(project, {**inputs, "dataset_id": project.add_dataset()}, figures(0.90, 1.0, 200)),
     ]
+    others.append(ended(project, inputs, {"r2": 0.5, "baseline_r2": 0.6, "p50_ms": 1.0, "size_bytes": 200}))
     alike = ended(project, inputs, figures(0.90, 1.0, 200), latency={"threads": [1, 2]})
     answer = compare(project, better, alike, *others).json()
     assert answer["pareto_front"] == [better, *others]
+    assert [figure["name"] for figure in answer["figures"]] == ["accuracy", "r2", "p50_ms", "size_bytes"]
 
 
 def test_a_job_that_failed_with_its_report_is_compared(project, inputs):
