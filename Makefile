@@ -12,7 +12,7 @@ PORT ?= 8000
 
 .PHONY: help
 help: ## Print this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## Make .venv and install everything, pinned
@@ -74,6 +74,10 @@ migrations: setup ## Fail when the tables and the migrations differ
 .PHONY: openapi
 openapi: setup ## Write docs/openapi.json anew
 	$(BIN)/winnowd openapi > docs/openapi.json
+
+.PHONY: report-schema
+report-schema: setup ## Write docs/report.schema.json anew
+	$(BIN)/winnowd report-schema > docs/report.schema.json
 
 .PHONY: errors
 errors: setup ## Write docs/errors.md anew

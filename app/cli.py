@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     openapi = commands.add_parser("openapi", help="print the API's OpenAPI document")
     openapi.set_defaults(run=_openapi)
 
+    schema = commands.add_parser("report-schema", help="print the JSON Schema of a job's report")
+    schema.set_defaults(run=_report_schema)
+
     errors = commands.add_parser("errors", help="print the table of error codes")
     errors.set_defaults(run=_errors)
 
@@ -205,6 +208,15 @@ def _openapi(_: argparse.Namespace) -> int:
     from app.settings import Settings
 
     sys.stdout.write(f"{json.dumps(create_app(Settings()).openapi(), indent=2)}\n")
+    return 0
+
+
+def _report_schema(_: argparse.Namespace) -> int:
+    import json
+
+    from app.domain.report import report_schema
+
+    sys.stdout.write(f"{json.dumps(report_schema(), indent=2, ensure_ascii=False)}\n")
     return 0
 
 

@@ -1,10 +1,15 @@
 """What is documented is what there is."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
+import jsonschema
+import pytest
+
 from app.api import catalogue
 from app.domain.errors import ClientError, Kind
+from app.domain.report import report_schema
 from app.settings import Settings
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -33,3 +38,19 @@ def test_every_error_has_a_code_of_its_own_and_a_kind_that_fits():
     internal = [error.code for error in catalogue.error_classes() if error.kind is Kind.INTERNAL]
     client = [error.code for error in catalogue.error_classes(ClientError)]
     assert set(internal) & set(client) == set()
+
+
+def test_the_schema_of_the_report_is_fresh():
+    committed = json.loads((DOCS / "report.schema.json").read_text())
+    assert committed == report_schema(), "docs/report.schema.json is stale: run `make report-schema`"
+
+
+def test_reports_as_they_are_written_fit_their_schema():
+    reports = pytest.importorskip("tests.compression.pages.reports", reason="the engine is not installed")
+    schema = jsonschema.Draft202012Validator(json.loads((DOCS / "report.schema.json").read_text()))
+    schema.check_schema(schema.schema)
+    for report in (reports.make_report()[0], reports.make_analysis()):
+        written = json.loads(report.model_dump_json())
+        schema.validate(written)
+        assert not schema.is_valid(written | {"seed": "seven"})
+        assert not schema.is_valid(written | {"unknown": 1})

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "scipy", "safetensors"}
+HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "scipy", "safetensors", "matplotlib", "jinja2"}
 
 
 @pytest.mark.parametrize("modules", ["app.main", "app.cli", "app.embedded", "workers.celery_app, workers.tasks"])
@@ -13,3 +13,9 @@ def test_nothing_heavy_is_imported(modules):
     code = f"import sys, {modules}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == []
+
+
+def test_what_draws_is_imported_by_the_engine_only_once_it_draws():
+    code = "import sys, workers.compression.pipeline, workers.compression.analysis; print('matplotlib' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False"]

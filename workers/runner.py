@@ -42,6 +42,7 @@ from app.domain.task import (
     FailureMessage,
     Message,
     TurnMessage,
+    Upload,
 )
 from app.services import contents, sensitivity
 from app.storage import content_key, is_full
@@ -226,6 +227,8 @@ def _fetch(workplace: Workplace, job: JobRow, folder: Path, threads: int) -> Com
         dataset_format=cast("DatasetFormat", dataset.format),
         job=spec,
         sensitivities=table_paths,
+        model=Upload(name=model.name, sha256=model.sha256),
+        dataset=Upload(name=dataset.name, sha256=dataset.sha256),
         device="cuda" if job.queue == "gpu" else "cpu",
         threads=threads,
         service_version=version("winnow"),

@@ -2,21 +2,31 @@
 
 import base64
 import re
+from collections.abc import Mapping
 from email.utils import quote
 from urllib.parse import quote as percent_encode
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
 
 from app.domain.errors import NotAcceptable, RangeNotSatisfiable
 from app.storage import Storage, content_key
 
 _ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
-_ZERO_WEIGHT = re.compile(r"q=0(\.0*)?")
 
 
 async def content(
-    request: Request, storage: Storage, project_id: str, sha256: str, size_bytes: int, *, name: str, media_type: str
+    request: Request,
+    storage: Storage,
+    project_id: str,
+    sha256: str,
+    size_bytes: int,
+    *,
+    name: str,
+    media_type: str,
+    more_headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Stream a content, or the one range of it that is asked for; several ranges answer the whole."""
     tag = f'"{sha256}"'
@@ -24,8 +34,10 @@ async def content(
         "ETag": tag,
         "Accept-Ranges": "bytes",
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
-        "Content-Disposition": _disposition(name),
+        "Content-Disposition": disposition("attachment", name),
         "Cache-Control": "private, no-cache",
+        "X-Content-Type-Options": "nosniff",
+        **(more_headers or {}),
     }
     known = {entry.strip().removeprefix("W/") for entry in request.headers.get("if-none-match", "").split(",")}
     if known & {tag, "*"}:
@@ -43,18 +55,21 @@ async def content(
     return StreamingResponse(body, 206 if wanted else 200, headers, media_type)
 
 
-def accepts(request: Request, *media_types: str) -> bool:
-    """Tell whether the Accept header, where there is one, names any of these."""
+def preferred(request: Request, *media_types: str) -> str | None:
+    """Give the one of these that the Accept header likes best (RFC 9110, 12.5.1), the first of equals.
+
+    Null where it takes none; without the header, the first.
+    """
     header = request.headers.get("accept", "*/*")
-    entries = [[part.strip().lower() for part in entry.split(";")] for entry in header.split(",")]
-    named = {entry[0] for entry in entries if not any(_ZERO_WEIGHT.fullmatch(part) for part in entry[1:])}
-    families = {f"{media_type.partition('/')[0]}/*" for media_type in media_types}
-    return bool(named & ({"*/*"} | families | set(media_types)))
+    return parse_accept_header(header, MIMEAccept).best_match(media_types)
 
 
-def require_acceptable(request: Request, *media_types: str) -> None:
-    if not accepts(request, *media_types):
+def require_acceptable(request: Request, *media_types: str) -> str:
+    """Give the preferred one. Raises NotAcceptable."""
+    found = preferred(request, *media_types)
+    if found is None:
         raise NotAcceptable(f"This can be given as {' or '.join(media_types)} alone.")
+    return found
 
 
 class _OutOfRange(RangeNotSatisfiable):
@@ -82,6 +97,6 @@ def _range(header: str, size_bytes: int) -> tuple[int, int] | None:
     return start, stop
 
 
-def _disposition(name: str) -> str:
+def disposition(kind: str, name: str) -> str:
     plain = quote(name.encode("ascii", "replace").decode().replace("\r", "").replace("\n", ""))
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{percent_encode(name, safe='')}"
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{percent_encode(name, safe='')}"

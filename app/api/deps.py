@@ -21,7 +21,7 @@ from app.settings import Settings
 from app.storage import Storage
 
 MAX_INTEGER = 2**31 - 1
-JSON = "application/json"
+JSON, HTML, MARKDOWN = "application/json", "text/html", "text/markdown"
 OCTETS = "application/octet-stream"
 
 

@@ -5,10 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.api.contents import content, require_acceptable
+from app.api.contents import content, disposition, require_acceptable
 from app.api.deps import (
     DEFAULT_LIMIT,
+    HTML,
     JSON,
+    MARKDOWN,
     Cursor,
     JsonBody,
     Limit,
@@ -27,12 +29,23 @@ from app.domain.errors import FieldError, ValidationFailed
 from app.domain.ids import Prefix
 from app.domain.job import JobSpec, JobState
 from app.domain.report import AnyReport
+from app.domain.task import CARD_FILE, PAGE_FILE, REPORT_FILE
 from app.services import artifacts, callers, jobs
 from app.services.jobs import JobView
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 _RETRY_AFTER_SECONDS = "2"
+_REPORTS = {JSON: REPORT_FILE, HTML: PAGE_FILE, MARKDOWN: CARD_FILE}
+"""The forms of a report, the default first."""
+_TEXT = {"type": "string"}
+_WORDS_ALONE = {
+    # What wrote the page had read a user's files: whatever it came to hold may be looked at, and does nothing.
+    # The page's own policy, which is enforced beside this one, allows one style by its digest.
+    "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 @router.post("", status_code=202)
@@ -115,18 +128,34 @@ def list_job_artifacts(session: Reading, caller: Reader, job_id: str) -> Items[A
     return Items(items=[ArtifactOut.of(row) for row in artifacts.of_job(session, caller.project_id, job_id)])
 
 
-@router.get("/{job_id}/report", response_model=AnyReport)
+@router.get(
+    "/{job_id}/report",
+    response_model=AnyReport,
+    responses={200: {"content": {HTML: {"schema": _TEXT}, MARKDOWN: {"schema": _TEXT}}}},
+)
 async def get_job_report(request: Request, parts: PartsDep, caller: Reader, job_id: str) -> Response:
-    """Give what the job measured, as JSON."""
-    require_acceptable(request, JSON)
+    """Give what the job measured: as JSON, as a page that stands alone, or as a model card."""
 
-    def read() -> ArtifactRow:
+    def read() -> dict[str, ArtifactRow]:
         with parts.readers() as session:
-            return artifacts.report_of(session, caller.project_id, job_id)
+            return artifacts.reports_of(session, caller.project_id, job_id)
 
-    row = await run_in_threadpool(read)
+    require_acceptable(request, *_REPORTS)
+    rows = await run_in_threadpool(read)
+    media_type = require_acceptable(request, *(form for form, name in _REPORTS.items() if name in rows))
+    row = rows[_REPORTS[media_type]]
+    headers = {"Vary": "Accept"}
+    if media_type != JSON:
+        headers |= _WORDS_ALONE | {"Content-Disposition": disposition("inline", row.name)}
     return await content(
-        request, parts.storage, row.project_id, row.sha256, row.size_bytes, name=row.name, media_type=JSON
+        request,
+        parts.storage,
+        row.project_id,
+        row.sha256,
+        row.size_bytes,
+        name=row.name,
+        media_type=media_type,
+        more_headers=headers,
     )
 
 

@@ -258,3 +258,10 @@ class AnalysisReport(_Part):
 
 AnyReport = Report | AnalysisReport
 ANY_REPORT: TypeAdapter[AnyReport] = TypeAdapter(AnyReport)
+
+
+def report_schema() -> dict[str, Any]:
+    """Give the JSON Schema (draft 2020-12) of what ``report.json`` holds."""
+    schema = ANY_REPORT.json_schema(mode="serialization")
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Winnow report"}
+    return {**head, "description": "A Report, or an AnalysisReport where nothing was compressed.", **schema}

@@ -21,6 +21,8 @@ OUTPUT_FOLDER = "out"
 FACTS_FILE = "facts.json"
 """Written by the two inspections into the output folder: ModelFacts or DatasetFacts."""
 REPORT_FILE = "report.json"
+PAGE_FILE = "report.html"
+CARD_FILE = "model-card.md"
 CHECKPOINTS_FOLDER = "checkpoints"
 """What the child needs to go on where it was killed; the supervisor carries its files to the next attempt's folder."""
 LOG_FILE = "job.log"
@@ -44,6 +46,13 @@ class InspectDataset(_Part):
     format: DatasetFormat
 
 
+class Upload(_Part):
+    """A file as its user uploaded and named it."""
+
+    name: str
+    sha256: str
+
+
 class Compress(_Part):
     kind: Literal["compress"] = "compress"
     model_path: str
@@ -53,6 +62,8 @@ class Compress(_Part):
     job: JobSpec
     sensitivities: dict[str, str] = {}
     """For each job whose table a step takes, the path of that table."""
+    model: Upload | None = None
+    dataset: Upload | None = None
     device: str = "cpu"
     threads: int = 2
     service_version: str = ""

@@ -147,7 +147,7 @@ def test_artifacts_are_listed_by_name(project):
     assert (items[0]["kind"], items[0]["format"], items[0]["size_bytes"]) == ("model", "onnx", 10)
 
 
-def test_a_report_is_given_as_json_alone(project):
+def test_a_report_is_given_as_json_where_nothing_else_is_liked_better(project):
     job_id = project.queued()
     problem(project.client.get(f"jobs/{job_id}/report"), 404, "not_found")
     project.add_artifact(job_id, "report.json", b'{"seed": 7}', kind="report")
@@ -158,3 +158,66 @@ def test_a_report_is_given_as_json_alone(project):
     for accept in ("image/png", "application/json;q=0, image/png"):
         response = project.client.get(f"jobs/{job_id}/report", headers={"Accept": accept})
         problem(response, 406, "not_acceptable")
+
+
+FORMS = {"report.json": b'{"seed": 7}', "report.html": b"<!DOCTYPE html>", "model-card.md": b"# digits"}
+
+
+@pytest.fixture
+def reported(project):
+    """Give a way to ask for the report of a job that left all three forms."""
+    job_id = project.queued()
+    for name, written in FORMS.items():
+        project.add_artifact(job_id, name, written, kind="report")
+    return lambda accept: project.client.get(f"jobs/{job_id}/report", headers={"Accept": accept})
+
+
+@pytest.mark.parametrize(
+    ("accept", "name"),
+    [
+        ("*/*", "report.json"),
+        ("text/html, application/json", "report.json"),
+        ("text/html", "report.html"),
+        ("TEXT/HTML", "report.html"),
+        ("text/*", "report.html"),
+        # What Firefox and Chromium send.
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "report.html"),
+        ("text/html;q=0.5, text/markdown;q=0.9", "model-card.md"),
+        ("text/html;q=0, */*", "report.json"),
+        ("application/json;q=0, */*;q=0.5", "report.html"),
+        ("text/*, text/html;q=0", "model-card.md"),
+        ("text/markdown;q=0.4, */*;q=0.3", "model-card.md"),
+    ],
+)
+def test_the_form_of_a_report_is_the_one_that_is_liked_best(reported, accept, name):
+    response = reported(accept)
+    assert (response.status_code, response.content) == (200, FORMS[name])
+    media_type = {"json": "application/json", "html": "text/html; charset=utf-8", "md": "text/markdown; charset=utf-8"}
+    assert response.headers["content-type"] == media_type[name.rpartition(".")[2]]
+    assert response.headers["vary"] == "Accept"
+    assert name in response.headers["content-disposition"]
+
+
+@pytest.mark.parametrize("accept", ["image/png", "*/*;q=0", "text/*;q=0", "application/xml", ""])
+def test_a_report_in_a_form_that_there_is_not_is_refused(reported, accept):
+    problem(reported(accept), 406, "not_acceptable")
+
+
+def test_a_form_that_this_job_did_not_leave_is_refused_by_name(project):
+    job_id = project.queued()
+    problem(project.client.get(f"jobs/{job_id}/report", headers={"Accept": "text/html"}), 404, "not_found")
+    project.add_artifact(job_id, "report.json", FORMS["report.json"], kind="report")
+    refused = project.client.get(f"jobs/{job_id}/report", headers={"Accept": "text/html"})
+    assert problem(refused, 406, "not_acceptable")["detail"] == "This can be given as application/json alone."
+    assert project.client.get(f"jobs/{job_id}/report", headers={"Accept": "text/html, */*;q=0.1"}).json() == {"seed": 7}
+
+
+def test_a_page_may_be_looked_at_and_does_nothing(reported):
+    for accept in ("text/html", "text/markdown"):
+        headers = reported(accept).headers
+        policy = [part.strip() for part in headers["content-security-policy"].split(";")]
+        assert {"sandbox", "default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"} <= set(policy)
+        assert not [part for part in policy if part.startswith("script") or "allow" in part]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["content-disposition"].startswith("inline;")
+    assert reported("application/json").headers["x-content-type-options"] == "nosniff"

@@ -35,7 +35,12 @@ def analyzed(make_folder):
 def test_an_analysis_leaves_a_table_and_a_report_and_no_model(analyzed):
     out, messages = analyzed
     artifacts = [(message.name, message.kind) for message in messages if message.type == "artifact"]
-    assert artifacts == [("sensitivity.json", "report"), ("report.json", "report")]
+    assert artifacts == [
+        ("sensitivity.json", "report"),
+        ("report.json", "report"),
+        ("report.html", "report"),
+        ("model-card.md", "report"),
+    ]
     assert {path.name for path in out.iterdir()} == {name for name, _ in artifacts}
     table = SensitivityTable.model_validate_json((out / "sensitivity.json").read_text())
     assert [len(group.measurements) for group in table.groups] == [5, 5]

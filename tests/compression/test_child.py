@@ -88,7 +88,7 @@ def test_a_missed_objective_keeps_report_and_files(folder):
     assert messages[-1].failure.code == "objective_missed"
     assert messages[-1].failure.class_ == "user"
     names = [message.name for message in messages if message.type == "artifact"]
-    assert names == ["model.onnx", "model.pt2", "report.json", "benchmark.zip"]
+    assert names == ["model.onnx", "model.pt2", "report.json", "benchmark.zip", "report.html", "model-card.md"]
     assert not Report.model_validate_json((folder / "out" / "report.json").read_text()).objective.met
 
 

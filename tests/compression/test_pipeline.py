@@ -103,6 +103,8 @@ def test_files_are_announced_once_complete_and_a_candidate_once_trained(finished
         ("model.pt2", "model"),
         ("report.json", "report"),
         ("benchmark.zip", "benchmark"),
+        ("report.html", "report"),
+        ("model-card.md", "report"),
     ]
     assert {path.name for path in folder.iterdir()} == {artifact.name for artifact in artifacts}
     with zipfile.ZipFile(folder / "benchmark.zip") as bundle:

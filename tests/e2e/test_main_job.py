@@ -38,6 +38,14 @@ def test_two_jobs_at_once_both_finish_with_reports_and_artifacts(service, upload
         assert {"model.onnx", "model.pt2", "report.json", "benchmark.zip", "job.log"} <= set(artifacts)
         content = service.client.get(f"artifacts/{artifacts['model.onnx']['id']}/content").content
         assert hashlib.sha256(content).hexdigest() == artifacts["model.onnx"]["sha256"]
+    page = service.client.get(f"jobs/{jobs[0]}/report", headers={"Accept": "text/html"})
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.text.count("<svg ") == 5  # latency, operators, classes, layers and one training
+    card = service.client.get(f"jobs/{jobs[0]}/report", headers={"Accept": "text/markdown"}).text
+    for noun, upload in zip(("models", "datasets"), uploads, strict=True):
+        uploaded = service.get(f"{noun}/{upload}")
+        assert f"| `{uploaded['name']}` | `{uploaded['sha256']}` |" in card
+        assert uploaded["sha256"] in page.text
     ids = [event["id"] for event in service.get(f"jobs/{jobs[0]}/events", params={"limit": 200})["items"]]
     assert ids == list(range(1, len(ids) + 1))
 
@@ -48,7 +56,8 @@ def test_an_analysis_and_a_prune_that_takes_its_table(service, uploads):
     assert ended["state"] == "succeeded", ended["failure"]
     assert (ended["summary"]["groups"], ended["summary"]["groups_measured"]) == (2, 2)
     artifacts = {item["name"]: item for item in service.get(f"jobs/{analysis}/artifacts")["items"]}
-    assert set(artifacts) == {"sensitivity.json", "report.json", "job.log", "manifest.json", "manifest.json.sig"}
+    pages, manifest = {"report.html", "model-card.md"}, {"manifest.json", "manifest.json.sig"}
+    assert set(artifacts) == {"sensitivity.json", "report.json", "job.log"} | pages | manifest
     table = service.get(f"artifacts/{artifacts['sensitivity.json']['id']}/content")
     assert service.get(f"jobs/{analysis}/report")["steps"][0]["details"]["sensitivity"] == table
     shown = service.get(f"models/{uploads[0]}/layers")["items"]

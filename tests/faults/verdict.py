@@ -9,7 +9,7 @@ from app.domain.job import EventType, JobState
 from app.storage import content_key
 
 EXPECTED = {"job.log", "manifest.json", "manifest.json.sig", "model.onnx", "model.pt2"}
-WITH_REPORT = EXPECTED | {"benchmark.zip", "report.json"}
+WITH_REPORT = EXPECTED | {"benchmark.zip", "report.json", "report.html", "model-card.md"}
 MODELS = ("model.onnx", "model.pt2")
 
 

@@ -122,6 +122,7 @@ def _compress(folder: Path, task: Compress, send: Send, turn: Callable[[], Abstr
     from workers.compression.analysis import analyze
     from workers.compression.datasets import load_dataset
     from workers.compression.formats import pt2
+    from workers.compression.pages.subject import subject_of
     from workers.compression.pipeline import Output, compress, require_objective
 
     torch.set_num_threads(task.threads)
@@ -143,6 +144,7 @@ def _compress(folder: Path, task: Compress, send: Send, turn: Callable[[], Abstr
                 device=device,
                 output=output,
                 service_version=task.service_version,
+                subject=subject_of(task),
             )
         case recipe:
             report = compress(
@@ -157,6 +159,7 @@ def _compress(folder: Path, task: Compress, send: Send, turn: Callable[[], Abstr
                 service_version=task.service_version,
                 sensitivities={name: _read_table(folder / path) for name, path in task.sensitivities.items()},
                 turn=turn,
+                subject=subject_of(task),
             )
             require_objective(report)
 

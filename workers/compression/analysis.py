@@ -19,6 +19,7 @@ from workers.compression.figures import count, layer_figures
 from workers.compression.footprint import measure_footprint
 from workers.compression.formats import onnx
 from workers.compression.network import Network
+from workers.compression.pages.subject import UNNAMED, Subject
 from workers.compression.pipeline import JUDGE, Output
 from workers.compression.progress import Tracker
 from workers.compression.pruning.scoring import TAYLOR_ROWS
@@ -40,8 +41,9 @@ def analyze(
     device: torch.device,
     output: Output,
     service_version: str,
+    subject: Subject = UNNAMED,
 ) -> AnalysisReport:
-    """Measure a sensitivity table and write ``sensitivity.json`` and ``report.json``.
+    """Measure a sensitivity table and write ``sensitivity.json`` and the report, for programs and people.
 
     There is no model among the files, since there is none that was not uploaded.
     """
@@ -74,6 +76,7 @@ def analyze(
             )
             (output.folder / REPORT_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
             output.announce(REPORT_FILE, "report", "json")
+            output.write_pages(report, subject)
     return report
 
 

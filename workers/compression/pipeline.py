@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from app.domain.errors import ObjectiveMissed
 from app.domain.job import LatencySpec, Objective, Stage
 from app.domain.recipe import Recipe, Step
-from app.domain.report import DataFigures, FileAgreement, Report, StepOutcome
+from app.domain.report import AnyReport, DataFigures, FileAgreement, Report, StepOutcome
 from app.domain.sensitivity import SensitivityTable
 from app.domain.steps.quantize import QuantizeSpec
 from app.domain.task import REPORT_FILE, ArtifactKind, ArtifactMessage
@@ -27,8 +27,10 @@ from workers.compression.distillation import distill
 from workers.compression.environment import read_environment
 from workers.compression.figures import count, layer_figures
 from workers.compression.formats import onnx, pt2
+from workers.compression.latency import PairedLatency
 from workers.compression.network import Network
 from workers.compression.packing import SUFFIX, leaves_zeros, pack, packed_size
+from workers.compression.pages.subject import UNNAMED, Subject
 from workers.compression.profiling import profile_files
 from workers.compression.progress import Tracker
 from workers.compression.pruning import prune
@@ -75,6 +77,14 @@ class Output:
     def announce(self, name: str, kind: ArtifactKind, format_: str) -> None:
         self.publish(ArtifactMessage(name=name, kind=kind, format=format_))
 
+    def write_pages(self, report: AnyReport, subject: Subject, pairs: Sequence[PairedLatency] = ()) -> None:
+        """Write the report for people: what draws it takes a second to import, and nothing before needs it."""
+        from workers.compression.pages.writing import FORMATS, write_pages
+
+        write_pages(self.folder, report, subject, pairs)
+        for name, format_ in FORMATS.items():
+            self.announce(name, "report", format_)
+
 
 def compress(
     network: Network,
@@ -89,8 +99,9 @@ def compress(
     service_version: str,
     sensitivities: Mapping[str, SensitivityTable] | None = None,
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    subject: Subject = UNNAMED,
 ) -> Report:
-    """Run a recipe and write ``model.onnx``, ``model.pt2``, ``report.json`` and ``benchmark.zip``.
+    """Run a recipe and write ``model.onnx``, ``model.pt2``, ``benchmark.zip`` and the report, for programs and people.
 
     Where single weights became zero, compressed copies of the first two stand beside them, if they are smaller.
     Within ``turn`` nobody else measures on this host.
@@ -148,6 +159,7 @@ def compress(
             output.announce(REPORT_FILE, "report", "json")
             write_bundle(output.folder / BUNDLE, *files, profiling.pairs, environment=environment, seed=seed)
             output.announce(BUNDLE, "benchmark", "zip")
+            output.write_pages(report, subject, profiling.pairs)
     return report
 
 
