@@ -116,14 +116,18 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _api(arguments: argparse.Namespace) -> int:
     import uvicorn
 
+    from app import logs
     from app.main import create_app
     from app.settings import Settings
 
+    logs.configure()
     uvicorn.run(
         create_app(Settings()),
         host=arguments.host,
         port=arguments.port,
-        log_level="warning",
+        # Its lines are written as ours are; those of each request are ours.
+        log_config=None,
+        access_log=False,
         server_header=False,
         # Streams and long polls are cut after this; their clients resume.
         timeout_graceful_shutdown=3,
@@ -236,7 +240,7 @@ def _list_keys(_: argparse.Namespace) -> int:
     from app.services import keys
 
     with _sessions(read_only=True)() as session:
-        for row in keys.list_keys(session):
+        for row in keys.list_all(session):
             state = "revoked" if row.revoked_at else "active"
             sys.stdout.write(f"{row.id}  {row.created_at:%Y-%m-%d}  {state:<8}{','.join(row.scopes):<18}{row.name}\n")
     return 0
@@ -246,7 +250,7 @@ def _revoke_key(arguments: argparse.Namespace) -> int:
     from app.services import keys
 
     with _sessions().begin() as session:
-        keys.revoke(session, arguments.key_id)
+        keys.revoke_any(session, arguments.key_id)
     return 0
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from app.db.engine import make_sessions
 from app.queue import Relay
-from app.services import recovery
+from app.services import idempotency, recovery
 from app.services.retention import Collector
 from app.settings import Settings
 from app.storage import Storage
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 class Housekeeper:
-    """Reaps, sweeps and collects in turn; several may run side by side."""
+    """Reaps, sweeps, forgets and collects in turn; several may run side by side."""
 
     def __init__(self, settings: Settings, engine: Engine, storage: Storage, relay: Relay) -> None:
         self._settings = settings
@@ -47,6 +47,7 @@ class Housekeeper:
         lost += recovery.sweep(self._readers, self._sessions, self._relay.waiting, before, now)
         if lost:
             self._relay.wake()
+        idempotency.clear(self._readers, self._sessions, now)
         if time.monotonic() > self._next_collection:
             self._next_collection = time.monotonic() + self._settings.collect_seconds
             freed = Collector(self._sessions, self._storage, self._settings, now).collect()

@@ -8,18 +8,51 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
-from app.api import artifacts, datasets, errors, events, jobs, methods, models, operations, signing, targets
+from app.api import (
+    artifacts,
+    audit,
+    comparisons,
+    datasets,
+    errors,
+    events,
+    jobs,
+    keys,
+    methods,
+    models,
+    operations,
+    projects,
+    signing,
+    targets,
+    usage,
+)
 from app.api.deps import Parts
-from app.api.middleware import BodyLimit, RequestId
+from app.api.idempotency import HEADER, REPLAYED, Idempotency, describe
+from app.api.middleware import REQUEST_ID, BodyLimit, Head, RequestId
 from app.db.engine import make_engine, make_sessions
 from app.housekeeping import Housekeeper
 from app.queue import Relay
+from app.services.limits import Rates
 from app.settings import Settings
 from app.storage import Storage
 
 API = "/api/v1"
-_NOUNS = (models, datasets, methods, targets, jobs, events, artifacts, signing)
+_NOUNS = (
+    models,
+    datasets,
+    methods,
+    targets,
+    jobs,
+    events,
+    artifacts,
+    signing,
+    comparisons,
+    usage,
+    projects,
+    keys,
+    audit,
+)
 _UPLOADS = frozenset({f"{API}/models", f"{API}/datasets"})
 _PROBLEM: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.Problem, "description": "A problem (RFC 9457)."}}
 
@@ -34,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         readers=make_sessions(engine, read_only=True),
         storage=Storage(settings.storage_url),
         relay=Relay(settings, engine),
+        rates=Rates(settings.max_requests_per_minute),
     )
     housekeeper = Housekeeper(settings, engine, parts.storage, parts.relay)
 
@@ -55,8 +89,11 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
         middleware=[
-            Middleware(RequestId),
+            Middleware(RequestId, prefix=f"{API}/"),
+            *_cors(settings),
+            Middleware(Head),
             Middleware(BodyLimit, limit=settings.max_body_bytes, uploads=_UPLOADS),
+            Middleware(Idempotency, prefix=f"{API}/"),
         ],
     )
     app.state.parts = parts
@@ -66,4 +103,27 @@ def create_app(settings: Settings) -> FastAPI:
         api.include_router(noun.router)
     app.include_router(api)
     app.include_router(operations.router)
+    documented = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = documented()
+        describe(document, API)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
     return app
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    """Let pages of the origins that are set use the API; without any, no page may."""
+    if not settings.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Repr-Digest", "Range", "Last-Event-ID", HEADER],
+            expose_headers=["Location", "Retry-After", "ETag", "Repr-Digest", "Content-Range", REQUEST_ID, REPLAYED],
+        )
+    ]

@@ -53,6 +53,18 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(8 * GIBIBYTE, ge=1, description="Largest model or data set accepted.")
     max_body_bytes: int = Field(1024**2, ge=1, description="Largest body of every other request.")
+    max_requests_per_minute: int | None = Field(
+        None, ge=1, description="Most requests of one project to one API process; without a limit where unset."
+    )
+    max_active_jobs: int | None = Field(
+        None, ge=1, description="Most jobs of one project that have not ended; without a limit where unset."
+    )
+    max_project_bytes: int | None = Field(
+        None, ge=1, description="Most bytes that uploads may fill a project to; without a limit where unset."
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (), description="Origins whose pages a browser lets use the API, as a JSON list; none where unset."
+    )
     job_memory_bytes: int = Field(
         default_factory=_most_memory,
         ge=GIBIBYTE,

@@ -113,16 +113,24 @@ def peak_of(process: psutil.Process) -> Iterator[list[int]]:
         thread.join()
 
 
-def measure(folder: Path, mebibytes: int) -> Figures:
-    """Send an archive of this size, fetch it again and check it."""
+def measure(folder: Path, mebibytes: int, *, twice: bool = False) -> Figures:
+    """Send an archive of this size, fetch it again and check it.
+
+    ``twice`` sends it under an ``Idempotency-Key``, and then again, which is answered without keeping it.
+    """
     path = folder / "network.pt2"
     digest = write_archive(path, mebibytes)
     with api(folder / "data") as (client, process, ready):
         start, spent = process.memory_info().rss, process.cpu_times()
         began = time.monotonic()
         with peak_of(process) as peak, path.open("rb") as body:
-            headers = {"Content-Length": str(path.stat().st_size)}
+            headers = {"Content-Length": str(path.stat().st_size)} | ({"Idempotency-Key": "large"} if twice else {})
             item = client.post("models?name=large", content=body, headers=headers).raise_for_status().json()
+            if twice:
+                body.seek(0)
+                again = client.post("models?name=large", content=body, headers=headers).raise_for_status()
+                if again.json() != item or "Idempotency-Replayed" not in again.headers:
+                    raise ValueError("what was sent again was not taken for the same")
         seconds = time.monotonic() - began
         after = process.memory_info().rss
         received = hashlib.sha256()

@@ -39,6 +39,19 @@ class Server:
             projects.add(session, row)
         return Project(self, row)
 
+    @contextmanager
+    def operator(self):
+        """Give a client with an admin key of the default project."""
+        with self.parts.sessions.begin() as session:
+            key = keys.create_default_key(session, keys.SCOPES, name="operator")
+        with self.client_with(key) as client:
+            yield client
+
+    def client_with(self, key):
+        headers = {"Authorization": f"Bearer {key}"}
+        # Without verification no certificates are loaded, which would take longer than most tests.
+        return httpx.Client(base_url=f"{self.url}/api/v1/", headers=headers, timeout=10, verify=False)
+
 
 @contextmanager
 def serving(data, **settings):
@@ -70,12 +83,10 @@ class Project:
 
     def make_key(self, scopes=keys.SCOPES):
         with self.server.parts.sessions.begin() as session:
-            return keys.create_key(session, self.row, scopes, name="test")
+            return keys.make(session, None, self.id, scopes, name="test").text
 
     def client_with(self, key):
-        headers = {"Authorization": f"Bearer {key}"}
-        # Without verification no certificates are loaded, which would take longer than most tests.
-        return httpx.Client(base_url=f"{self.server.url}/api/v1/", headers=headers, timeout=10, verify=False)
+        return self.server.client_with(key)
 
     def upload(self, noun, content, **arguments):
         query = {"name": "digits"} | arguments.pop("params", {})

@@ -4,8 +4,12 @@ Messages are acknowledged before the task runs: a job that dies with its worker 
 where late acknowledgement would hand it out twice.
 """
 
-from celery import Celery
+from typing import Any
 
+from celery import Celery
+from celery.signals import setup_logging
+
+from app import logs
 from app.queue import TRANSPORT
 from app.settings import Settings
 
@@ -26,3 +30,9 @@ app.conf.update(
     worker_pool="threads",
     worker_send_task_events=False,
 )
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _configure_logs(**_: Any) -> None:
+    """Take the place of Celery's own set-up."""
+    logs.configure()

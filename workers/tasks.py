@@ -8,6 +8,7 @@ import structlog
 from celery import Task
 from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 from sqlalchemy import Engine
+from structlog.contextvars import bound_contextvars
 
 from app.db.engine import make_engine, make_sessions
 from app.storage import Storage
@@ -56,13 +57,13 @@ def sandbox() -> Sandbox:
 
 @app.task(name="winnow.run_job", bind=True)  # type: ignore[untyped-decorator]
 def run_job(self: Task, job_id: str, attempt: int) -> None:
-    with _activity.at_work():
+    with _activity.at_work(), bound_contextvars(job_id=job_id, attempt=attempt):
         runner.run_job(workplace(self.request.hostname), job_id, attempt)
 
 
 @app.task(name="winnow.inspect", bind=True)  # type: ignore[untyped-decorator]
 def inspect(self: Task, kind: Literal["model", "dataset"], id: str) -> None:  # noqa: A002  the message's own name
-    with _activity.at_work():
+    with _activity.at_work(), bound_contextvars(upload_id=id):
         inspection.inspect(workplace(self.request.hostname), kind, id)
 
 

@@ -4,9 +4,8 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.api.contents import content
-from app.api.deps import PartsDep, Reader, Reading
+from app.api.deps import OCTETS, PartsDep, Reader, Reading
 from app.api.schemas import ArtifactOut
-from app.api.uploads import OCTETS
 from app.db.tables import ArtifactRow
 from app.services import artifacts
 

@@ -49,6 +49,8 @@ async def content(
     headers["Content-Length"] = str(stop - start)
     if wanted:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size_bytes}"
+    if getattr(request.state, "head", False):
+        return Response(status_code=206 if wanted else 200, headers=headers, media_type=media_type)
     body = await storage.read(content_key(project_id, sha256), start, stop)
     return StreamingResponse(body, 206 if wanted else 200, headers, media_type)
 

@@ -6,15 +6,27 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.api.contents import content
-from app.api.deps import DEFAULT_LIMIT, Cursor, Limit, Name, PartsDep, Reader, Reading, Wait, Writer, checked_cursor
+from app.api.deps import (
+    DEFAULT_LIMIT,
+    OCTETS,
+    Cursor,
+    Limit,
+    Name,
+    PartsDep,
+    Reader,
+    Reading,
+    Wait,
+    Writer,
+    checked_cursor,
+)
 from app.api.schemas import DatasetOut, Page
-from app.api.uploads import OCTETS, RAW_BODY, ReprDigest, expectation, received
+from app.api.uploads import RAW_BODY, ReprDigest, expectation, received
 from app.api.waiting import read_until
 from app.db.tables import DatasetRow
 from app.domain.dataset import DatasetFormat
 from app.domain.ids import Prefix
 from app.domain.model import ObjectState
-from app.services import datasets
+from app.services import callers, datasets
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
@@ -30,7 +42,7 @@ async def create_dataset(
     asserted: Annotated[DatasetFormat | None, Query(alias="format", description="What the file must be.")] = None,
 ) -> DatasetOut:
     """Upload a data set as the raw body. Its format is told from the content."""
-    expected = expectation(request, repr_digest, asserted)
+    expected = expectation(request, parts, repr_digest, asserted)
     incoming = await received(request, parts, expected)
     row = await run_in_threadpool(
         datasets.register, parts.sessions, parts.storage, caller.project_id, name, incoming, expected
@@ -61,6 +73,7 @@ async def get_dataset(parts: PartsDep, caller: Reader, dataset_id: str, wait: Wa
 
     def read() -> DatasetRow:
         with parts.readers() as session:
+            callers.require_valid(session, caller)
             return datasets.get(session, caller.project_id, dataset_id)
 
     return DatasetOut.of(await read_until(read, lambda row: row.state != ObjectState.VALIDATING, wait))
@@ -69,7 +82,7 @@ async def get_dataset(parts: PartsDep, caller: Reader, dataset_id: str, wait: Wa
 @router.delete("/{dataset_id}", status_code=204)
 def delete_dataset(parts: PartsDep, caller: Writer, dataset_id: str) -> None:
     """Delete a data set that no job refers to."""
-    datasets.remove(parts.sessions, parts.storage, caller.project_id, dataset_id)
+    datasets.remove(parts.sessions, parts.storage, caller, dataset_id)
 
 
 @router.get("/{dataset_id}/content", response_class=Response)

@@ -1,10 +1,11 @@
 """What endpoints ask for: the parts of the service, a session, the caller, a page."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Query, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -13,13 +14,15 @@ from app.db.engine import Sessions
 from app.domain.errors import FieldError, Unsupported, ValidationFailed
 from app.domain.ids import Prefix, is_id
 from app.queue import Relay
-from app.services import keys
-from app.services.keys import Caller, Scope
+from app.services import callers
+from app.services.callers import Caller, Scope
+from app.services.limits import Rates
 from app.settings import Settings
 from app.storage import Storage
 
 MAX_INTEGER = 2**31 - 1
 JSON, HTML, MARKDOWN = "application/json", "text/html", "text/markdown"
+OCTETS = "application/octet-stream"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Parts:
     readers: Sessions
     storage: Storage
     relay: Relay
+    rates: Rates
 
 
 def _parts(request: Request) -> Parts:
@@ -60,20 +64,38 @@ Writing = Annotated[Session, Depends(_writing, scope="function")]
 _bearer = HTTPBearer(auto_error=False, description="`<key id>.<secret>`")
 
 
-def _caller_with(scope: Scope) -> Callable[[Parts, HTTPAuthorizationCredentials | None], Caller]:
+def _caller_with(scope: Scope) -> Callable[[Request, Parts, HTTPAuthorizationCredentials | None], Caller]:
     def caller(
-        parts: PartsDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+        request: Request,
+        parts: PartsDep,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> Caller:
         with parts.readers() as session:
-            found = keys.authenticate(session, credentials.credentials if credentials else None)
+            found = callers.authenticate(session, credentials.credentials if credentials else None)
+        request.state.key_id = found.key_id
+        parts.rates.hit(found.project_id)
         found.require(scope)
-        return found
+        _refuse_unknown(request)
+        return found.during(request.state.request_id)
 
     return caller
 
 
 Reader = Annotated[Caller, Depends(_caller_with("read"))]
 Writer = Annotated[Caller, Depends(_caller_with("write"))]
+Admin = Annotated[Caller, Depends(_caller_with("admin"))]
+
+
+def _refuse_unknown(request: Request) -> None:
+    """Refuse a parameter that the endpoint does not have: a filter that is misspelt must not answer everything."""
+    unknown = request.query_params.keys() - _query_names(request.scope["route"].dependant)
+    if unknown:
+        raise invalid_query(dict.fromkeys(sorted(unknown), "There is no such parameter."))
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    own = {field.alias for field in dependant.query_params}
+    return own.union(*(_query_names(inner) for inner in dependant.dependencies))
 
 
 def _json_alone(request: Request) -> None:
@@ -88,11 +110,39 @@ Limit = Annotated[int, Query(ge=1, le=200, description="Items a page.")]
 DEFAULT_LIMIT = 50
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for the state to change.")]
-Name = Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_NAME = Query(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+Name = Annotated[str, _NAME]
+OptionalName = Annotated[str | None, _NAME]
+
+
+def require_name(name: str | None) -> str:
+    """Give the name in the query. Raises ValidationFailed where there is none."""
+    if name is None:
+        raise invalid_query({"name": "Field required"})
+    return name
+
+
+def refuse_query(request: Request) -> None:
+    """Raise ValidationFailed where there is a query beside a body that says everything."""
+    if request.query_params:
+        raise invalid_query(dict.fromkeys(request.query_params, "A JSON body says everything: there is no query."))
+
+
+def invalid_query(faults: Mapping[str, str]) -> ValidationFailed:
+    """Name what is wrong with each parameter of a query."""
+    errors = [
+        FieldError(pointer=f"/query/{name.replace('~', '~0').replace('/', '~1')}", message=message)
+        for name, message in faults.items()
+    ]
+    return ValidationFailed("; ".join(f"{it.pointer}: {it.message}" for it in errors), errors=errors)
+
+
+def shown_once(response: Response) -> None:
+    """Say that the answer holds a secret: nobody on the way keeps it, nor does a replay."""
+    response.headers["Cache-Control"] = "no-store"
 
 
 def checked_cursor(prefix: Prefix, cursor: str | None) -> str | None:
     if cursor is not None and not is_id(prefix, cursor):
-        message = "This is no cursor of this list."
-        raise ValidationFailed(message, errors=[FieldError(pointer="/query/cursor", message=message)])
+        raise invalid_query({"cursor": "This is no cursor of this list."})
     return cursor

@@ -15,6 +15,7 @@ from app.domain.errors import (
     FieldError,
     InternalError,
     Kind,
+    Limited,
     Malformed,
     MethodNotAllowed,
     NotFound,
@@ -95,9 +96,13 @@ def problem(error: WinnowError, scope: Mapping[str, Any], headers: Mapping[str, 
     return JSONResponse(
         body.model_dump(mode="json"),
         body.status,
-        {**_HEADERS.get(error.kind, {}), **(headers or {})},
+        {**_HEADERS.get(error.kind, {}), **_retry_after(error), **(headers or {})},
         media_type=MEDIA_TYPE,
     )
+
+
+def _retry_after(error: WinnowError) -> dict[str, str]:
+    return {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Limited) else {}
 
 
 async def _on_own(request: Request, error: Exception) -> JSONResponse:
@@ -121,11 +126,12 @@ async def _on_framework(request: Request, error: Exception) -> JSONResponse:
 
 def _allowed(request: Request) -> str:
     routes = request.app.router.routes
-    return ", ".join(
+    found = [
         method
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
-    )
+    ]
+    return ", ".join([*found, "HEAD"] if "GET" in found else found)
 
 
 async def _on_validation(request: Request, error: Exception) -> JSONResponse:

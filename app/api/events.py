@@ -15,8 +15,8 @@ from app.api.schemas import EventOut, Page
 from app.db.tables import EventRow
 from app.domain.errors import Malformed
 from app.domain.job import EventType, JobState
-from app.services import jobs
-from app.services.keys import Caller
+from app.services import callers, jobs
+from app.services.callers import Caller
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -42,7 +42,7 @@ async def list_job_events(
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """List events, oldest first; as ``text/event-stream``, follow them until the job ends."""
-    if _STREAM in request.headers.get("accept", ""):
+    if _STREAM in request.headers.get("accept", "") and not getattr(request.state, "head", False):
         start = _event_id(last_event_id) if last_event_id else after
         await run_in_threadpool(_read, parts, caller, job_id, start, 1)
         return EventSourceResponse(_follow(parts, caller, job_id, start), ping=_PING_SECONDS)
@@ -61,7 +61,8 @@ async def get_job_logs(request: Request, parts: PartsDep, caller: Reader, job_id
 
 
 async def _follow(parts: Parts, caller: Caller, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
-    while True:
+    # A key that is revoked meanwhile ends the stream.
+    while await run_in_threadpool(_still_valid, parts, caller):
         # The state is read before the events: once it has ended, no event is still to come.
         state, rows = await run_in_threadpool(_read, parts, caller, job_id, after, _BATCH)
         for row in rows:
@@ -89,6 +90,11 @@ def _read(
     with parts.readers() as session:
         state = JobState(jobs.find(session, caller.project_id, job_id).state)
         return state, jobs.events_after(session, job_id, after, limit=limit, type_=type_)
+
+
+def _still_valid(parts: Parts, caller: Caller) -> bool:
+    with parts.readers() as session:
+        return callers.still_valid(session, caller)
 
 
 def _event_id(header: str) -> int:

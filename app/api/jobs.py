@@ -30,7 +30,7 @@ from app.domain.ids import Prefix
 from app.domain.job import JobSpec, JobState
 from app.domain.report import AnyReport
 from app.domain.task import CARD_FILE, PAGE_FILE, REPORT_FILE
-from app.services import artifacts, jobs
+from app.services import artifacts, callers, jobs
 from app.services.jobs import JobView
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -50,10 +50,10 @@ _WORDS_ALONE = {
 
 @router.post("", status_code=202)
 def create_job(
-    request: Request, response: Response, session: Writing, caller: Writer, _: JsonBody, spec: JobSpec
+    request: Request, response: Response, parts: PartsDep, session: Writing, caller: Writer, _: JsonBody, spec: JobSpec
 ) -> JobOut:
     """Queue a compression; one that could only fail is refused."""
-    view = jobs.submit(session, caller.project_id, spec)
+    view = jobs.submit(session, caller.project_id, spec, limit=parts.settings.max_active_jobs)
     response.headers["Location"] = f"{request.url.path}/{view.row.id}"
     response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
     return JobOut.of(view)
@@ -89,6 +89,7 @@ async def get_job(parts: PartsDep, caller: Reader, job_id: str, wait: Wait = 0) 
 
     def read() -> JobView:
         with parts.readers() as session:
+            callers.require_valid(session, caller)
             return jobs.get(session, caller.project_id, job_id)
 
     first = await run_in_threadpool(read)
@@ -100,7 +101,7 @@ async def get_job(parts: PartsDep, caller: Reader, job_id: str, wait: Wait = 0) 
 @router.delete("/{job_id}", status_code=204)
 def delete_job(parts: PartsDep, caller: Writer, job_id: str) -> None:
     """Delete an ended job with its events and artifacts."""
-    jobs.remove(parts.sessions, parts.storage, caller.project_id, job_id)
+    jobs.remove(parts.sessions, parts.storage, caller, job_id)
 
 
 @router.post("/{job_id}:cancel", status_code=202)
@@ -108,13 +109,13 @@ def cancel_job(response: Response, session: Writing, caller: Writer, job_id: str
     """End a queued job at once; ask a running one to end."""
     response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"
-    return JobOut.of(jobs.cancel(session, caller.project_id, job_id))
+    return JobOut.of(jobs.cancel(session, caller, job_id))
 
 
 @router.post("/{job_id}:retry", status_code=202)
 def retry_job(response: Response, parts: PartsDep, caller: Writer, job_id: str) -> JobOut:
     """Queue a job again that ended without success; it goes on from its last checkpoint."""
-    view = jobs.retry(parts.sessions, parts.storage, caller.project_id, job_id)
+    view = jobs.retry(parts.sessions, parts.storage, caller.project_id, job_id, limit=parts.settings.max_active_jobs)
     parts.relay.wake()
     response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
     response.headers["Location"] = f"/api/v1/jobs/{job_id}"

@@ -1,8 +1,13 @@
-"""What every request passes: it gets an id, and its body is bounded."""
+"""What every request passes: it gets an id, a line in the log and safe headers, and its body is bounded."""
 
+import time
+from typing import Any
+
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.deps import OCTETS
 from app.api.errors import problem
 from app.domain.errors import TooLarge
 from app.domain.ids import Prefix, new_id
@@ -10,25 +15,81 @@ from app.domain.ids import Prefix, new_id
 REQUEST_ID = "X-Request-ID"
 
 
-class RequestId:
-    """Gives each request an id, which the response and every log line carry."""
+_SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_NO_PAGE = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
+"""For what is no page: a file that a browser is made to show runs and loads nothing."""
 
-    def __init__(self, app: ASGIApp) -> None:
+log = structlog.get_logger()
+
+
+class RequestId:
+    """Gives each request an id, which the response and every log line carry, and logs how it was answered.
+
+    The log has the path without its query, and no header: neither names nor keys get there.
+    """
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
         self._app = app
+        self._prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = new_id(Prefix.REQUEST)
-        scope.setdefault("state", {})["request_id"] = request_id
+        request_id, began, status = new_id(Prefix.REQUEST), time.monotonic(), 0
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        added = {REQUEST_ID: request_id, **_SECURITY, **(_NO_PAGE if scope["path"].startswith(self._prefix) else {})}
 
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in added.items():
+                    headers.setdefault(name, value)
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    milliseconds=round(1000 * (time.monotonic() - began), 1),
+                    key_id=state.get("key_id"),
+                )
+
+
+class Head:
+    """Answers HEAD as GET is answered, without the body.
+
+    ``state.head`` tells those endpoints whose body is long that none is wanted.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_no_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        scope["state"]["head"] = True
+        await self._app({**scope, "method": "GET"}, receive, send_no_body)
 
 
 class BodyLimit:
@@ -44,7 +105,8 @@ class BodyLimit:
         if "content-length" not in headers and "transfer-encoding" not in headers:
             await self._app(scope, receive, send)
             return
-        if scope["method"] == "POST" and scope["path"] in self._uploads:
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if scope["method"] == "POST" and scope["path"] in self._uploads and media_type == OCTETS:
             await self._app(scope, receive, send)
             return
         body = bytearray()

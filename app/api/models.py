@@ -6,34 +6,58 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.api.contents import content
-from app.api.deps import DEFAULT_LIMIT, Cursor, Limit, Name, PartsDep, Reader, Reading, Wait, Writer, checked_cursor
-from app.api.schemas import LayersOut, ModelOut, Page
-from app.api.uploads import OCTETS, RAW_BODY, ReprDigest, expectation, received
+from app.api.deps import (
+    DEFAULT_LIMIT,
+    OCTETS,
+    Cursor,
+    Limit,
+    OptionalName,
+    PartsDep,
+    Reader,
+    Reading,
+    Wait,
+    Writer,
+    checked_cursor,
+    refuse_query,
+    require_name,
+)
+from app.api.schemas import LayersOut, ModelFromArtifact, ModelOut, Page
+from app.api.uploads import ReprDigest, expectation, is_json, parsed, raw_or_json, received
 from app.api.waiting import read_until
 from app.db.tables import ModelRow
 from app.domain.ids import Prefix
 from app.domain.model import ModelFormat, ObjectState
-from app.services import models
+from app.services import callers, models
 
 router = APIRouter(prefix="/models", tags=["models"])
 
 
-@router.post("", status_code=201, openapi_extra=RAW_BODY)
+@router.post("", status_code=201, openapi_extra=raw_or_json(ModelFromArtifact))
 async def create_model(
     request: Request,
     response: Response,
     parts: PartsDep,
     caller: Writer,
-    name: Name,
+    name: OptionalName = None,
     repr_digest: ReprDigest = None,
     asserted: Annotated[ModelFormat | None, Query(alias="format", description="What the file must be.")] = None,
 ) -> ModelOut:
-    """Upload a model as the raw body. Its format is told from the content."""
-    expected = expectation(request, repr_digest, asserted)
-    incoming = await received(request, parts, expected)
-    row = await run_in_threadpool(
-        models.register, parts.sessions, parts.storage, caller.project_id, name, incoming, expected
-    )
+    """Upload a model as the raw body, named in the query, or make one of a job's artifact, by JSON.
+
+    Its format is told from the content either way.
+    """
+    if is_json(request):
+        refuse_query(request)
+        asked = await parsed(request, ModelFromArtifact)
+        row = await run_in_threadpool(
+            models.register_artifact, parts.sessions, parts.storage, caller.project_id, asked.name, asked.artifact_id
+        )
+    else:
+        expected, given = expectation(request, parts, repr_digest, asserted), require_name(name)
+        incoming = await received(request, parts, expected)
+        row = await run_in_threadpool(
+            models.register, parts.sessions, parts.storage, caller.project_id, given, incoming, expected
+        )
     parts.relay.wake()
     response.headers["Location"] = f"{request.url.path}/{row.id}"
     return ModelOut.of(row)
@@ -60,6 +84,7 @@ async def get_model(parts: PartsDep, caller: Reader, model_id: str, wait: Wait =
 
     def read() -> ModelRow:
         with parts.readers() as session:
+            callers.require_valid(session, caller)
             return models.get(session, caller.project_id, model_id)
 
     return ModelOut.of(await read_until(read, lambda row: row.state != ObjectState.VALIDATING, wait))
@@ -68,7 +93,7 @@ async def get_model(parts: PartsDep, caller: Reader, model_id: str, wait: Wait =
 @router.delete("/{model_id}", status_code=204)
 def delete_model(parts: PartsDep, caller: Writer, model_id: str) -> None:
     """Delete a model that no job refers to."""
-    models.remove(parts.sessions, parts.storage, caller.project_id, model_id)
+    models.remove(parts.sessions, parts.storage, caller, model_id)
 
 
 @router.get("/{model_id}/content", response_class=Response)

@@ -1,23 +1,28 @@
 """The bodies of responses; what is asked stands in ``app.domain``."""
 
-from datetime import datetime
-from typing import Any, Generic, Literal, Self, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from app.db.tables import ArtifactRow, DatasetRow, EventRow, JobRow, ModelRow
+from app.db.tables import ArtifactRow, AuditRow, DatasetRow, EventRow, JobRow, KeyRow, ModelRow, ProjectRow
 from app.domain.dataset import DatasetFacts, LabelFacts, SplitFacts
 from app.domain.errors import Failure
-from app.domain.job import EventType, JobSpec, JobState, Stage
+from app.domain.job import PRINTABLE, EventType, JobSpec, JobState, Stage
 from app.domain.model import Layer, ObjectState, Signature, TensorSpec
 from app.domain.steps.step import StepSpec
 from app.domain.steps.training import TrainingSpec
 from app.domain.target import Target
 from app.domain.task import ArtifactKind
+from app.services.audit import Action
+from app.services.callers import Scope
+from app.services.comparisons import Compared, judged_by
 from app.services.jobs import JobView
+from app.services.keys import NewKey
 from app.services.workers import ServedTarget
 
 Item = TypeVar("Item")
+NameText = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PRINTABLE)]
 
 
 class Page(BaseModel, Generic[Item]):
@@ -65,6 +70,15 @@ class ModelOut(_UploadOut):
         facts = row.facts or {}
         found = {name: facts.get(name) for name in ("trainable", "signature", "parameters", "macs")}
         return cls.model_validate({**_columns(row, _UploadOut), **found, "origin": row.origin})
+
+
+class ModelFromArtifact(BaseModel):
+    """A job's result that is to be a model of its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: NameText
+    artifact_id: str = Field(description="An artifact of the kind `model`, in a format that is taken for models.")
 
 
 class LayersOut(Items[Layer]):
@@ -191,6 +205,164 @@ class ArtifactOut(BaseModel):
     @classmethod
     def of(cls, row: ArtifactRow) -> Self:
         return cls.model_validate(row)
+
+
+def _ahead(time: datetime) -> datetime:
+    try:
+        time = time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("There is no such time in UTC.") from error
+    if time <= datetime.now(UTC):
+        raise ValueError("A key cannot expire before it is made.")
+    return time
+
+
+class KeyIn(BaseModel):
+    """What a new key may do, and until when; ``project_id`` is the operator's to give."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: NameText
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = ["read", "write"]
+    expires_at: Annotated[AwareDatetime, AfterValidator(_ahead)] | None = None
+    project_id: str | None = None
+
+
+class KeyOut(BaseModel):
+    """A key without its text."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    project_id: str
+    name: str
+    scopes: list[Scope]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, row: KeyRow) -> Self:
+        return cls.model_validate(row)
+
+
+_TEXT = Field(description="The whole key, shown this once: what goes behind `Bearer`. Null in a replay.")
+
+
+class KeyMade(KeyOut):
+    """A key with its text."""
+
+    key: str | None = _TEXT
+
+    @classmethod
+    def with_text(cls, made: NewKey) -> Self:
+        return cls(**KeyOut.of(made.row).model_dump(), key=made.text)
+
+
+class ProjectIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: NameText
+
+
+class ProjectOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    name: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, row: ProjectRow) -> Self:
+        return cls.model_validate(row)
+
+
+class ProjectMade(ProjectOut):
+    """A project with the text of its first key, whose scopes are all."""
+
+    key: str | None = _TEXT
+
+    @classmethod
+    def with_text(cls, row: ProjectRow, made: NewKey) -> Self:
+        return cls(**ProjectOut.of(row).model_dump(), key=made.text)
+
+
+class AuditOut(BaseModel):
+    """Something that was done; ``key_id`` is null where it was at the server's own command line."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    at: datetime
+    key_id: str | None
+    request_id: str | None
+    action: Action
+    object_id: str
+
+    @classmethod
+    def of(cls, row: AuditRow) -> Self:
+        return cls.model_validate(row)
+
+
+class ComparedFigure(BaseModel):
+    """A figure that decides who dominates whom."""
+
+    name: str
+    better: Literal["higher", "lower"]
+
+
+class ComparedJob(BaseModel):
+    """One row: ``figures`` is the job's summary, ``dominated_by`` the jobs that beat it."""
+
+    job_id: str
+    name: str
+    state: JobState
+    model_id: str
+    dataset_id: str
+    target: str
+    figures: dict[str, Any]
+    dominated: bool
+    dominated_by: list[str]
+
+    @classmethod
+    def of(cls, compared: Compared) -> Self:
+        columns = ("name", "state", "model_id", "dataset_id", "target")
+        shown = {name: getattr(compared.row, name) for name in columns}
+        beaten = list(compared.dominated_by)
+        return cls(
+            **shown, job_id=compared.row.id, figures=compared.figures, dominated=bool(beaten), dominated_by=beaten
+        )
+
+
+class ComparisonOut(Items[ComparedJob]):
+    """Jobs in the order asked for, and the ids of those that none dominates."""
+
+    figures: list[ComparedFigure]
+    pareto_front: list[str]
+
+    @classmethod
+    def of(cls, compared: list[Compared]) -> Self:
+        return cls(
+            items=[ComparedJob.of(it) for it in compared],
+            figures=[ComparedFigure(name=name, better=better) for name, better in judged_by(compared).items()],
+            pareto_front=[it.row.id for it in compared if not it.dominated_by],
+        )
+
+
+class UsageOut(BaseModel):
+    """Jobs ever submitted, seconds that their attempts were on workers, and bytes stored now.
+
+    An attempt counts when it ends, by the clock, as one second a second however many cores it has. A content counts
+    once however many models, data sets and artifacts hold it.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
+    jobs: int
+    cpu_seconds: float
+    gpu_seconds: float
+    stored_bytes: int
 
 
 class Health(BaseModel):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.db import contents
 from app.db.tables import ArtifactRow
 
 
@@ -15,6 +16,7 @@ def add(session: Session, row: ArtifactRow) -> None:
         delete(session, earlier)
     session.add(row)
     session.flush()
+    contents.count(session, row.project_id, row.sha256, row.size_bytes)
 
 
 def delete(session: Session, row: ArtifactRow) -> None:

@@ -1,9 +1,10 @@
 """Stored contents, which several objects of one project may refer to."""
 
-from sqlalchemy import exists, or_, select
+from sqlalchemy import delete, exists, or_, select
 from sqlalchemy.orm import Session
 
-from app.db.tables import ArtifactRow, DatasetRow, ModelRow
+from app.db import usage
+from app.db.tables import ArtifactRow, ContentRow, DatasetRow, ModelRow
 from app.domain.model import ObjectState
 
 
@@ -15,3 +16,23 @@ def referred_to(session: Session, project_id: str, sha256: str) -> bool:
     )
     artifact = exists().where(ArtifactRow.project_id == project_id, ArtifactRow.sha256 == sha256)
     return bool(session.scalar(select(or_(*uploads, artifact))))
+
+
+def count(session: Session, project_id: str, sha256: str, size_bytes: int) -> None:
+    """Count a content that something refers to from now on, unless it is counted already."""
+    if session.get(ContentRow, (project_id, sha256)) is None:
+        session.add(ContentRow(project_id=project_id, sha256=sha256, size_bytes=size_bytes))
+        session.flush()
+        usage.add(session, project_id, stored_bytes=size_bytes)
+
+
+def discount(session: Session, project_id: str, sha256: str) -> None:
+    """Count a content no longer; one that never was counted is fine."""
+    counted = delete(ContentRow).where(ContentRow.project_id == project_id, ContentRow.sha256 == sha256)
+    size_bytes = session.scalar(counted.returning(ContentRow.size_bytes).execution_options(synchronize_session=False))
+    if size_bytes is not None:
+        usage.add(session, project_id, stored_bytes=-size_bytes)
+
+
+def counted(session: Session, project_id: str, sha256: str) -> bool:
+    return session.get(ContentRow, (project_id, sha256)) is not None

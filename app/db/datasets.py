@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
+from app.db import contents
 from app.db.paging import page
 from app.db.tables import DatasetRow, JobRow
 from app.domain.dataset import DatasetFacts
@@ -17,6 +18,7 @@ def add(session: Session, row: DatasetRow) -> None:
     row.asked_at = row.created_at
     session.add(row)
     session.flush()
+    contents.count(session, row.project_id, row.sha256, row.size_bytes)
 
 
 def get(session: Session, project_id: str, dataset_id: str) -> DatasetRow | None:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from app.db import usage
 from app.db.paging import page
 from app.db.tables import ArtifactRow, EventRow, JobLabelRow, JobModelRow, JobRow
 from app.domain.errors import Failure
@@ -27,6 +28,7 @@ def add(session: Session, row: JobRow, now: datetime, others: Iterable[str] = ()
     session.add_all(JobModelRow(job_id=row.id, model_id=model_id) for model_id in sorted(set(others)))
     session.add(_state_event(row.id, 1, JobState.QUEUED, now))
     session.flush()
+    usage.add(session, row.project_id, jobs=1)
 
 
 def get(session: Session, project_id: str, job_id: str) -> JobRow | None:
@@ -63,6 +65,13 @@ def queue_position(session: Session, job: JobRow) -> int | None:
     ahead = or_(JobRow.priority > job.priority, and_(JobRow.priority == job.priority, JobRow.id <= job.id))
     query = select(func.count()).where(JobRow.queue == job.queue, JobRow.state == JobState.QUEUED, ahead)
     return session.scalar(query)
+
+
+def count_active(session: Session, project_id: str, *, at_most: int) -> int:
+    """Count jobs that have not ended, no further than to a number."""
+    active = [state for state in JobState if not state.ended]
+    query = select(JobRow.id).where(JobRow.project_id == project_id, JobRow.state.in_(active)).limit(at_most)
+    return session.scalar(select(func.count()).select_from(query.subquery())) or 0
 
 
 def count_by_state(session: Session) -> dict[tuple[str, str], int]:
@@ -141,6 +150,7 @@ def finish(
         return False
     session.add(_state_event(job_id, event_id, state, now))
     session.flush()
+    usage.add_attempt(session, job_id, now)
     return True
 
 
@@ -150,7 +160,7 @@ def put_back(session: Session, job: JobRow, now: datetime) -> bool:
     The attempt keeps its number, so the time at which it was claimed tells it from one that took it up since.
     """
     mine = and_(_held(job.id, job.attempt), JobRow.state == JobState.RUNNING, JobRow.started_at == job.started_at)
-    return _queue_again(session, mine, job.id, now, {}, "interrupted")
+    return _ended_attempt(session, job.id, now, back=_queue_again(session, mine, job.id, now, {}, "interrupted"))
 
 
 def try_again(
@@ -162,7 +172,9 @@ def try_again(
     """
     condition = and_(_held(job_id, attempt), JobRow.state == JobState.RUNNING, JobRow.retries < MOST_RETRIES)
     values = {"attempt": attempt + 1, "retries": JobRow.retries + 1, "queued_at": now + after}
-    return _queue_again(session, condition, job_id, now, values, failure.code)
+    return _ended_attempt(
+        session, job_id, now, back=_queue_again(session, condition, job_id, now, values, failure.code)
+    )
 
 
 def retry(session: Session, job: JobRow, now: datetime) -> bool:
@@ -283,6 +295,13 @@ def _queue_again(
     session.add(_state_event(job_id, event_id, JobState.QUEUED, now, reason=reason))
     session.flush()
     return True
+
+
+def _ended_attempt(session: Session, job_id: str, now: datetime, *, back: bool) -> bool:
+    """Count the time of an attempt that is back in the queue."""
+    if back:
+        usage.add_attempt(session, job_id, now)
+    return back
 
 
 def _state_event(job_id: str, event_id: int, state: JobState, now: datetime, **why: str) -> EventRow:

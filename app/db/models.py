@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import exists, or_, select, update
 from sqlalchemy.orm import Session, undefer
 
+from app.db import contents
 from app.db.paging import page
 from app.db.tables import JobModelRow, JobRow, ModelRow
 from app.domain.errors import Failure
@@ -16,6 +17,7 @@ def add(session: Session, row: ModelRow) -> None:
     row.asked_at = row.created_at
     session.add(row)
     session.flush()
+    contents.count(session, row.project_id, row.sha256, row.size_bytes)
 
 
 def get(session: Session, project_id: str, model_id: str) -> ModelRow | None:

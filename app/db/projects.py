@@ -1,24 +1,46 @@
 """Projects."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.db.tables import ProjectRow
+from app.db.paging import page
+from app.db.tables import ProjectRow, UsageRow
 
 
 def by_name(session: Session, name: str) -> ProjectRow | None:
     return session.scalar(select(ProjectRow).where(ProjectRow.name == name))
 
 
+def get(session: Session, project_id: str) -> ProjectRow | None:
+    return session.get(ProjectRow, project_id)
+
+
+def get_one(session: Session, project_id: str) -> ProjectRow:
+    """Get a project that is known to be there."""
+    return session.get_one(ProjectRow, project_id)
+
+
 def add(session: Session, row: ProjectRow) -> None:
     session.add(row)
     session.flush()
+    session.add(UsageRow(project_id=row.id))
+    session.flush()
+
+
+def listed(session: Session, *, only: str | None, before: str | None, limit: int) -> Sequence[ProjectRow]:
+    query = select(ProjectRow)
+    if only is not None:
+        query = query.where(ProjectRow.id == only)
+    return page(session, query, ProjectRow.id, before=before, limit=limit)
 
 
 def lock(session: Session, project_id: str) -> None:
     """Hold the project until the transaction ends.
 
     Whoever adds or drops a reference to stored content does it under this lock, so that
-    content is never deleted between being found and being referred to.
+    content is never deleted between being found and being referred to. Rows that merely name
+    the project may be written meanwhile, so that a cancellation waits for no upload.
     """
-    session.execute(select(ProjectRow.id).where(ProjectRow.id == project_id).with_for_update())
+    session.execute(select(ProjectRow.id).where(ProjectRow.id == project_id).with_for_update(key_share=True))

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -61,19 +62,78 @@ class ProjectRow(Base):
     id: Mapped[str] = mapped_column(type_id, primary_key=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
     created_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
 
 
 class KeyRow(Base):
     __tablename__ = "api_keys"
+    __table_args__ = (Index(None, "project_id", "id"),)
 
     id: Mapped[str] = mapped_column(type_id, primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str] = mapped_column(String(200))
     secret_sha256: Mapped[str] = mapped_column(type_hex)
     scopes: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class AuditRow(Base):
+    """Something that a key did, or an operator at the command line where ``key_id`` is null. Rows only come."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index(None, "project_id", "id"),)
+
+    id: Mapped[str] = mapped_column(type_id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    at: Mapped[datetime]
+    key_id: Mapped[str | None] = mapped_column(type_id)
+    request_id: Mapped[str | None] = mapped_column(type_id)
+    action: Mapped[str] = mapped_column(type_word)
+    object_id: Mapped[str] = mapped_column(type_id)
+
+
+class IdempotencyRow(Base):
+    """A request with an ``Idempotency-Key``: in flight while ``status`` is null, then its answer.
+
+    ``token`` tells whose record it is: a request whose lease ran out may have lost it to another. ``scopes`` are those
+    of the key that made the request. ``expires_at`` is the end of the lease, then of the 24 hours.
+    """
+
+    __tablename__ = "idempotency"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    token: Mapped[str] = mapped_column(type_hex)
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    fingerprint: Mapped[str | None] = mapped_column(type_hex)
+    status: Mapped[int | None]
+    headers: Mapped[dict[str, Any] | None]
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class UsageRow(Base):
+    """What a project has used, in running totals: jobs ever submitted, seconds on workers, bytes stored now."""
+
+    __tablename__ = "usage"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    jobs: Mapped[int] = mapped_column(BigInteger, default=0)
+    cpu_seconds: Mapped[float] = mapped_column(default=0.0)
+    gpu_seconds: Mapped[float] = mapped_column(default=0.0)
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class ContentRow(Base):
+    """A content that is stored and counted, once however many objects refer to it."""
+
+    __tablename__ = "contents"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(type_hex, primary_key=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class _Upload:

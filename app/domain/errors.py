@@ -143,12 +143,24 @@ class NotReady(Conflict):
     code, title = "not_ready", "The model or data set is not ready"
 
 
+class NoReport(Conflict):
+    code, title = "no_report", "The job has no report to compare"
+
+
 class JobEnded(Conflict):
     code, title = "job_ended", "The job has already ended"
 
 
 class InputExpired(Conflict):
     code, title = "input_expired", "The upload was kept for as long as this service keeps them"
+
+
+class NameTaken(Conflict):
+    code, title = "name_taken", "Another object has this name"
+
+
+class IdempotencyInFlight(Conflict):
+    code, title = "idempotency_in_flight", "A request with this Idempotency-Key is still at work"
 
 
 class InUse(Conflict):
@@ -160,7 +172,25 @@ class TooLarge(ClientError):
 
 
 class Limited(ClientError):
+    """``retry_after_seconds`` is when it is worth another try."""
+
     code, kind, title = "limited", Kind.LIMITED, "A limit of this project is reached"
+
+    def __init__(self, detail: str, *, retry_after_seconds: int = 5, hint: str | None = None) -> None:
+        super().__init__(detail, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RateLimited(Limited):
+    code, title = "rate_limited", "The project has sent too many requests"
+
+
+class TooManyJobs(Limited):
+    code, title = "too_many_jobs", "The project has too many jobs that have not ended"
+
+
+class QuotaReached(Limited):
+    code, title = "quota_reached", "The project stores as much as it may"
 
 
 # files
@@ -178,6 +208,10 @@ class Invalid(ClientError):
 
 class ValidationFailed(Invalid):
     code, title = "validation_failed", "The payload does not fit the schema"
+
+
+class IdempotencyKeyReused(Invalid):
+    code, title = "idempotency_key_reused", "This Idempotency-Key was sent with another request"
 
 
 class CorruptFile(Invalid):

@@ -16,4 +16,5 @@ def release(sessions: Sessions, storage: Storage, project_id: str, sha256: str) 
         if contents.referred_to(session, project_id, sha256):
             return False
         storage.delete(content_key(project_id, sha256))
+        contents.discount(session, project_id, sha256)
         return True

@@ -11,7 +11,8 @@ from app.db.tables import DatasetRow
 from app.domain.errors import InUse, NotFound
 from app.domain.ids import Prefix, is_id, new_id
 from app.domain.model import ObjectState
-from app.services import contents, uploads
+from app.services import audit, contents, uploads
+from app.services.callers import Caller
 from app.services.uploads import Expectation
 from app.storage import Incoming, Storage
 
@@ -38,7 +39,7 @@ def register(
             datasets.add(session, row)
             return row.id
 
-        uploads.keep(sessions, storage, incoming, project_id, "dataset", add)
+        uploads.keep(sessions, storage, incoming, project_id, "dataset", add, room_bytes=expected.room_bytes)
     return row
 
 
@@ -55,12 +56,13 @@ def list_page(
     return datasets.listed(session, project_id, state=state, before=before, limit=limit)
 
 
-def remove(sessions: Sessions, storage: Storage, project_id: str, dataset_id: str) -> None:
+def remove(sessions: Sessions, storage: Storage, by: Caller, dataset_id: str) -> None:
     """Delete a data set that no job refers to, and its content with it."""
     with sessions.begin() as session:
-        projects.lock(session, project_id)
-        row = get(session, project_id, dataset_id)
+        projects.lock(session, by.project_id)
+        row = get(session, by.project_id, dataset_id)
         if datasets.in_use(session, row.id):
             raise InUse("Jobs refer to this data set.", hint="Delete the jobs first.")
         datasets.delete(session, row)
-    contents.release(sessions, storage, project_id, row.sha256)
+        audit.record(session, by, "dataset.deleted", row.id, project_id=by.project_id)
+    contents.release(sessions, storage, by.project_id, row.sha256)

@@ -16,7 +16,8 @@ from app.domain.errors import Conflict, FieldError, JobEnded, NotFound, NotReady
 from app.domain.ids import Prefix, is_id, new_id
 from app.domain.job import EventType, JobSpec, JobState
 from app.domain.model import ModelFacts, ObjectState
-from app.services import contents, sensitivity
+from app.services import audit, contents, limits, sensitivity
+from app.services.callers import Caller
 from app.storage import Storage
 
 FIRST_ATTEMPT = 1
@@ -31,7 +32,7 @@ class JobView:
     queue_position: int | None
 
 
-def submit(session: Session, project_id: str, spec: JobSpec) -> JobView:
+def submit(session: Session, project_id: str, spec: JobSpec, *, limit: int | None = None) -> JobView:
     """Queue a job that can succeed; the job, its first event and its message share one transaction."""
     # The lock keeps the model and the data set from being deleted between the check and the insert.
     projects.lock(session, project_id)
@@ -43,6 +44,7 @@ def submit(session: Session, project_id: str, spec: JobSpec) -> JobView:
     others = _named(session, project_id, spec)
     compatibility.check(spec, _facts(model), rows, {row.id: _facts(row) for row in others})
     sensitivity.check(session, project_id, spec, rows)
+    limits.check_jobs(session, project_id, limit)
     now = datetime.now(UTC)
     row = JobRow(
         id=new_id(Prefix.JOB),
@@ -89,17 +91,18 @@ def list_page(
     return [_view(session, row) for row in rows]
 
 
-def cancel(session: Session, project_id: str, job_id: str) -> JobView:
+def cancel(session: Session, by: Caller, job_id: str) -> JobView:
     """End a queued job at once, or ask a running one to end. Raises JobEnded."""
-    row = find(session, project_id, job_id)
+    row = find(session, by.project_id, job_id)
     if jobs.cancel(session, row.id, datetime.now(UTC)) is None:
         session.refresh(row)
         raise JobEnded(f"The job has already ended: it is {row.state}.")
+    audit.record(session, by, "job.cancelled", row.id, project_id=row.project_id)
     session.refresh(row)
     return _view(session, row)
 
 
-def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str) -> JobView:
+def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str, *, limit: int | None = None) -> JobView:
     """Queue a job again that failed, was cancelled or ran out of time; it goes on from its last checkpoint.
 
     What else the earlier attempts left goes. Raises Conflict or NotReady.
@@ -110,6 +113,7 @@ def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str) ->
         _ready(models.get(session, project_id, row.model_id), "/model_id", f"model {row.model_id!r}")
         _ready(datasets.get(session, project_id, row.dataset_id), "/dataset_id", f"data set {row.dataset_id!r}")
         _named(session, project_id, JobSpec.model_validate(row.spec))
+        limits.check_jobs(session, project_id, limit)
         if not jobs.retry(session, row, datetime.now(UTC)):
             raise Conflict(f"The job is {row.state}.", hint="Only a job that ended without success can be tried again.")
         session.refresh(row)
@@ -123,17 +127,18 @@ def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str) ->
     return view
 
 
-def remove(sessions: Sessions, storage: Storage, project_id: str, job_id: str) -> None:
+def remove(sessions: Sessions, storage: Storage, by: Caller, job_id: str) -> None:
     """Delete an ended job with its events and artifacts, and what only it kept."""
     with sessions.begin() as session:
-        projects.lock(session, project_id)
-        row = find(session, project_id, job_id)
+        projects.lock(session, by.project_id)
+        row = find(session, by.project_id, job_id)
         if not JobState(row.state).ended:
             raise Conflict(f"The job is {row.state}.", hint="Cancel it first.")
         digests = jobs.artifact_contents(session, row.id)
         jobs.delete(session, row)
+        audit.record(session, by, "job.deleted", row.id, project_id=row.project_id)
     for digest in digests:
-        contents.release(sessions, storage, project_id, digest)
+        contents.release(sessions, storage, by.project_id, digest)
 
 
 def events_after(

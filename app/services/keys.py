@@ -1,38 +1,30 @@
-"""API keys: made, checked and revoked. Only the SHA-256 of a secret is kept."""
+"""API keys: made, listed, rotated and revoked. A secret is shown once, when it is made."""
 
-import hashlib
-import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
 from sqlalchemy.orm import Session
 
 from app.db import keys, projects
 from app.db.tables import KeyRow, ProjectRow
-from app.domain.errors import Forbidden, NotFound, Unauthenticated
+from app.domain.errors import Conflict, NotFound
 from app.domain.ids import Prefix, is_id, new_id
+from app.services import audit
+from app.services.callers import Caller, Scope, digest
 
-Scope = Literal["read", "write", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "write", "admin")
 DEFAULT_PROJECT = "default"
 _SECRET_BYTES = 32
-_REFUSAL = "The request carries no valid key: send `Authorization: Bearer <key id>.<secret>`."
 
 
 @dataclass(frozen=True)
-class Caller:
-    """Who asks: a key, the project it sees and what it may do there."""
+class NewKey:
+    """A key and, for the only time, its text: what its holder sends."""
 
-    key_id: str
-    project_id: str
-    scopes: frozenset[str]
-
-    def require(self, scope: Scope) -> None:
-        if scope not in self.scopes:
-            raise Forbidden(f"This needs a key with the scope {scope!r}.")
+    row: KeyRow
+    text: str
 
 
 def bootstrap(session: Session) -> str | None:
@@ -40,27 +32,37 @@ def bootstrap(session: Session) -> str | None:
     project = _default_project(session)
     if keys.any_of(session, project.id):
         return None
-    return create_key(session, project, SCOPES, name="admin")
+    return make(session, None, project.id, SCOPES, name="admin").text
 
 
-def create_key(session: Session, project: ProjectRow, scopes: Sequence[Scope], *, name: str) -> str:
-    """Make a key and return it in plain, for the only time."""
+def make(
+    session: Session,
+    by: Caller | None,
+    project_id: str,
+    scopes: Sequence[Scope],
+    *,
+    name: str,
+    expires_at: datetime | None = None,
+) -> NewKey:
+    """Make a key of a project."""
     secret = secrets.token_urlsafe(_SECRET_BYTES)
     row = KeyRow(
         id=new_id(Prefix.KEY),
-        project_id=project.id,
+        project_id=project_id,
         name=name,
-        secret_sha256=_digest(secret),
-        scopes=list(scopes),
+        secret_sha256=digest(secret),
+        scopes=[scope for scope in SCOPES if scope in scopes],
         created_at=datetime.now(UTC),
+        expires_at=expires_at,
     )
     keys.add(session, row)
-    return f"{row.id}.{secret}"
+    audit.record(session, by, "key.created", row.id, project_id=project_id)
+    return NewKey(row, f"{row.id}.{secret}")
 
 
 def create_default_key(session: Session, scopes: Sequence[Scope], *, name: str) -> str:
     """Make a key of the default project, and the project too where this is the first."""
-    return create_key(session, _default_project(session), scopes, name=name)
+    return make(session, None, _default_project(session).id, scopes, name=name).text
 
 
 def _default_project(session: Session) -> ProjectRow:
@@ -71,28 +73,55 @@ def _default_project(session: Session) -> ProjectRow:
     return project
 
 
-def list_keys(session: Session) -> Sequence[KeyRow]:
-    return keys.listed(session)
+def get(session: Session, project_id: str, key_id: str) -> KeyRow:
+    row = keys.get(session, key_id) if is_id(Prefix.KEY, key_id) else None
+    if row is None or row.project_id != project_id:
+        raise NotFound(f"There is no key {key_id!r}.")
+    return row
 
 
-def revoke(session: Session, key_id: str) -> None:
+def list_page(session: Session, project_id: str, *, before: str | None, limit: int) -> Sequence[KeyRow]:
+    return keys.listed(session, project_id, before=before, limit=limit)
+
+
+def list_all(session: Session) -> Sequence[KeyRow]:
+    return keys.everyone(session)
+
+
+def rotate(session: Session, by: Caller, key_id: str) -> NewKey:
+    """Give a key another secret; what was sent before no longer counts. Raises Conflict where it is revoked."""
+    row = _held(session, by.project_id, key_id)
+    if row.revoked_at is not None:
+        raise Conflict("The key is revoked.", hint="Make another one.")
+    secret = secrets.token_urlsafe(_SECRET_BYTES)
+    row.secret_sha256 = digest(secret)
+    session.flush()
+    audit.record(session, by, "key.rotated", row.id, project_id=row.project_id)
+    return NewKey(row, f"{row.id}.{secret}")
+
+
+def revoke(session: Session, by: Caller, key_id: str) -> None:
+    """End a key of the caller's project for good; one that has ended stays as it is."""
+    _end(session, by, _held(session, by.project_id, key_id))
+
+
+def revoke_any(session: Session, key_id: str) -> None:
+    """End a key of whatever project, at the command line."""
     row = keys.get(session, key_id)
     if row is None:
         raise NotFound(f"There is no key {key_id}.")
-    row.revoked_at = row.revoked_at or datetime.now(UTC)
+    _end(session, None, row)
 
 
-def authenticate(session: Session, token: str | None) -> Caller:
-    """Tell who holds the token. Raises Unauthenticated, with the same words whatever was wrong."""
-    key_id, _, secret = (token or "").partition(".")
-    row = keys.get(session, key_id) if is_id(Prefix.KEY, key_id) else None
-    expected = row.secret_sha256 if row is not None else _digest("")
-    matches = hmac.compare_digest(_digest(secret), expected)
-    now = datetime.now(UTC)
-    if row is None or not matches or row.revoked_at is not None or (row.expires_at or now) < now:
-        raise Unauthenticated(_REFUSAL)
-    return Caller(row.id, row.project_id, frozenset(row.scopes))
+def _end(session: Session, by: Caller | None, row: KeyRow) -> None:
+    if row.revoked_at is None:
+        row.revoked_at = datetime.now(UTC)
+        session.flush()
+        audit.record(session, by, "key.revoked", row.id, project_id=row.project_id)
 
 
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+def _held(session: Session, project_id: str, key_id: str) -> KeyRow:
+    row = keys.get_held(session, project_id, key_id) if is_id(Prefix.KEY, key_id) else None
+    if row is None:
+        raise NotFound(f"There is no key {key_id!r}.")
+    return row

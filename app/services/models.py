@@ -6,15 +6,16 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.db import models, projects
+from app.db import artifacts, jobs, models, projects
 from app.db.engine import Sessions
-from app.db.tables import ModelRow
-from app.domain.errors import InUse, NotFound, NotReady
+from app.db.tables import ArtifactRow, ModelRow
+from app.domain.errors import FieldError, InUse, NotFound, NotReady, UnknownFormat
 from app.domain.ids import Prefix, is_id, new_id
 from app.domain.model import ObjectState
-from app.services import contents, uploads
+from app.services import audit, contents, formats, uploads
+from app.services.callers import Caller
 from app.services.uploads import Expectation
-from app.storage import Incoming, Storage
+from app.storage import Incoming, Storage, content_key
 
 FORMATS = ("pt2",)
 
@@ -39,7 +40,48 @@ def register(
             models.add(session, row)
             return row.id
 
-        uploads.keep(sessions, storage, incoming, project_id, "model", add)
+        uploads.keep(sessions, storage, incoming, project_id, "model", add, room_bytes=expected.room_bytes)
+    return row
+
+
+def register_artifact(sessions: Sessions, storage: Storage, project_id: str, name: str, artifact_id: str) -> ModelRow:
+    """Make a model of a job's artifact, inspected like any upload; its content is there already.
+
+    Raises NotFound, UnknownFormat.
+    """
+    with sessions.begin() as session:
+        projects.lock(session, project_id)
+        artifact = _artifact(session, project_id, artifact_id)
+        job = jobs.get(session, project_id, artifact.job_id)
+        assert job is not None  # the artifact's foreign key
+        with storage.open(content_key(project_id, artifact.sha256)) as file:
+            format_ = formats.tell(file, artifact.size_bytes)
+        uploads.check_accepted(format_, FORMATS)
+        row = ModelRow(
+            id=new_id(Prefix.MODEL),
+            project_id=project_id,
+            name=name,
+            format=format_,
+            state=ObjectState.VALIDATING,
+            size_bytes=artifact.size_bytes,
+            sha256=artifact.sha256,
+            created_at=datetime.now(UTC),
+            origin={"job_id": job.id, "model_id": job.model_id},
+        )
+        models.add(session, row)
+        uploads.ask_for_inspection(session, "model", row.id)
+    return row
+
+
+def _artifact(session: Session, project_id: str, artifact_id: str) -> ArtifactRow:
+    row = artifacts.get(session, project_id, artifact_id) if is_id(Prefix.ARTIFACT, artifact_id) else None
+    pointer = "/artifact_id"
+    if row is None:
+        message = f"There is no artifact {artifact_id!r}."
+        raise NotFound(message, errors=[FieldError(pointer=pointer, message=message)])
+    if row.kind != "model" or row.format not in FORMATS:
+        message = f"The artifact {row.name} is no model in a format that is read: {', '.join(FORMATS)}."
+        raise UnknownFormat(message, errors=[FieldError(pointer=pointer, message=message)])
     return row
 
 
@@ -56,17 +98,18 @@ def list_page(
     return models.listed(session, project_id, state=state, before=before, limit=limit)
 
 
-def remove(sessions: Sessions, storage: Storage, project_id: str, model_id: str) -> None:
+def remove(sessions: Sessions, storage: Storage, by: Caller, model_id: str) -> None:
     """Delete a model that no job refers to, and its content with it."""
     with sessions.begin() as session:
-        projects.lock(session, project_id)
-        row = get(session, project_id, model_id)
+        projects.lock(session, by.project_id)
+        row = get(session, by.project_id, model_id)
         if models.in_use(session, row.id):
             raise InUse(
                 "Jobs refer to this model.", hint="Delete the jobs first; of those that only name it, let all end."
             )
         models.delete(session, row)
-    contents.release(sessions, storage, project_id, row.sha256)
+        audit.record(session, by, "model.deleted", row.id, project_id=by.project_id)
+    contents.release(sessions, storage, by.project_id, row.sha256)
 
 
 def layers_of(session: Session, project_id: str, model_id: str) -> list[dict[str, Any]]:

@@ -33,7 +33,8 @@ def reap(readers: Sessions, sessions: Sessions, now: datetime) -> int:
             return 0
     with sessions.begin() as session:
         rows = jobs.expired(session, now, _BATCH)
-        for row in rows:
+        # By project, so that reapers side by side take the rows of their totals in one order.
+        for row in sorted(rows, key=lambda row: row.project_id):
             log.warning("lease_expired", job_id=row.id, attempt=row.attempt, worker=row.worker, state=row.state)
             _settle(session, row, now)
     return len(rows)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.db import outbox, projects
 from app.db.engine import Sessions
 from app.domain.errors import DigestMismatch, Malformed, UnknownFormat
-from app.services import contents, formats
+from app.services import contents, formats, limits
 from app.storage import Incoming, Storage, check_size
 
 _PRIORITY = 9
@@ -21,11 +21,13 @@ Kind = Literal["model", "dataset"]
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the client says of the bytes it sends; null where it says nothing."""
+    """What the client says of the bytes it sends, null where it says nothing, and what they must fit into."""
 
     size_bytes: int | None
     sha256: str | None
     format: str | None
+    room_bytes: int | None = None
+    """What the project may store; without a limit where null."""
 
 
 def parse_digest(header: str | None) -> str | None:
@@ -59,13 +61,22 @@ def admitted(storage: Storage, incoming: Incoming, expected: Expectation, accept
             raise DigestMismatch(f"The bytes received have the SHA-256 {incoming.sha256}, not {expected.sha256}.")
         with storage.open(incoming.key) as file:
             found = formats.tell(file, incoming.size_bytes)
-        if found not in accepted:
-            raise UnknownFormat(f"The file is .{found}; this takes {' or '.join('.' + name for name in accepted)}.")
+        check_accepted(found, accepted)
         if expected.format not in {None, found}:
             raise UnknownFormat(f"The file is .{found}, not .{expected.format} as the query says.")
         yield found
     finally:
         storage.delete(incoming.key)
+
+
+def check_accepted(format_: str, accepted: tuple[str, ...]) -> None:
+    """Raise UnknownFormat where a known format has no place here."""
+    if format_ not in accepted:
+        raise UnknownFormat(f"The file is .{format_}; this takes {' or '.join('.' + name for name in accepted)}.")
+
+
+def ask_for_inspection(session: Session, kind: Kind, upload_id: str) -> None:
+    outbox.add(session, outbox.INSPECT, "inspect", _PRIORITY, {"kind": kind, "id": upload_id})
 
 
 def keep(
@@ -75,13 +86,16 @@ def keep(
     project_id: str,
     kind: Kind,
     add: Callable[[Session], str],
+    *,
+    room_bytes: int | None,
 ) -> None:
     """Promote the content, write its row with ``add`` and ask for its inspection, all or nothing."""
     try:
         with sessions.begin() as session:
             projects.lock(session, project_id)
+            limits.check_room(session, project_id, incoming.sha256, incoming.size_bytes, room_bytes)
             storage.promote(incoming, project_id)
-            outbox.add(session, "winnow.inspect", "inspect", _PRIORITY, {"kind": kind, "id": add(session)})
+            ask_for_inspection(session, kind, add(session))
     except BaseException:
         contents.release(sessions, storage, project_id, incoming.sha256)
         raise

@@ -6,39 +6,32 @@ import pytest
 
 from app.db.tables import KeyRow
 from app.domain.ids import Prefix, new_id
+from tests.api.operations import of_objects, operations
 from tests.serving import pointers, problem
 
-PATHS = [
-    ("GET", "models/{mdl}"),
-    ("DELETE", "models/{mdl}"),
-    ("GET", "models/{mdl}/content"),
-    ("GET", "models/{mdl}/layers"),
-    ("GET", "datasets/{dat}"),
-    ("DELETE", "datasets/{dat}"),
-    ("GET", "datasets/{dat}/content"),
-    ("GET", "jobs/{job}"),
-    ("DELETE", "jobs/{job}"),
-    ("POST", "jobs/{job}:cancel"),
-    ("POST", "jobs/{job}:retry"),
-    ("GET", "jobs/{job}/events"),
-    ("GET", "jobs/{job}/logs"),
-    ("GET", "jobs/{job}/report"),
-    ("GET", "jobs/{job}/artifacts"),
-    ("GET", "artifacts/{art}"),
-    ("GET", "artifacts/{art}/content"),
-]
 STREAM = {"Accept": "text/event-stream"}
 
 
-@pytest.mark.parametrize(("method", "path"), PATHS)
-def test_an_unknown_id(project, method, path):
+KINDS = {
+    "model_id": Prefix.MODEL,
+    "dataset_id": Prefix.DATASET,
+    "job_id": Prefix.JOB,
+    "artifact_id": Prefix.ARTIFACT,
+    "key_id": Prefix.KEY,
+    "project_id": Prefix.PROJECT,
+}
+"""What the parameters of paths name. One that is missing here makes the tests below fail."""
+
+
+@pytest.mark.parametrize("operation", of_objects(), ids=str)
+def test_an_unknown_id(project, operation):
     for ids in (
-        {prefix.value: new_id(prefix) for prefix in Prefix},
-        {prefix.value: "nothing" for prefix in Prefix},
-        {prefix.value: "%00" for prefix in Prefix},
-        {prefix.value: new_id(Prefix.KEY) for prefix in Prefix},
+        {name: new_id(KINDS[name]) for name in operation.parameters},
+        dict.fromkeys(operation.parameters, "nothing"),
+        dict.fromkeys(operation.parameters, "%00"),
+        {name: new_id(Prefix.REQUEST) for name in operation.parameters},
     ):
-        problem(project.client.request(method, path.format(**ids)), 404, "not_found")
+        problem(project.client.request(operation.method, operation.path.format(**ids)), 404, "not_found")
 
 
 @pytest.fixture(scope="module")
@@ -47,41 +40,69 @@ def owned(server):
     owner = server.project()
     model, dataset = owner.add_model(), owner.add_dataset()
     job = owner.queued(model_id=model, dataset_id=dataset)
-    ids = {"mdl": model, "dat": dataset, "job": job, "art": owner.add_artifact(job, "report.json", b"{}")}
-    yield ids
-    assert owner.client.get(f"jobs/{job}").json()["state"] == "queued"
+    key = owner.client.post("keys", json={"name": "mine"}).json()
+    with owner.client_with(key["key"]) as client:
+        yield {
+            "model_id": model,
+            "dataset_id": dataset,
+            "job_id": job,
+            "artifact_id": owner.add_artifact(job, "report.json", b"{}"),
+            "key_id": key["id"],
+            "project_id": owner.id,
+        }
+        # Nobody has cancelled, revoked or rotated anything.
+        assert client.get(f"jobs/{job}").json()["state"] == "queued"
     owner.client.close()
 
 
-@pytest.mark.parametrize(("method", "path"), PATHS)
-def test_an_id_of_another_project(project, owned, method, path):
-    problem(project.client.request(method, path.format(**owned)), 404, "not_found")
-    if path.endswith("events"):
-        problem(project.client.get(path.format(**owned), headers=STREAM), 404, "not_found")
+@pytest.mark.parametrize("operation", of_objects(), ids=str)
+def test_an_id_of_another_project_answers_as_one_that_does_not_exist(project, owned, operation):
+    unknown = {name: new_id(KINDS[name]) for name in operation.parameters}
+    told = []
+    for ids in (owned, unknown):
+        path = operation.path.format(**ids)
+        response = project.client.request(operation.method, path)
+        body = problem(response, 404, "not_found")
+        told.append(str({**body, "request_id": ""}))
+        for name in operation.parameters:
+            told[-1] = told[-1].replace(ids[name], name)
+        if path.endswith("events"):
+            problem(project.client.get(path, headers=STREAM), 404, "not_found")
+    assert told[0] == told[1]
+
+
+def test_the_operator_alone_sees_other_projects(server, project, owned):
+    with server.operator() as operator:
+        assert operator.get(f"projects/{owned['project_id']}").json()["id"] == owned["project_id"]
+        for path in ("keys/{key_id}", "jobs/{job_id}", "models/{model_id}"):
+            problem(operator.get(path.format(**owned)), 404, "not_found")
+    assert [item["id"] for item in project.client.get("projects").json()["items"]] == [project.id]
+    problem(project.client.post("projects", json={"name": "mine"}), 403, "forbidden")
+    problem(project.client.delete(f"projects/{project.id}"), 403, "forbidden")
+    for id_ in (owned["project_id"], new_id(Prefix.PROJECT)):
+        body = problem(project.client.post("keys", json={"name": "k", "project_id": id_}), 404, "not_found")
+        assert pointers(body) == ["/project_id"]
 
 
 def test_a_job_of_another_projects_uploads(project, owned):
     mine = project.add_model(), project.add_dataset()
-    for ids, pointer in (((owned["mdl"], mine[1]), "/model_id"), ((mine[0], owned["dat"]), "/dataset_id")):
+    for ids, pointer in (((owned["model_id"], mine[1]), "/model_id"), ((mine[0], owned["dataset_id"]), "/dataset_id")):
         assert pointers(problem(project.submit(*ids), 404, "not_found")) == [pointer]
 
 
 def test_lists_show_nothing_of_another_project(project, owned):
     for noun in ("models", "datasets", "jobs"):
         assert project.client.get(noun).json() == {"items": [], "next_cursor": None}
-    assert project.client.get("jobs", params={"model_id": owned["mdl"]}).json()["items"] == []
+    assert project.client.get("jobs", params={"model_id": owned["model_id"]}).json()["items"] == []
 
 
-KEYED = [
-    *PATHS,
-    *(("GET", noun) for noun in ("models", "datasets", "jobs", "methods", "methods/prune", "targets")),
-    *(("POST", noun) for noun in ("models?name=m", "datasets?name=d", "jobs")),
-]
+def asked(operation, owned):
+    return operation.path.format(**owned, name="prune"), dict.fromkeys(operation.needed, "n")
 
 
 @pytest.mark.usefixtures("unchanged")
-@pytest.mark.parametrize(("method", "path"), KEYED)
-def test_no_key_or_a_wrong_one(project, owned, method, path):
+@pytest.mark.parametrize("operation", operations(), ids=str)
+def test_no_key_or_a_wrong_one(project, owned, operation):
     key_id, _, secret = project.key.partition(".")
     wrong = [
         f"Bearer {key_id}.{secret[:-1]}",
@@ -89,9 +110,12 @@ def test_no_key_or_a_wrong_one(project, owned, method, path):
         f"Bearer {key_id}",
         "Basic eA==",
     ]
+    path, query = asked(operation, owned)
     for header in ("", *wrong):
-        response = project.client.request(method, path.format(**owned), headers={"Authorization": header})
-        problem(response, 401, "unauthenticated")
+        headers = {"Authorization": header}
+        response = project.client.request(operation.method, path, params=query, headers=headers)
+        body = problem(response, 401, "unauthenticated")
+        assert secret not in str(body)
         assert response.headers["www-authenticate"] == "Bearer"
 
 
@@ -107,14 +131,14 @@ def test_a_revoked_or_expired_key(project):
 
 def test_a_key_without_the_scope(project):
     job = project.queued()
-    ids = {"mdl": "m", "dat": "d", "art": "a", "job": job}
+    ids = {**dict.fromkeys(KINDS, "nothing"), "job_id": job}
     before = project.kept()
-    with (
-        project.client_with(project.make_key(["read"])) as reader,
-        project.client_with(project.make_key(["write"])) as w,
-    ):
-        for method, path in KEYED:
-            reads = method == "GET"
-            body = problem((w if reads else reader).request(method, path.format(**ids)), 403, "forbidden")
-            assert repr("read" if reads else "write") in body["detail"]
+    others = {scope: [it for it in ("read", "write", "admin") if it != scope] for scope in ("read", "write", "admin")}
+    clients = {scope: project.client_with(project.make_key(lacking)) for scope, lacking in others.items()}
+    for operation in operations():
+        path, query = asked(operation, ids)
+        response = clients[operation.scope].request(operation.method, path, params=query)
+        assert repr(operation.scope) in problem(response, 403, "forbidden")["detail"]
+    for client in clients.values():
+        client.close()
     assert project.kept() == before

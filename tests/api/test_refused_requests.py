@@ -5,6 +5,7 @@ import json
 import pytest
 
 from app.domain.ids import Prefix, new_id
+from tests.api.operations import operations
 from tests.factories import pt2
 from tests.serving import MAX_BODY_BYTES, pointers, problem, slowly
 
@@ -16,7 +17,7 @@ def test_errors_of_the_framework(project):
     problem(client.post("models/", params={"name": "m"}, content=pt2()), 404, "not_found")
     response = client.put("models")
     problem(response, 405, "method_not_allowed")
-    assert set(response.headers["allow"].replace(" ", "").split(",")) == {"GET", "POST"}
+    assert set(response.headers["allow"].replace(" ", "").split(",")) == {"GET", "HEAD", "POST"}
     problem(client.post(f"{root}/healthz"), 405, "method_not_allowed")
     for query in ({"limit": 0}, {"limit": 201}, {"limit": "many"}, {"cursor": "job_x"}, {"cursor": "\0"}):
         body = problem(client.get("models", params=query), 422, "validation_failed")
@@ -25,6 +26,15 @@ def test_errors_of_the_framework(project):
         body = problem(client.get("jobs", params=query), 422, "validation_failed")
         assert pointers(body) == [f"/query/{next(iter(query))}"]
     problem(client.get(f"jobs/{new_id(Prefix.JOB)}", params={"wait": 61}), 422, "validation_failed")
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("operation", operations(), ids=str)
+def test_a_parameter_that_no_operation_has(project, operation):
+    path = operation.path.format(**dict.fromkeys(operation.parameters, "x"))
+    query = {**dict.fromkeys(operation.needed, "n"), "nope": "1"}
+    body = problem(project.client.request(operation.method, path, params=query), 422, "validation_failed")
+    assert pointers(body) == ["/query/nope"]
 
 
 @pytest.mark.usefixtures("unchanged")

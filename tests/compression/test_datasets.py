@@ -205,7 +205,7 @@ FAULTS = {
     "ignored row": (labelled(np.where(np.arange(ROWS) == 4, -100, 1)), InvalidLabels, "label -100, first in row 4"),
     "negative token": (labelled(np.where(np.arange(ROWS)[:, None] == [6, 2], -2, -100)), InvalidLabels, "row 2"),
     "nothing but ignored tokens": (labelled(np.full((ROWS, 3), -100)), InvalidLabels, "train.y"),
-    "labels in rows and columns": (labelled(np.zeros((ROWS, 2, 2), int)), InvalidLabels, "train.y"),
+    "labels in three dimensions": (labelled(np.zeros((ROWS, 2, 2, 2), int)), InvalidLabels, "train.y"),
     "one bool a row": (labelled(np.zeros(ROWS, bool)), InvalidLabels, "train.y"),
     "no label in a row": (labelled(np.zeros((ROWS, 0))), InvalidLabels, "train.y"),
     "labels of text": (labelled(np.array(["a"] * ROWS)), InvalidLabels, "train.y"),

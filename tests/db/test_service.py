@@ -10,7 +10,7 @@ from app.db import jobs, outbox
 from app.db.engine import make_sessions
 from app.db.tables import OutboxRow
 from app.domain.job import EventType, JobState
-from tests.factories import pt2
+from tests.factories import PRUNE, pt2
 from tests.serving import problem, serving
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -64,7 +64,7 @@ def test_pages_follow_each_other_without_gap_or_repetition_while_rows_come(proje
     assert seen == ids[::-1]
 
 
-@pytest.mark.parametrize("table", ["models", "jobs"])
+@pytest.mark.parametrize("table", ["models", "jobs", "api_keys", "audit"])
 def test_a_deep_page_reads_an_index_and_sorts_nothing(engine, project, table):
     last = project.queued() if table == "jobs" else project.add_model()
     query = f"SELECT * FROM {table} WHERE project_id = :project AND id < :last ORDER BY id DESC LIMIT 51"
@@ -78,6 +78,44 @@ def test_a_deep_page_reads_an_index_and_sorts_nothing(engine, project, table):
     assert f"ix_{table}_project_id_id" in plan
     assert "TEMP B-TREE" not in plan
     assert "Sort" not in plan
+
+
+def test_active_jobs_are_counted_by_an_index_and_no_further_than_asked(engine, sessions, project):
+    for _ in range(3):
+        project.queued()
+    with sessions() as session:
+        counts = [jobs.count_active(session, project.id, at_most=most) for most in (1, 2, 9)]
+    assert counts == [1, 2, 3]
+    explain = "EXPLAIN QUERY PLAN " if engine.dialect.name == "sqlite" else "EXPLAIN "
+    query = "SELECT id FROM jobs WHERE project_id = :project AND state IN ('queued', 'running', 'cancelling') LIMIT 2"
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL enable_seqscan = off"))
+        plan = str(connection.execute(text(explain + query), {"project": project.id}).all())
+    assert "ix_jobs_project_id_" in plan
+
+
+def test_a_key_from_its_first_use_to_its_last(project):
+    made = project.client.post("keys", json={"name": "ci", "expires_at": "2999-01-01T00:00:00+02:00"}).json()
+    assert made["expires_at"] == "2998-12-31T22:00:00Z"
+    body = {"model_id": project.add_model(), "dataset_id": project.add_dataset(), "recipe": [PRUNE]}
+    once = {"Idempotency-Key": "once"}
+    with project.client_with(made["key"]) as client:
+        first, again = (client.post("jobs", json=body, headers=once) for _ in range(2))
+        assert again.content == first.content
+        assert again.headers["idempotency-replayed"] == "true"
+        problem(client.post("jobs", json={**body, "seed": 1}, headers=once), 422, "idempotency_key_reused")
+        assert client.get("usage").json()["jobs"] == 1
+        assert client.post(f"jobs/{first.json()['id']}:cancel").status_code == 202
+        rotated = project.client.post(f"keys/{made['id']}:rotate").json()
+        problem(client.get("usage"), 401, "unauthenticated")
+    with project.client_with(rotated["key"]) as client:
+        assert client.get("usage").status_code == 200
+        project.client.delete(f"keys/{made['id']}")
+        problem(client.get("usage"), 401, "unauthenticated")
+    trail = project.client.get("audit", params={"limit": 4}).json()["items"]
+    assert [item["action"] for item in trail] == ["key.revoked", "key.rotated", "job.cancelled", "key.created"]
+    assert trail[2]["key_id"] == made["id"]
 
 
 def test_one_of_many_claims_wins(sessions, project):

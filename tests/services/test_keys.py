@@ -2,7 +2,7 @@
 
 from app.db import migrations
 from app.db.engine import make_engine, make_sessions
-from app.services import keys
+from app.services import callers, keys
 
 
 def test_the_first_key_of_a_new_database_makes_its_project(tmp_path):
@@ -13,7 +13,7 @@ def test_the_first_key_of_a_new_database_makes_its_project(tmp_path):
         first = keys.create_default_key(session, ["read"], name="mine")
         second = keys.create_default_key(session, ["read", "write"], name="yours")
     with sessions() as session:
-        callers = [keys.authenticate(session, token) for token in (first, second)]
-    assert callers[0].project_id == callers[1].project_id
-    assert [caller.scopes for caller in callers] == [{"read"}, {"read", "write"}]
+        found = [callers.authenticate(session, token) for token in (first, second)]
+    assert found[0].project_id == found[1].project_id
+    assert [caller.scopes for caller in found] == [{"read"}, {"read", "write"}]
     engine.dispose()

@@ -1,7 +1,6 @@
 """The way from the outbox to a real worker process and the real engine."""
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -125,8 +124,9 @@ def test_what_is_urgent_is_served_first_and_what_is_inspected_never_waits_for_a_
     with log.open("wb") as output:
         queue.start(worker_command("cpu"), output)
     until(lambda: log.read_text().count("nothing_to_claim") == 3)
-    served = re.findall(r"job_id=(job_\d)", log.read_text())
-    assert served == ["job_9", "job_5", "job_0"]
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    served = [(line["job_id"], line["attempt"]) for line in lines if line["event"] == "nothing_to_claim"]
+    assert served == [("job_9", 1), ("job_5", 1), ("job_0", 1)]
     assert waiting("inspect") == 1
 
 

@@ -1,0 +1,170 @@
+"""``Idempotency-Key`` on every POST, in one place; endpoints know nothing of it.
+
+A payload is its path, query and media type, and the digest of its body, taken while the body passes through: an upload
+is never held in memory.
+"""
+
+import hashlib
+import json
+import time
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.deps import Parts
+from app.api.errors import problem
+from app.domain.errors import TruncatedUpload, Unauthenticated, WinnowError
+from app.services import callers, idempotency
+from app.services.callers import Caller
+from app.services.idempotency import Answer, Claim
+from app.storage import check_size
+
+HEADER = "Idempotency-Key"
+REPLAYED = "Idempotency-Replayed"
+_RENEW_SECONDS = 15
+_KEPT_HEADERS = ("content-type", "location", "retry-after", "cache-control")
+_SECRET = "key"  # noqa: S105  the name of the field of a body that is shown once
+
+
+_DESCRIBED: dict[str, Any] = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "Sent again within 24 hours with the same payload, the request is answered as the first was.",
+}
+
+
+def describe(document: dict[str, Any], prefix: str) -> None:
+    """Write the header into every POST of an OpenAPI document, once."""
+    for path, methods in document["paths"].items():
+        if path.startswith(prefix) and "post" in methods:
+            parameters = methods["post"].setdefault("parameters", [])
+            if _DESCRIBED not in parameters:
+                parameters.append(_DESCRIBED)
+
+
+class Idempotency:
+    """Answers a POST that is sent again as it answered the first."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(self._prefix)
+        key = Headers(scope=scope).get(HEADER) if asked else None
+        caller = await run_in_threadpool(_caller, scope) if key is not None else None
+        if key is None or caller is None:
+            # Without a valid key the endpoint refuses, whatever was sent.
+            await self._app(scope, receive, send)
+            return
+        try:
+            idempotency.check_key(key)
+            parts: Parts = scope["app"].state.parts
+            found = await run_in_threadpool(idempotency.begin, parts.sessions, caller, key)
+            if isinstance(found, Claim):
+                await _Passage(parts, found, scope, receive, send).run(self._app)
+                return
+            # What is carried out is counted where it is authorized; a replay is not.
+            parts.rates.hit(caller.project_id)
+            body = _Body(scope, receive)
+            found.check(await body.drained(parts.settings.max_upload_bytes))
+            response = Response(found.body, found.status, {**found.headers, REPLAYED: "true"})
+        except WinnowError as error:
+            response = problem(error, scope)
+        await response(scope, receive, send)
+
+
+class _Body:
+    """A body on its way, and its fingerprint once it has passed."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        media_type = Headers(scope=scope).get("content-type", "")
+        self._receive = receive
+        self._digest = hashlib.sha256()
+        self._ended = False
+        self._head = json.dumps([scope["path"], scope["query_string"].decode("latin-1"), media_type])
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._digest.update(message.get("body", b""))
+            self._ended = not message.get("more_body", False)
+        return message
+
+    async def drained(self, limit: int) -> str:
+        """Read what has not been read yet, and give the fingerprint. Raises TooLarge or TruncatedUpload."""
+        size = 0
+        while not self._ended:
+            message = await self.receive()
+            size += len(message.get("body", b""))
+            if message["type"] == "http.disconnect":
+                raise TruncatedUpload(f"The connection was cut after {size} bytes.")
+            check_size(size, limit)
+        return hashlib.sha256(self._head.encode() + self._digest.digest()).hexdigest()
+
+
+class _Passage:
+    """One request carried out under its claim."""
+
+    def __init__(self, parts: Parts, claim: Claim, scope: Scope, receive: Receive, send: Send) -> None:
+        self._parts, self._claim = parts, claim
+        self._scope, self._send = scope, send
+        self._body = _Body(scope, receive)
+        self._renewed = time.monotonic()
+        self._start: Message | None = None
+        self._answer = bytearray()
+
+    async def run(self, app: ASGIApp) -> None:
+        """Let the application answer, and keep the answer before it is sent; free the key where it is a refusal."""
+        kept = False
+        try:
+            await app(self._scope, self._receive, self._collect)
+            if self._start is not None and 200 <= self._start["status"] < 300:
+                fingerprint = await self._body.drained(self._parts.settings.max_upload_bytes)
+                answer = Answer(fingerprint, self._start["status"], *_without_secret(self._start, bytes(self._answer)))
+                await run_in_threadpool(idempotency.complete, self._parts.sessions, self._claim, answer)
+                kept = True
+        finally:
+            if not kept:
+                await run_in_threadpool(idempotency.abandon, self._parts.sessions, self._claim)
+        if self._start is not None:
+            await self._send(self._start)
+            await self._send({"type": "http.response.body", "body": bytes(self._answer)})
+
+    async def _receive(self) -> Message:
+        if time.monotonic() - self._renewed > _RENEW_SECONDS:
+            self._renewed = time.monotonic()
+            await run_in_threadpool(idempotency.renew, self._parts.sessions, self._claim)
+        return await self._body.receive()
+
+    async def _collect(self, message: Message) -> None:
+        """Hold back the answer, which is small for every POST."""
+        if message["type"] == "http.response.start":
+            self._start = message
+        elif message["type"] == "http.response.body":
+            self._answer += message.get("body", b"")
+
+
+def _caller(scope: Scope) -> Caller | None:
+    """Tell who asks; null where it is nobody."""
+    scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+    parts: Parts = scope["app"].state.parts
+    try:
+        with parts.readers() as session:
+            return callers.authenticate(session, token.strip() if scheme.lower() == "bearer" else None)
+    except Unauthenticated:
+        return None
+
+
+def _without_secret(start: Message, body: bytes) -> tuple[dict[str, str], bytes]:
+    """Give what is kept of an answer: of one that is not to be stored, all but the secret."""
+    found = MutableHeaders(raw=list(start["headers"]))
+    headers = {name: found[name] for name in _KEPT_HEADERS if name in found}
+    if found.get("cache-control") == "no-store":
+        body = json.dumps({**json.loads(body), _SECRET: None}).encode()
+    return headers, body

@@ -1,0 +1,66 @@
+"""Who asks: a key, checked in constant time. Only the SHA-256 of a secret is kept."""
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Literal
+
+from sqlalchemy.orm import Session
+
+from app.db import keys
+from app.db.tables import KeyRow
+from app.domain.errors import Forbidden, Unauthenticated
+from app.domain.ids import Prefix, is_id
+
+Scope = Literal["read", "write", "admin"]
+_REFUSAL = "The request carries no valid key: send `Authorization: Bearer <key id>.<secret>`."
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A key, the project it sees, what it may do there, and the request it is used for."""
+
+    key_id: str
+    project_id: str
+    scopes: frozenset[str]
+    secret_sha256: str = field(default="", repr=False)
+    request_id: str | None = None
+
+    def require(self, scope: Scope) -> None:
+        if scope not in self.scopes:
+            raise Forbidden(f"This needs a key with the scope {scope!r}.")
+
+    def during(self, request_id: str) -> "Caller":
+        return replace(self, request_id=request_id)
+
+
+def authenticate(session: Session, token: str | None) -> Caller:
+    """Tell who holds the token. Raises Unauthenticated, with the same words whatever was wrong."""
+    key_id, _, secret = (token or "").partition(".")
+    row = keys.get_open(session, key_id) if is_id(Prefix.KEY, key_id) else None
+    expected = row.secret_sha256 if row is not None else digest("")
+    matches = hmac.compare_digest(digest(secret), expected)
+    if row is None or not matches or not _valid(row):
+        raise Unauthenticated(_REFUSAL)
+    return Caller(row.id, row.project_id, frozenset(row.scopes), row.secret_sha256)
+
+
+def still_valid(session: Session, caller: Caller) -> bool:
+    """Tell whether the key was neither revoked nor rotated since, for answers that take long."""
+    row = keys.get_open(session, caller.key_id)
+    return row is not None and _valid(row) and hmac.compare_digest(row.secret_sha256, caller.secret_sha256)
+
+
+def require_valid(session: Session, caller: Caller) -> None:
+    """Raise Unauthenticated where the key has ended since its request came."""
+    if not still_valid(session, caller):
+        raise Unauthenticated(_REFUSAL)
+
+
+def digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _valid(row: KeyRow) -> bool:
+    return row.revoked_at is None and (row.expires_at is None or row.expires_at > datetime.now(UTC))

@@ -1,0 +1,72 @@
+"""What a real server writes of its requests, and what it must not."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from tests.serving import problem
+
+
+@pytest.fixture
+def process(server, tmp_path):
+    """Run another API on the same data in a process of its own; give its address and the file of its log."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "app.cli", "api", "--port", str(port)]
+    path = tmp_path / "log"
+    data, broker = server.parts.settings.data, server.parts.settings.broker_url
+    with path.open("wb") as output:
+        child = subprocess.Popen(
+            command, stdout=output, stderr=output, env={"WINNOW_DATA": str(data), "WINNOW_BROKER_URL": broker}
+        )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            httpx.get(f"{url}/healthz")
+            break
+        except httpx.TransportError:
+            assert time.monotonic() < deadline
+            assert child.poll() is None, path.read_text()
+            time.sleep(0.1)
+    yield url, path
+    child.terminate()
+    assert child.wait(20) in {0, -15}
+
+
+def test_a_real_server_logs_json_without_a_secret_and_obeys_a_revocation(project, process):
+    url, path = process
+    secrets = [project.key]
+    with httpx.Client(base_url=f"{url}/api/v1/", headers={"Authorization": f"Bearer {project.key}"}) as client:
+        made = client.post("keys", json={"name": "private name"}, headers={"Idempotency-Key": "once-and-only"}).json()
+        rotated = client.post(f"keys/{made['id']}:rotate").json()
+        secrets += [made["key"], rotated["key"]]
+        listed = client.get("models", headers={"Authorization": f"Bearer {rotated['key']}"})
+        assert listed.status_code == 200
+        refused = [client.get("models", headers={"Authorization": f"Bearer {text}"}) for text in (made["key"], "x.y")]
+        refused.append(client.get("models", params={"key": rotated["key"]}))
+        refused.append(client.post("keys", json={"name": "k", "scopes": [rotated["key"]]}))
+        # Revoked at one server, dead at the other.
+        assert project.client.delete(f"keys/{made['id']}").status_code == 204
+        began = time.monotonic()
+        dead = client.get("models", headers={"Authorization": f"Bearer {rotated['key']}"})
+        problem(dead, 401, "unauthenticated")
+        assert time.monotonic() - began < 1
+    texts = [secret.partition(".")[2] for secret in secrets]
+    for answer in refused:
+        assert [text for text in texts if text in answer.text] == []
+    log = path.read_text()
+    assert [text for text in (*texts, "private name") if text in log] == []
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
+    requests = {line["request_id"]: line for line in lines if line["event"] == "request"}
+    line = requests[listed.headers["x-request-id"]]
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/api/v1/models", 200)
+    assert line["key_id"] == made["id"]
+    assert requests[dead.headers["x-request-id"]]["status"] == 401

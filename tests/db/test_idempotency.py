@@ -1,0 +1,85 @@
+"""Claims of an ``Idempotency-Key`` by requests side by side, on SQLite and PostgreSQL alike."""
+
+import secrets
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import update
+
+from app.db import projects
+from app.db.engine import make_sessions
+from app.db.tables import IdempotencyRow, ProjectRow
+from app.domain.errors import IdempotencyInFlight
+from app.domain.ids import Prefix, new_id
+from app.services import idempotency
+from app.services.callers import Caller
+from app.services.idempotency import Answer, Claim
+
+ANSWER = Answer("f" * 64, 202, {"location": "/there"}, b"{}")
+
+
+@pytest.fixture
+def caller(sessions):
+    project = ProjectRow(id=new_id(Prefix.PROJECT), name=new_id(Prefix.PROJECT), created_at=datetime.now(UTC))
+    with sessions.begin() as session:
+        projects.add(session, project)
+    return Caller(new_id(Prefix.KEY), project.id, frozenset({"write"}))
+
+
+@pytest.fixture
+def key():
+    return secrets.token_hex(8)
+
+
+def test_one_of_many_claims(sessions, caller, key):
+    found, gate = [], threading.Barrier(8)
+
+    def begin():
+        gate.wait()
+        try:
+            found.append(idempotency.begin(sessions, caller, key))
+        except IdempotencyInFlight:
+            found.append(None)
+
+    threads = [threading.Thread(target=begin) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (claim,) = [it for it in found if it is not None]
+    idempotency.complete(sessions, claim, ANSWER)
+    assert idempotency.begin(sessions, caller, key) == ANSWER
+    assert len(found) == 8
+
+
+def let_run_out(sessions, key):
+    with sessions.begin() as session:
+        record = update(IdempotencyRow).where(IdempotencyRow.key == key)
+        session.execute(record.values(expires_at=datetime.now(UTC)))
+
+
+def test_a_dead_request_loses_its_claim_and_writes_nothing(sessions, caller, key):
+    dead = idempotency.begin(sessions, caller, key)
+    let_run_out(sessions, key)
+    mine = idempotency.begin(sessions, caller, key)
+    assert isinstance(mine, Claim)
+    idempotency.complete(sessions, dead, ANSWER)
+    idempotency.abandon(sessions, dead)
+    with pytest.raises(IdempotencyInFlight):
+        idempotency.begin(sessions, caller, key)
+    idempotency.abandon(sessions, mine)
+    assert isinstance(idempotency.begin(sessions, caller, key), Claim)
+
+
+def test_a_claim_that_is_renewed_stays(sessions, engine, caller, key):
+    claim = idempotency.begin(sessions, caller, key)
+    let_run_out(sessions, key)
+    idempotency.renew(sessions, claim)
+    with pytest.raises(IdempotencyInFlight):
+        idempotency.begin(sessions, caller, key)
+    let_run_out(sessions, key)
+    readers = make_sessions(engine, read_only=True)
+    assert idempotency.clear(readers, sessions, datetime.now(UTC) + timedelta(seconds=1)) >= 1
+    idempotency.renew(sessions, claim)
+    assert isinstance(idempotency.begin(sessions, caller, key), Claim)
