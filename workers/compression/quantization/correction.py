@@ -8,11 +8,11 @@ from torch.fx import GraphModule, Node
 
 from workers.compression.quantization import kernels
 from workers.compression.quantization.calibration import Inputs
-from workers.compression.quantization.simulation import Simulation, lockstep
+from workers.compression.quantization.simulation import Rounded, Simulation, lockstep
 
 
 def correct_biases(
-    module: GraphModule, weights: dict[tuple[str, int], Tensor], inputs: Inputs, layers: Mapping[str, Node]
+    module: GraphModule, weights: Rounded, inputs: Inputs, layers: Mapping[str, Node]
 ) -> dict[str, Tensor]:
     """Give new biases, by name, under which each layer's mean over the rows is that of the float network.
 

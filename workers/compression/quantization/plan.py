@@ -30,7 +30,7 @@ from workers.compression.quantization.layer_report import describe
 from workers.compression.quantization.noise import energy, sqnr_db
 from workers.compression.quantization.quantizer import QUANTIZABLE, IntegerQuantizer, Parameters, clipped, moved_from
 from workers.compression.quantization.ranges import Choice
-from workers.compression.quantization.simulation import Simulation, layer_nodes
+from workers.compression.quantization.simulation import Rounded, Simulation, layer_nodes
 from workers.compression.quantization.smoothing import smooth
 from workers.compression.step import Context
 
@@ -68,7 +68,7 @@ class Plan:
     smoothing: Decision = Decision(used=False)
     correction: Decision = Decision(used=False)
     biases: dict[str, Tensor] = field(default_factory=dict)
-    weights: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    weights: Rounded = field(default_factory=dict)
 
     @property
     def reduce_range(self) -> bool:
@@ -81,6 +81,7 @@ class Plan:
             symmetric=self.spec.symmetric_activations,
             floats=self.control.floats | floats,
             bits=self.control.bits,
+            biases=self.biases,
         )
 
     def simulation(self, floats: frozenset[str] = frozenset()) -> Simulation:
