@@ -106,6 +106,40 @@ def test_what_has_none_is_float_between_two_conversions(tmp_path, middle):
     assert (operators["QuantizeLinear"], operators["DequantizeLinear"]) == (2, 2)
 
 
+class Rows(nn.Module):
+    """A linear layer over rows, an activation, and a norm or nothing before two further layers."""
+
+    def __init__(self, activation, norm=None):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(16, 24), nn.Linear(24, 24), nn.Linear(24, 4)
+        self.activation, self.norm = activation, norm or nn.Identity()
+
+    def forward(self, x):
+        x = self.norm(self.activation(self.first(x)))
+        return self.head(self.activation(self.second(x)))
+
+
+CLIPS = {
+    "relu": (F.relu, 0),
+    "clamp": (lambda x: x.clamp(0, 1), 0),
+    "hardtanh": (F.hardtanh, 1),
+    "dropout": (lambda x: F.relu(F.dropout(x, training=False)), 0),
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize("excluded", [(), ("second",), ("relu",)])
+def test_a_linear_layer_runs_on_integers_whatever_reads_what_it_clips(tmp_path, name, excluded):
+    activation, kept = CLIPS[name]
+    if excluded == ("relu",) and name != "relu":
+        pytest.skip("there is none")
+    rows = np.random.default_rng(0).normal(size=(48, 16)).astype(np.float32)
+    network = make_network(Rows(activation, None if excluded else nn.LayerNorm(24)), (16,))
+    _, operators = operators_of(network, rows, tmp_path, SPEC.model_copy(update={"exclude": excluded}))
+    assert operators["QGemm"] >= 3 - ("second" in excluded)
+    assert operators["Clip"] >= kept, "a clip of both signs is an operator of its own"
+
+
 class Gram(nn.Module):
     """A layer, and a linear operator whose weight is an input."""
 

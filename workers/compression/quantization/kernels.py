@@ -14,8 +14,13 @@ CONVOLUTIONS = frozenset(
 LINEAR = frozenset({_aten.linear.default})
 WEIGHTED = CONVOLUTIONS | LINEAR
 EMBEDDING = frozenset({_aten.embedding.default})
-_HARDTANH = frozenset({_aten.hardtanh.default, _aten.hardtanh_.default})
-CLIPPING = _HARDTANH | {_aten.relu.default, _aten.relu_.default, _aten.relu6.default}
+_BOUNDED = frozenset(
+    {_aten.hardtanh.default, _aten.hardtanh_.default, _aten.clamp.default, _aten.clamp_.default,
+     _aten.clamp_min.default, _aten.clamp_min_.default}
+)  # fmt: skip
+CLIPPING = _BOUNDED | {_aten.relu.default, _aten.relu_.default, _aten.relu6.default}
+_CUTTING = CLIPPING | {_aten.clamp_max.default, _aten.clamp_max_.default}
+"""All that a file writes as Clip or Relu."""
 SILU = frozenset({_aten.silu.default, _aten.silu_.default})
 ELEMENTWISE = frozenset({_aten.add.Tensor, _aten.add_.Tensor, _aten.mul.Tensor, _aten.mul_.Tensor})
 CONCATENATION = frozenset({_aten.cat.default})
@@ -46,6 +51,8 @@ MOVING = frozenset(
     }
 )
 """These give out values that came in, so that both sides share one scale."""
+_VANISHING = frozenset({_aten.dropout.default, _aten.contiguous.default, _aten.clone.default})
+"""Of those, what no file keeps."""
 PADDING = frozenset({_aten.pad.default, _aten.constant_pad_nd.default})
 
 
@@ -73,8 +80,25 @@ def clips(node: Node) -> bool:
 
     A range of both signs has no end that is exactly the activation's: ONNX Runtime keeps such a clip, in float.
     """
-    lowest = node.args[1] if len(node.args) > 1 else -1
-    return node.target in CLIPPING and bool(node.target not in _HARDTANH or lowest == 0)
+    if node.target not in _BOUNDED:
+        return node.target in CLIPPING
+    given = arguments(node)
+    lowest = given.get("min_val", given.get("min"))
+    return isinstance(lowest, int | float) and lowest == 0
+
+
+def runs_as_gemm(linear: Node) -> bool:
+    """Tell whether a linear operator is ONNX's Gemm: over more than rows and features it is a product and a sum."""
+    source = linear.args[0]
+    return isinstance(source, Node) and source.meta["val"].dim() == 2
+
+
+def cut_off(node: Node) -> bool:
+    """Tell whether a clip of any kind alone reads what a node gives, as the file has it."""
+    users = list(node.users)
+    if len(users) != 1:
+        return False
+    return users[0].target in _CUTTING or (users[0].target in _VANISHING and cut_off(users[0]))
 
 
 def moves(node: Node) -> bool:

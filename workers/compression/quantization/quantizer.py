@@ -71,9 +71,14 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         if kernels.is_parameter(node.args[1]):
             self._annotate_output(node, self._weighted_inputs(node), integer)
 
-    def _annotate_linear(self, node: Node, integer: set[Node]) -> None:  # noqa: ARG002 - all rules are called alike
+    def _annotate_linear(self, node: Node, integer: set[Node]) -> None:
         # Logits and whatever else leaves as float stay exact; an integer consumer asks for its own pair.
-        if kernels.is_parameter(node.args[1]):
+        if not kernels.is_parameter(node.args[1]):
+            return
+        if kernels.runs_as_gemm(node) and kernels.cut_off(node):
+            # ONNX Runtime takes a clip into a Gemm before it looks for integers, unless the clip's own are behind it.
+            self._annotate_output(node, self._weighted_inputs(node), integer)
+        else:
             _set(node, self._weighted_inputs(node), None)
 
     def _annotate_embedding(self, node: Node, integer: set[Node]) -> None:  # noqa: ARG002 - likewise
@@ -97,14 +102,14 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         if rank > 2 and isinstance(dims, (list, tuple)) and {int(str(d)) % rank for d in dims} == set(range(2, rank)):
             self._annotate_when_integer(node, integer)
 
-    def _annotate_clip(self, node: Node, integer: set[Node]) -> None:
-        if kernels.clips(node):
-            self._annotate_when_integer(node, integer)
-
     def _annotate_when_integer(self, node: Node, integer: set[Node]) -> None:
         inputs = node.all_input_nodes
-        if integer.issuperset(inputs):
+        if all(value in integer or self._clips_integers(value, integer) for value in inputs):
             self._annotate_output(node, {value: self._activation(value) for value in inputs}, integer)
+
+    def _clips_integers(self, value: Node, integer: set[Node]) -> bool:
+        # Where others read what it clips, the clip is an operator of its own: whoever wants its bytes asks for them.
+        return kernels.clips(value) and value.args[0] in integer and value.name not in self.floats
 
     def _annotate_moving(self, node: Node, integer: set[Node]) -> None:
         source = node.args[0]
@@ -114,8 +119,10 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
             integer.add(node)
 
     def _annotate_output(self, node: Node, inputs: dict[Node, QuantizationSpecBase], integer: set[Node]) -> None:
-        """Put the pair behind ``node``, or behind the activation that clips it."""
+        """Put the pair behind ``node``, or behind the activation that clips it and may be an integer."""
         behind = clipped(node)
+        if kernels.layer_name(behind) in self.floats:
+            behind = node
         if behind is not node:
             _set(node, inputs, None)
             node, inputs = behind, {}
@@ -183,11 +190,11 @@ def moved_from(value: Node) -> Node:
 
 def _integer_bias(node: Node) -> Node | None:
     """Give the bias that a layer adds to its sums as an integer."""
-    source, bias = node.args[0], node.args[2] if len(node.args) > 2 else None
-    if node.target not in kernels.WEIGHTED or not isinstance(source, Node) or not kernels.is_parameter(bias):
+    bias = node.args[2] if len(node.args) > 2 else None
+    if node.target not in kernels.WEIGHTED or not kernels.is_parameter(bias):
         return None
-    # Over more than rows and features a linear layer becomes a product and a sum, which takes its bias as float.
-    summed = node.target in kernels.LINEAR and source.meta["val"].dim() != 2
+    # What becomes a product and a sum takes its bias as float.
+    summed = node.target in kernels.LINEAR and not kernels.runs_as_gemm(node)
     return None if summed else cast("Node", bias)
 
 
@@ -216,12 +223,11 @@ _RULES: dict[Any, _Rule] = {
     **dict.fromkeys(kernels.EMBEDDING, IntegerQuantizer._annotate_embedding),  # noqa: SLF001
     **dict.fromkeys(kernels.ELEMENTWISE, IntegerQuantizer._annotate_sum),  # noqa: SLF001
     **dict.fromkeys(kernels.MEAN, IntegerQuantizer._annotate_mean),  # noqa: SLF001
-    **dict.fromkeys(kernels.CLIPPING, IntegerQuantizer._annotate_clip),  # noqa: SLF001
     **dict.fromkeys(
         kernels.TABLED | kernels.CONCATENATION | kernels.POOLING,
         IntegerQuantizer._annotate_when_integer,  # noqa: SLF001
     ),
     **dict.fromkeys(kernels.MOVING | kernels.PADDING, IntegerQuantizer._annotate_moving),  # noqa: SLF001
 }
-QUANTIZABLE = frozenset(_RULES)
+QUANTIZABLE = frozenset(_RULES) | kernels.CLIPPING
 """Operators that can become integer ones."""
