@@ -1,6 +1,7 @@
 """Operators of torch that ONNX Runtime's CPU provider has an integer kernel for, by what their pairs look like."""
 
 import torch
+from torch import nn
 from torch.fx import GraphModule, Node
 
 from workers.compression.environment import has_vnni
@@ -121,6 +122,23 @@ def spell_out(module: GraphModule) -> None:
             made.meta = dict(node.meta)
         node.replace_all_uses_with(product)
         module.graph.erase_node(node)
+    module.recompile()
+
+
+def part_biases(module: GraphModule) -> None:
+    """Give each layer, and each call of one, a bias of its own: it is an integer in units of that call's sums."""
+    for bias in module.graph.find_nodes(op="get_attr"):
+        calls = [user for user in bias.users if user.target in WEIGHTED and user.args[2:3] == (bias,)]
+        value = getattr(module.get_submodule(str(bias.target).rpartition(".")[0]), str(bias.target).rpartition(".")[2])
+        for place, call in enumerate(calls[1:], start=2):
+            name = f"{bias.target}_{place}"
+            module.get_submodule(name.rpartition(".")[0]).register_parameter(
+                name.rpartition(".")[2], nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
+            )
+            with module.graph.inserting_before(call):
+                own = module.graph.get_attr(name)
+            own.meta = dict(bias.meta)
+            call.replace_input_with(bias, own)
     module.recompile()
 
 

@@ -139,9 +139,9 @@ def settle_weights(trained: GraphModule) -> None:
     for node in trained.graph.find_nodes(op="call_module"):
         part = trained.get_submodule(str(node.target))
         if isinstance(part, DerivedObserverOrFakeQuantize):
-            activation, weight = part.obs_or_fqs
+            inputs, weights = (observer.calculate_qparams()[0] for observer in part.obs_or_fqs)
             bias = trained.get_parameter(str(node.args[0].target)).detach()
-            weight.scale.copy_(torch.maximum(weight.scale, least_scales(bias, activation.calculate_qparams()[0])))
+            weights.copy_(torch.maximum(weights, least_scales(bias, inputs)))
 
 
 def found_parameters(trained: GraphModule) -> dict[str, tuple[float, int]]:

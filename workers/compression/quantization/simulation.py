@@ -108,10 +108,10 @@ def lockstep(rounded: Simulation, inputs: Inputs, visit: Callable[[Node, Any, An
                     del interpreter.env[dead]
 
 
-def layer_nodes(graph: fx.Graph) -> dict[str, Node]:
-    """Give the node of each layer that is annotated, by its dotted name, in graph order."""
-    return {
-        kernels.layer_name(node): node
-        for node in graph.nodes
-        if node.target in kernels.WEIGHTED | kernels.EMBEDDING and ANNOTATION in node.meta
-    }
+def layer_calls(graph: fx.Graph) -> dict[str, list[Node]]:
+    """Give the calls of each layer that is annotated, by its dotted name, in graph order."""
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.target in kernels.WEIGHTED | kernels.EMBEDDING and ANNOTATION in node.meta:
+            found.setdefault(kernels.layer_name(node), []).append(node)
+    return found
