@@ -42,9 +42,9 @@ def describe(simulation: Simulation, batches: Sequence[Inputs], bits: Mapping[st
     """Give for each integer layer its bits, the range of its float output, its SQNR and its saturated share.
 
     The SQNR, 10·log10(Σy² / Σ(y−ŷ)²), takes ŷ from inside the quantized network: the errors of all layers before it
-    are part of it; null stands for an error of zero. All calls of a layer count together. Saturated is the share of values behind the layer, and behind
-    the activation that clips it, that lie beyond the integers' range by more than half a step; null where the layer
-    gives floats.
+    are part of it; null stands for an error of zero. All calls of a layer count together. Saturated is the share of
+    values behind the layer, and behind the activation that clips it, that lie beyond the integers' range by more than
+    half a step; null where the layer gives floats.
     """
     layers = layer_calls(simulation.graph)
     names = {node: name for name, calls in layers.items() for node in calls}
