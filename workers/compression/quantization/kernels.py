@@ -1,5 +1,7 @@
 """Operators of torch that ONNX Runtime's CPU provider has an integer kernel for, by what their pairs look like."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 from torch.fx import GraphModule, Node
@@ -57,6 +59,8 @@ _VANISHING = frozenset({_aten.dropout.default, _aten.contiguous.default, _aten.c
 PADDING = frozenset({_aten.pad.default, _aten.constant_pad_nd.default})
 
 
+_NAME = "winnow_name"
+"""Where in ``Node.meta`` a name stands that is not the weight's."""
 WEIGHT_MAX = 127
 WEIGHT_MAX_REDUCED = 64
 """vpmaddubsw adds two products of uint8 × int8 in 16 bits: 2 · 255 · 64 < 2¹⁵ ≤ 2 · 255 · 127."""
@@ -142,8 +146,30 @@ def part_biases(module: GraphModule) -> None:
     module.recompile()
 
 
+def name_layers(module: GraphModule, adopted: Mapping[str, str]) -> None:
+    """Give every layer, and every operator beside them, a name of its own; ``adopted`` says what modules stand for.
+
+    A linear layer on an embedding's table is called what its module would be; an operator whose name a layer has
+    gives way.
+    """
+    calls = [node for node in module.graph.nodes if node.op == "call_function"]
+    tables = {layer_name(node) for node in calls if node.target in EMBEDDING}
+    for node in calls:
+        if node.target not in WEIGHTED:
+            continue
+        name = layer_name(node)
+        name = adopted.get(name, name)
+        node.meta[_NAME] = f"{name.replace('.', '_')}_product" if name in tables else name
+    taken = tables | {layer_name(node) for node in calls if node.target in WEIGHTED}
+    for node in calls:
+        if node.target not in WEIGHTED | EMBEDDING and node.name in taken:
+            node.meta[_NAME] = f"{node.name}_operator"
+
+
 def layer_name(node: Node) -> str:
     """Give the dotted name of a layer with weights, the graph's own name of any other operator."""
+    if _NAME in node.meta:
+        return str(node.meta[_NAME])
     place = 0 if node.target in EMBEDDING else 1
     weight = node.args[place] if node.target in WEIGHTED | EMBEDDING else None
     # A weight that is computed, or an input, belongs to no layer.

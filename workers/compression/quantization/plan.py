@@ -1,7 +1,7 @@
 """All that static quantization decides before anything is converted: ranges, biases, smoothing, layers in float."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -29,6 +29,7 @@ from workers.compression.quantization.correction import correct_biases
 from workers.compression.quantization.folding import fold_batch_norms
 from workers.compression.quantization.layer_report import describe
 from workers.compression.quantization.noise import energy, sqnr_db
+from workers.compression.quantization.products import adopt_products
 from workers.compression.quantization.quantizer import QUANTIZABLE, IntegerQuantizer, Parameters, clipped, moved_from
 from workers.compression.quantization.ranges import Choice
 from workers.compression.quantization.simulation import Rounded, Simulation, layer_calls
@@ -133,12 +134,13 @@ def make_plan(network: Network, spec: QuantizeSpec, context: Context) -> Plan:
     usable = others and all(torch.isfinite(value).all() for inputs in others for value in inputs)
     trial = others if usable else _some(batches)
     folded = fold_batch_norms(network.module)
-    plan = _observed(network, folded, spec, batches, _part(context, 0))
+    adopted = adopt_products(folded)
+    plan = _observed(network, folded, adopted, spec, batches, _part(context, 0))
     reference = plan.reference(trial)
     if spec.smooth_quant != "off":
         smoothed, names = smooth(folded, batches, spec.smooth_alpha)
         if names:
-            other = _observed(network, smoothed, spec, batches, _part(context, 1))
+            other = _observed(network, smoothed, adopted, spec, batches, _part(context, 1))
             better, decision = _better(spec.smooth_quant, plan, other, reference, trial)
             plan = replace(better, smoothing=decision)
     if spec.bias_correction != "off":
@@ -152,12 +154,18 @@ def make_plan(network: Network, spec: QuantizeSpec, context: Context) -> Plan:
 
 
 def _observed(
-    network: Network, folded: GraphModule, spec: QuantizeSpec, batches: list[Inputs], progress: Callable[[float], None]
+    network: Network,
+    folded: GraphModule,
+    adopted: Mapping[str, str],
+    spec: QuantizeSpec,
+    batches: list[Inputs],
+    progress: Callable[[float], None],
 ) -> Plan:
     module = replace(network, module=folded).export().module(check_guards=False)  # guards are calls of a module
     assert isinstance(module, GraphModule)
     kernels.spell_out(module)
     kernels.part_biases(module)
+    kernels.name_layers(module, adopted)
     operators = named_operators(module, QUANTIZABLE)
     plan = Plan(
         network=network,
