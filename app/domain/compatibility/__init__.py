@@ -39,4 +39,4 @@ def _check_steps(spec: JobSpec, model: ModelFacts) -> None:
         if isinstance(step, PruneSpec):
             prune.check(step, model, pointer)
         if isinstance(step, QuantizeSpec):
-            quantize.check(step, spec.target, model, pointer)
+            quantize.check(step, spec.target, model, pointer, gated=spec.objective is not None)

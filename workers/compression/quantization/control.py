@@ -45,7 +45,7 @@ def resolve(spec: QuantizeSpec, operators: Mapping[str, str], layers: frozenset[
     excluded = _matched("exclude", spec.exclude, operators, layers)
     overrides: dict[str, LayerOverride] = {}
     of_layers = {name: operators[name] for name in operators if name in layers}
-    for pattern, override in spec.overrides.items():
+    for pattern, override in spec.ranked_overrides(layers):
         for name in sorted(_matched("overrides", (pattern,), of_layers, layers)):
             overrides.setdefault(name, override)
     kept = {name for name, override in overrides.items() if override.keep_float}
