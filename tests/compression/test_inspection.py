@@ -57,7 +57,7 @@ def test_layers_on_weights_that_no_module_of_torch_owns_are_listed():
     assert attention.parameters == 16 * 48 + 48
     assert attention.macs == 6 * 16 * 48
     assert layers[f"{block}mlp.c_fc"].group == "g2"
-    assert not attention.quantizable
+    assert attention.quantizable, "a product with its own weight is a linear layer"
     assert [figures.name for figures in layer_figures(network, ())] == list(layers)
     encoder = {layer.name: layer for layer in group_layers(find("encoder")[0])}
     assert encoder["layer.self_attn"].group == "g1"

@@ -201,7 +201,7 @@ def test_layers_that_are_left_out_must_be_there_and_leave_some():
             f"/recipe/0/{field}/0",
         )
     assert quantized({"exclude": ["fc", "c*"]}, facts)[:2] == ("nothing_to_quantize", "/recipe/0/exclude")
-    kept = {"fc": {"bits": 4}, "*": {"keep_float": True}}
+    kept = {"*": {"keep_float": True}, "fc": {"bits": 4}}
     assert quantized({"include": ["conv"], "overrides": kept}, facts)[:2] == ("nothing_to_quantize", "/recipe/0")
     quantizes({"overrides": kept}, facts)
     quantizes({"exclude": ["fc", "mul"]}, facts)
@@ -216,6 +216,35 @@ def test_tables_can_be_left_in_float_and_have_no_width():
         "validation_failed",
         "/recipe/0/overrides/embedding/bits",
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sense"),
+    [
+        ("percentile", 99.0, {"observer": "percentile"}),
+        ("percentile", 99.0, {"overrides": {"conv": {"observer": "percentile"}}}),
+        ("evaluations", 8, None),
+        ("gate_rows", 64, None),
+    ],
+)
+def test_fields_that_nothing_of_the_job_reads_are_refused_by_name(field, value, sense):
+    facts = model([CONVOLUTION, LINEAR])
+    code, pointer, detail = quantized({field: value}, facts)
+    assert (code, pointer) == ("validation_failed", f"/recipe/0/{field}")
+    assert field in detail
+    if sense is not None:
+        quantizes({field: value} | sense, facts)
+    else:
+        recipe = [{"method": "quantize", field: value}]
+        check(JobSpec(model_id="m", dataset_id="d", recipe=recipe, objective={"max_drop": 0.1}), facts, data())
+
+
+def test_of_overrides_that_match_the_one_that_says_most_holds():
+    given = {"*": {"bits": 2}, "stages.*": {"bits": 3}, "conv2d": {"bits": 4}, "stages.0.*": {"bits": 5}}
+    step = QuantizeSpec(method="quantize", overrides=given | {"stem": {"bits": 6}})
+    assert [pattern for pattern, _ in step.ranked_overrides({"stem"})] == [
+        "stem", "conv2d", "stages.0.*", "stages.*", "*"
+    ]  # fmt: skip
 
 
 def test_only_what_calibrates_needs_rows_for_it_and_only_what_trains_train_rows():
@@ -249,6 +278,7 @@ def test_only_what_calibrates_needs_rows_for_it_and_only_what_trains_train_rows(
         {"scheme": "dynamic", "overrides": {"a": {"bits": 4}}},
         {"scheme": "weight_only", "overrides": {"a": {"bits": 5}}},
         {"scheme": "cast", "overrides": {"a": {"observer": "mse"}}},
+        {"scheme": "static", "smooth_quant": "off", "smooth_alpha": 0.7},
     ],
 )
 def test_fields_that_mean_nothing_to_the_scheme_are_refused_by_name(step):

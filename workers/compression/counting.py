@@ -15,6 +15,7 @@ from app.domain.model import Layer
 from workers.compression.layers import arguments
 from workers.compression.lifting import op_name
 from workers.compression.network import Network
+from workers.compression.quantization.products import is_linear_layer
 
 OPS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.ConvTranspose1d, "conv_transpose1d"),
@@ -103,7 +104,7 @@ def describe_layers(network: Network) -> tuple[Layer, ...]:
                 parameters=sum(parameter.numel() for parameter in own),
                 macs=macs[name if part is not None else node.name],
                 prunable=False,
-                quantizable=isinstance(part, QUANTIZABLE),
+                quantizable=isinstance(part, QUANTIZABLE) or is_linear_layer(network.module, node),
             )
         )
     return tuple(layers)

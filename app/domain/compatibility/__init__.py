@@ -53,6 +53,6 @@ def _check_steps(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> Non
         if isinstance(step, PruneSpec):
             prune.check(step, model, pointer)
         if isinstance(step, QuantizeSpec):
-            quantize.check(step, spec.target, model, pointer)
+            quantize.check(step, spec.target, model, pointer, gated=spec.objective is not None)
         if isinstance(step, TrainingSpec):
             training.check(step, model, dataset, pointer)

@@ -1,6 +1,7 @@
 """Whether a step that quantizes has layers to work on, and patterns that mean some."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from app.domain.compatibility.refusal import (
     at_items,
@@ -20,8 +21,9 @@ _WITHOUT_SPACE = frozenset({"linear", "embedding"})
 _WITH_WEIGHTS = ("conv", "linear", "embedding")
 
 
-def check(step: QuantizeSpec, target: str, model: ModelFacts, pointer: str) -> None:
-    """Raise the first reason for which the step could only fail."""
+def check(step: QuantizeSpec, target: str, model: ModelFacts, pointer: str, *, gated: bool) -> None:
+    """Raise the first reason for which the step could only fail; ``gated`` says that the job has an objective."""
+    _check_meaning(step, pointer, gated=gated)
     precision = PRECISIONS[step.weights]
     if precision not in BY_NAME[target].precisions:
         message = f"{target} runs nothing stored as {precision}; it has {', '.join(BY_NAME[target].precisions)}."
@@ -32,9 +34,20 @@ def check(step: QuantizeSpec, target: str, model: ModelFacts, pointer: str) -> N
         message = f"No layer can be quantized by the scheme {step.scheme}; there are: {there}."
         raise refuse(NothingToQuantize, pointer, message)
     _check_layers(step, layers, pointer)
-    if all(_stays_float(step, layer) for layer in layers):
+    names = frozenset(layer.name for layer in layers)
+    if all(_stays_float(step, layer, names) for layer in layers):
         place = f"{pointer}/exclude" if step.exclude else pointer
         raise refuse(NothingToQuantize, place, "Every layer that could be quantized is left in float.")
+
+
+def _check_meaning(step: QuantizeSpec, pointer: str, *, gated: bool) -> None:
+    """Refuse fields that nothing of the job would read."""
+    idle = {} if gated else dict.fromkeys(("evaluations", "gate_rows"), "an objective, and the job has none")
+    if not step.takes_percentile:
+        idle["percentile"] = f"the observer of that name, and the step's is {step.observer}"
+    for name, about in idle.items():
+        if getattr(step, name) != QuantizeSpec.model_fields[name].default:
+            raise refuse(ValidationFailed, f"{pointer}/{name}", f"{name} is about {about}.")
 
 
 def _takes(step: QuantizeSpec, layer: Layer) -> bool:
@@ -55,22 +68,25 @@ def _check_layers(step: QuantizeSpec, layers: Sequence[Layer], pointer: str) -> 
     placed = at_items(f"{pointer}/include", step.include) + overrides
     if not step.calibrates:
         placed += at_items(f"{pointer}/exclude", step.exclude)
-    check_patterns(placed, layers, f"{step.scheme} quantizes", _matches)
+    matches = partial(_matches, names=frozenset(layer.name for layer in layers))
+    check_patterns(placed, layers, f"{step.scheme} quantizes", matches)
     for place, pattern in overrides:
-        override, matched = step.overrides[pattern], [layer for layer in layers if _matches(pattern, layer)]
+        override, matched = step.overrides[pattern], [layer for layer in layers if matches(pattern, layer)]
         if step.calibrates and override.bits is not None and all(layer.op == "embedding" for layer in matched):
             message = f"The table of {matched[0].name} is of bytes; bits are for layers that multiply."
             raise refuse(ValidationFailed, f"{place}/bits", message)
 
 
-def _stays_float(step: QuantizeSpec, layer: Layer) -> bool:
-    if step.include and not any(_matches(pattern, layer) for pattern in step.include):
+def _stays_float(step: QuantizeSpec, layer: Layer, names: frozenset[str]) -> bool:
+    if step.include and not any(_matches(pattern, layer, names) for pattern in step.include):
         return True
-    if any(_matches(pattern, layer) for pattern in step.exclude):
+    if any(_matches(pattern, layer, names) for pattern in step.exclude):
         return True
-    override = next((given for pattern, given in step.overrides.items() if _matches(pattern, layer)), None)
+    ranked = step.ranked_overrides(names)
+    override = next((given for pattern, given in ranked if _matches(pattern, layer, names)), None)
     return override is not None and override.keep_float
 
 
-def _matches(pattern: str, layer: Layer) -> bool:
-    return layer.op == pattern or is_named(pattern, layer)
+def _matches(pattern: str, layer: Layer, names: frozenset[str]) -> bool:
+    """Tell whether a pattern means a layer; what a layer is called goes before what an operator is."""
+    return layer.name == pattern if pattern in names else layer.op == pattern or is_named(pattern, layer)

@@ -1,6 +1,7 @@
 """What a step that quantizes takes, by any of its schemes."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -41,6 +42,7 @@ _WEIGHTS = {
 PRECISIONS = {"int8": "int8", "int4": "int4", "fp16": "float16", "bf16": "bfloat16"}
 """What a target calls each of the formats that weights are stored in."""
 _PACKED_BITS = (4, 8)
+_WILDCARDS = re.compile(r"\[[^\]]*\]|[*?]")
 
 
 def _packs(scheme: str, weights: str | None) -> bool:
@@ -150,7 +152,10 @@ class QuantizeSpec(StepSpec):
         "add or mul.",
     )
     overrides: dict[str, LayerOverride] = Field(
-        {}, max_length=100, description="Single layers, by name, pattern or operator; the first that matches holds."
+        {},
+        max_length=100,
+        description="Single layers, by name, operator or pattern. Where several match, a name goes before an operator, "
+        "an operator before a pattern, and of patterns the one with most characters beside its wildcards first.",
     )
     evaluations: int = Field(
         64,
@@ -182,6 +187,21 @@ class QuantizeSpec(StepSpec):
     )
     temperature: float | None = Field(None, gt=0, le=100, description="Of the teacher's term, as in distill; 4.")
     alpha: float | None = Field(None, ge=0, le=1, description="The teacher's share of the loss, as in distill; 0.7.")
+
+    def ranked_overrides(self, layers: Collection[str]) -> list[tuple[str, LayerOverride]]:
+        """List the overrides so that the first which matches a layer holds, by how much its pattern says."""
+
+        def rank(pattern: str) -> tuple[int, int, str]:
+            literal = len(_WILDCARDS.sub("", pattern))
+            kind = 0 if pattern in layers else 1 if literal == len(pattern) else 2
+            return kind, -literal, pattern
+
+        return [(pattern, self.overrides[pattern]) for pattern in sorted(self.overrides, key=rank)]
+
+    @property
+    def takes_percentile(self) -> bool:
+        """Whether any range is found by the observer that ``percentile`` is about."""
+        return "percentile" in {self.observer, *(override.observer for override in self.overrides.values())}
 
     @property
     def calibrates(self) -> bool:
@@ -242,6 +262,13 @@ class QuantizeSpec(StepSpec):
         if name in _OF_TEACHER and others.data.get("teacher") is None:
             raise ValueError(f"{name} is about a teacher; there is none")
         return value
+
+    @field_validator("smooth_alpha")
+    @classmethod
+    def _fit_smoothing(cls, alpha: float, others: ValidationInfo) -> float:
+        if others.data.get("smooth_quant") == "off" and alpha != cls.model_fields["smooth_alpha"].default:
+            raise ValueError("smooth_alpha is about smooth_quant, which is off")
+        return alpha
 
     @field_validator("overrides")
     @classmethod

@@ -95,6 +95,12 @@ def test_fewer_bits_narrow_the_weights_of_that_layer(quantize):
     assert min(int(weight.int().abs().max()) for weight in weights) == 3
 
 
+def test_an_override_for_all_leaves_those_of_single_layers(quantize):
+    given = {"*": LayerOverride(bits=6), "conv2d": LayerOverride(bits=5), "stem": LayerOverride(bits=3)}
+    bits = {layer["name"]: layer["bits"] for layer in quantize(overrides=given).details["layers"]}
+    assert bits == {"stem": 3, "conv1": 5, "conv2": 5, "shortcut": 5, "classifier": 6}
+
+
 def test_a_layer_can_have_an_observer_of_its_own(quantize):
     scales = {}
     for name, given in {"all": {}, "one": {"conv1": LayerOverride(observer="percentile")}}.items():

@@ -19,7 +19,7 @@ with torchao_quiet():
 def shifts(plan):
     """The largest mean error of an output channel, by layer, on the rows that biases are corrected on."""
     found = {}
-    names = {node: name for name, node in plan.layers().items()}
+    names = {node: name for name, (node,) in plan.layers().items()}
 
     def visit(node, exact, value):
         if node in names:

@@ -154,3 +154,25 @@ def test_layers_go_back_until_the_objective_holds(network, tmp_path):
 
 def test_without_an_objective_nothing_is_judged(written):
     assert "gate" not in written[1].details
+
+
+class Words(nn.Module):
+    """An embedding and a linear layer of one width."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(400, width), nn.Linear(width, 10)
+
+    def forward(self, ids):
+        return self.head(self.embedding(ids).mean(1))
+
+
+@pytest.mark.parametrize(("width", "row"), [(32, 36), (64, 68), (96, 108), (200, 252), (384, 396)])
+def test_rows_of_embeddings_take_the_fewest_bytes(tmp_path, width, row):
+    network = make_network(Words(width), (LENGTH,), dtype=torch.int64)
+    result, _ = write(network, spec("dynamic"), text_context(network, tmp_path), tmp_path)
+    layer = result.network.module.get_submodule("embedding")
+    assert sum(value.nbytes for value in layer.buffers()) == 400 * row
+    assert result.details["layers_too_small"] == []
+    rows = text_rows()
+    assert np.abs(run_onnx(tmp_path / "model.onnx", rows) - run_torch(result.network, rows)).max() < 1e-4

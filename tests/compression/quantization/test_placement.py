@@ -1,5 +1,6 @@
 """What stands in the graph that ONNX Runtime runs, operator by operator."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch.nn import functional as F
 from app.domain.errors import CheckFailed
 from app.domain.steps.quantize import QuantizeSpec
 from tests.compression.quantization.networks import make_context, make_network
+from tests.compression.quantization.schemes import run_onnx, run_torch
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.quantization import static
-from workers.compression.quantization.fusion import check_fused
+from workers.compression.quantization.fusion import check_fused, optimized_graph
 
 SPEC = QuantizeSpec(method="quantize", samples=48, bias_correction="off", smooth_quant="off")
 
@@ -104,6 +106,56 @@ def test_what_has_none_is_float_between_two_conversions(tmp_path, middle):
     _, operators = operators_of(make_network(Between(middle), (3, 12, 12)), rows, tmp_path)
     assert operators["QLinearConv"] == 2
     assert (operators["QuantizeLinear"], operators["DequantizeLinear"]) == (2, 2)
+
+
+class Rows(nn.Module):
+    """A linear layer over rows, an activation, and a norm or nothing before two further layers."""
+
+    def __init__(self, activation, norm=None):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(16, 24), nn.Linear(24, 24), nn.Linear(24, 4)
+        self.activation, self.norm = activation, norm or nn.Identity()
+
+    def forward(self, x):
+        x = self.norm(self.activation(self.first(x)))
+        return self.head(self.activation(self.second(x)))
+
+
+CLIPS = {
+    "relu": (F.relu, 0),
+    "clamp": (lambda x: x.clamp(0, 1), 0),
+    "hardtanh": (F.hardtanh, 1),
+    "dropout": (lambda x: F.relu(F.dropout(x, training=False)), 0),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "excluded"), [("relu", ("relu",)), *itertools.product(CLIPS, [(), ("second",)])]
+)  # fmt: skip
+def test_a_linear_layer_runs_on_integers_whatever_reads_what_it_clips(tmp_path, name, excluded):
+    activation, kept = CLIPS[name]
+    rows = np.random.default_rng(0).normal(size=(48, 16)).astype(np.float32)
+    network = make_network(Rows(activation, None if excluded else nn.LayerNorm(24)), (16,))
+    _, operators = operators_of(network, rows, tmp_path, SPEC.model_copy(update={"exclude": excluded}))
+    assert operators["QGemm"] == 3 - ("second" in excluded)
+    assert operators["Clip"] >= kept, "a clip of both signs is an operator of its own"
+
+
+@pytest.mark.parametrize("make", [nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Identity])
+def test_a_layer_in_float_between_integers_stays_in_float(tmp_path, make, activation):
+    middle = nn.Sequential(make(8, 8, 3, padding=1, groups=2), activation())
+    rows = np.random.default_rng(0).normal(size=(48, 3, 12, 12)).astype(np.float32)
+    exclude = ("middle.0",) if make is nn.Conv2d else ()
+    network = make_network(Between(middle), (3, 12, 12))
+    result, operators = operators_of(network, rows, tmp_path, SPEC.model_copy(update={"exclude": exclude}))
+    assert operators["QLinearConv"] == 2
+    assert operators[make.__name__.removesuffix("2d")] == 1
+    kept = network.module.get_parameter("middle.0.weight").detach().numpy()
+    stored = map(onnx.numpy_helper.to_array, optimized_graph(tmp_path / "model.onnx").initializer)
+    assert any(value.shape == kept.shape and (value == kept).all() for value in stored), "its weights are as they were"
+    written, judged = run_onnx(tmp_path / "model.onnx", rows), run_torch(result.network, rows)
+    assert np.mean(np.abs(written - judged) > 1e-5) < 1e-3, "but for single quanta on the edge"
 
 
 class Gram(nn.Module):

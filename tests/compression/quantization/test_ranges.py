@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from workers.compression.quantization.ranges import BINS, GRID, SMALLEST_SCALE, Choice, Histogram, encode
-from workers.compression.quantization.simulation import round_activation, round_weight, weight_scales
+from workers.compression.quantization.scales import round_weight, weight_scales
+from workers.compression.quantization.simulation import round_activation
 
 exact = settings(deadline=None, max_examples=25, derandomize=True)
 numbers = st.floats(-1000, 1000, width=32).map(lambda value: 0.0 if abs(value) < 1e-3 else value)
@@ -171,7 +172,7 @@ def test_exact_halves_go_to_the_even_neighbour():
 @given(arrays(np.float32, (5, 3, 2), elements=numbers), st.sampled_from([7, 63, 64, 127]))
 def test_weights_have_one_scale_an_output_channel(weight, bound):
     scales = weight_scales(torch.from_numpy(weight), bound)
-    rounded = round_weight(torch.from_numpy(weight), bound).numpy()
+    rounded = round_weight(torch.from_numpy(weight), scales, bound).numpy()
     for channel, scale in enumerate(scales.tolist()):
         assert math.isclose(scale, max(float(np.abs(weight[channel]).max()) / bound, SMALLEST_SCALE), rel_tol=1e-6)
         assert np.abs(rounded[channel] - weight[channel]).max() <= scale * 0.5001

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from app.domain.errors import CheckFailed, UnsupportedNetwork
 from app.domain.model import Signature, TensorSpec
+from workers.compression.formats.onnx_float_layers import keep_in_float
 from workers.compression.formats.onnx_padding import fold_padding
 from workers.compression.inference import all_outputs
 from workers.compression.network import Network
@@ -114,10 +115,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _clean(model: onnx.ModelProto, signature: Signature) -> None:
-    """Rewrite global pools, name inputs and outputs after the signature, drop what names paths and source."""
+    """Rewrite what the runtime would, name inputs and outputs after the signature, drop what names paths and source."""
     graph = model.graph
     fold_padding(graph)
     _restore_global_pools(graph)
+    keep_in_float(graph)
     _name_standard_operators(model)
     for values, specs in ((graph.input, signature.inputs), (graph.output, signature.outputs)):
         for value, spec in zip(values, specs, strict=True):

@@ -41,12 +41,12 @@ def resolve(spec: QuantizeSpec, operators: Mapping[str, str], layers: frozenset[
     Raises:
         ValidationFailed: a pattern matches nothing.
     """
-    included = _matched("include", spec.include, operators) & layers if spec.include else layers
-    excluded = _matched("exclude", spec.exclude, operators)
+    included = _matched("include", spec.include, operators, layers) & layers if spec.include else layers
+    excluded = _matched("exclude", spec.exclude, operators, layers)
     overrides: dict[str, LayerOverride] = {}
     of_layers = {name: operators[name] for name in operators if name in layers}
-    for pattern, override in spec.overrides.items():
-        for name in sorted(_matched("overrides", (pattern,), of_layers)):
+    for pattern, override in spec.ranked_overrides(layers):
+        for name in sorted(_matched("overrides", (pattern,), of_layers, layers)):
             overrides.setdefault(name, override)
     kept = {name for name, override in overrides.items() if override.keep_float}
     return Control(frozenset((layers - included) | excluded | kept), overrides)
@@ -61,10 +61,13 @@ def named_operators(module: GraphModule, quantizable: frozenset[object]) -> dict
     }
 
 
-def _matched(field: str, patterns: tuple[str, ...], operators: Mapping[str, str]) -> set[str]:
+def _matched(field: str, patterns: tuple[str, ...], operators: Mapping[str, str], layers: AbstractSet[str]) -> set[str]:
     found: set[str] = set()
     for pattern in patterns:
-        names = {name for name, op in operators.items() if op == pattern or fnmatchcase(name, pattern)}
+        # What a layer is called goes before what an operator is.
+        names = {pattern} & layers or {
+            name for name, op in operators.items() if op == pattern or fnmatchcase(name, pattern)
+        }
         if not names:
             known = ", ".join(f"{name} ({op})" for name, op in list(operators.items())[:_MOST_NAMED])
             raise ValidationFailed(

@@ -1,6 +1,7 @@
 """Bias correction: what rounding shifts the mean of each output channel is taken out of the bias (Nagel 2019, 4.2)."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
@@ -8,11 +9,11 @@ from torch.fx import GraphModule, Node
 
 from workers.compression.quantization import kernels
 from workers.compression.quantization.calibration import Inputs
-from workers.compression.quantization.simulation import Simulation, lockstep
+from workers.compression.quantization.simulation import Rounded, Simulation, lockstep
 
 
 def correct_biases(
-    module: GraphModule, weights: dict[tuple[str, int], Tensor], inputs: Inputs, layers: Mapping[str, Node]
+    module: GraphModule, weights: Rounded, inputs: Inputs, layers: Mapping[str, list[Node]]
 ) -> dict[str, Tensor]:
     """Give new biases, by name, under which each layer's mean over the rows is that of the float network.
 
@@ -21,7 +22,7 @@ def correct_biases(
     """
     corrected: dict[str, Tensor] = {}
     rounded = Simulation(module, weights, corrected)
-    wanted = set(layers.values())
+    wanted = set(chain.from_iterable(layers.values()))
 
     def visit(node: Node, exact: Any, value: Any) -> Any:
         bias = _own_bias(node) if node in wanted else None

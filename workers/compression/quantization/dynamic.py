@@ -17,7 +17,8 @@ from workers.compression.quantization.weight_only import pack_embedding
 from workers.compression.step import Context, StepResult
 
 EMBEDDING_BITS = 8
-EMBEDDING_GROUP = 128
+EMBEDDING_GROUPS = (128, 64, 32)
+"""Sizes that the kernel takes; the larger, the fewer scales."""
 
 
 def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
@@ -33,7 +34,9 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
         return DynamicLinear(layer.weight, layer.bias, bound)
 
     def embedding(layer: nn.Embedding, _: int | None) -> PackedEmbedding:
-        return pack_embedding(layer, bits=EMBEDDING_BITS, group_size=EMBEDDING_GROUP, symmetric=True)
+        return pack_embedding(
+            layer, bits=EMBEDDING_BITS, group_size=embedding_group(layer.embedding_dim), symmetric=True
+        )
 
     makers: dict[type[nn.Module], Make] = {nn.Linear: linear, nn.Embedding: embedding}
     swapped = swap_layers(network, makers, spec)
@@ -43,6 +46,16 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
         swapped = swapped.put_back(held.floats)
     details = swapped.details(rows) | {"reduce_range": reduce_range}
     return StepResult(swapped.after, details | ({"gate": held.as_json()} if held else {}))
+
+
+def embedding_group(width: int) -> int:
+    """Choose the size of groups in which a row takes the fewest bytes: filled up, each with a scale of four."""
+
+    def row_bytes(size: int) -> int:
+        groups = -(-width // size)
+        return groups * (size + 4)
+
+    return min(EMBEDDING_GROUPS, key=row_bytes)
 
 
 class _Choices:

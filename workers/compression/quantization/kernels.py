@@ -1,6 +1,9 @@
 """Operators of torch that ONNX Runtime's CPU provider has an integer kernel for, by what their pairs look like."""
 
+from collections.abc import Mapping
+
 import torch
+from torch import nn
 from torch.fx import GraphModule, Node
 
 from workers.compression.environment import has_vnni
@@ -14,8 +17,13 @@ CONVOLUTIONS = frozenset(
 LINEAR = frozenset({_aten.linear.default})
 WEIGHTED = CONVOLUTIONS | LINEAR
 EMBEDDING = frozenset({_aten.embedding.default})
-_HARDTANH = frozenset({_aten.hardtanh.default, _aten.hardtanh_.default})
-CLIPPING = _HARDTANH | {_aten.relu.default, _aten.relu_.default, _aten.relu6.default}
+_BOUNDED = frozenset(
+    {_aten.hardtanh.default, _aten.hardtanh_.default, _aten.clamp.default, _aten.clamp_.default,
+     _aten.clamp_min.default, _aten.clamp_min_.default}
+)  # fmt: skip
+CLIPPING = _BOUNDED | {_aten.relu.default, _aten.relu_.default, _aten.relu6.default}
+_CUTTING = CLIPPING | {_aten.clamp_max.default, _aten.clamp_max_.default}
+"""All that a file writes as Clip or Relu."""
 SILU = frozenset({_aten.silu.default, _aten.silu_.default})
 ELEMENTWISE = frozenset({_aten.add.Tensor, _aten.add_.Tensor, _aten.mul.Tensor, _aten.mul_.Tensor})
 CONCATENATION = frozenset({_aten.cat.default})
@@ -46,9 +54,13 @@ MOVING = frozenset(
     }
 )
 """These give out values that came in, so that both sides share one scale."""
+_VANISHING = frozenset({_aten.dropout.default, _aten.contiguous.default, _aten.clone.default})
+"""Of those, what no file keeps."""
 PADDING = frozenset({_aten.pad.default, _aten.constant_pad_nd.default})
 
 
+_NAME = "winnow_name"
+"""Where in ``Node.meta`` a name stands that is not the weight's."""
 WEIGHT_MAX = 127
 WEIGHT_MAX_REDUCED = 64
 """vpmaddubsw adds two products of uint8 × int8 in 16 bits: 2 · 255 · 64 < 2¹⁵ ≤ 2 · 255 · 127."""
@@ -73,8 +85,25 @@ def clips(node: Node) -> bool:
 
     A range of both signs has no end that is exactly the activation's: ONNX Runtime keeps such a clip, in float.
     """
-    lowest = node.args[1] if len(node.args) > 1 else -1
-    return node.target in CLIPPING and bool(node.target not in _HARDTANH or lowest == 0)
+    if node.target not in _BOUNDED:
+        return node.target in CLIPPING
+    given = arguments(node)
+    lowest = given.get("min_val", given.get("min"))
+    return isinstance(lowest, int | float) and lowest == 0
+
+
+def runs_as_gemm(linear: Node) -> bool:
+    """Tell whether a linear operator is ONNX's Gemm: over more than rows and features it is a product and a sum."""
+    source = linear.args[0]
+    return isinstance(source, Node) and source.meta["val"].dim() == 2
+
+
+def cut_off(node: Node) -> bool:
+    """Tell whether a clip of any kind alone reads what a node gives, as the file has it."""
+    users = list(node.users)
+    if len(users) != 1:
+        return False
+    return users[0].target in _CUTTING or (users[0].target in _VANISHING and cut_off(users[0]))
 
 
 def moves(node: Node) -> bool:
@@ -100,8 +129,47 @@ def spell_out(module: GraphModule) -> None:
     module.recompile()
 
 
+def part_biases(module: GraphModule) -> None:
+    """Give each layer, and each call of one, a bias of its own: it is an integer in units of that call's sums."""
+    for bias in module.graph.find_nodes(op="get_attr"):
+        calls = [user for user in bias.users if user.target in WEIGHTED and user.args[2:3] == (bias,)]
+        value = getattr(module.get_submodule(str(bias.target).rpartition(".")[0]), str(bias.target).rpartition(".")[2])
+        for place, call in enumerate(calls[1:], start=2):
+            name = f"{bias.target}_{place}"
+            module.get_submodule(name.rpartition(".")[0]).register_parameter(
+                name.rpartition(".")[2], nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
+            )
+            with module.graph.inserting_before(call):
+                own = module.graph.get_attr(name)
+            own.meta = dict(bias.meta)
+            call.replace_input_with(bias, own)
+    module.recompile()
+
+
+def name_layers(module: GraphModule, adopted: Mapping[str, str]) -> None:
+    """Give every layer, and every operator beside them, a name of its own; ``adopted`` says what modules stand for.
+
+    A linear layer on an embedding's table is called what its module would be; an operator whose name a layer has
+    gives way.
+    """
+    calls = [node for node in module.graph.nodes if node.op == "call_function"]
+    tables = {layer_name(node) for node in calls if node.target in EMBEDDING}
+    for node in calls:
+        if node.target not in WEIGHTED:
+            continue
+        name = layer_name(node)
+        name = adopted.get(name, name)
+        node.meta[_NAME] = f"{name.replace('.', '_')}_product" if name in tables else name
+    taken = tables | {layer_name(node) for node in calls if node.target in WEIGHTED}
+    for node in calls:
+        if node.target not in WEIGHTED | EMBEDDING and node.name in taken:
+            node.meta[_NAME] = f"{node.name}_operator"
+
+
 def layer_name(node: Node) -> str:
     """Give the dotted name of a layer with weights, the graph's own name of any other operator."""
+    if _NAME in node.meta:
+        return str(node.meta[_NAME])
     place = 0 if node.target in EMBEDDING else 1
     weight = node.args[place] if node.target in WEIGHTED | EMBEDDING else None
     # A weight that is computed, or an input, belongs to no layer.

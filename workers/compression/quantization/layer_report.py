@@ -12,7 +12,7 @@ from torch.fx import Node
 from workers.compression.quantization.calibration import Inputs
 from workers.compression.quantization.noise import energy, sqnr_db
 from workers.compression.quantization.quantizer import ANNOTATION, clipped
-from workers.compression.quantization.simulation import Simulation, layer_nodes, lockstep
+from workers.compression.quantization.simulation import Simulation, layer_calls, lockstep
 
 BITS = 8
 
@@ -42,13 +42,15 @@ def describe(simulation: Simulation, batches: Sequence[Inputs], bits: Mapping[st
     """Give for each integer layer its bits, the range of its float output, its SQNR and its saturated share.
 
     The SQNR, 10·log10(Σy² / Σ(y−ŷ)²), takes ŷ from inside the quantized network: the errors of all layers before it
-    are part of it; null stands for an error of zero. Saturated is the share of values behind the layer, and behind
-    the activation that clips it, that lie beyond the integers' range by more than half a step; null where the layer
-    gives floats.
+    are part of it; null stands for an error of zero. All calls of a layer count together. Saturated is the share of
+    values behind the layer, and behind the activation that clips it, that lie beyond the integers' range by more than
+    half a step; null where the layer gives floats.
     """
-    layers = layer_nodes(simulation.graph)
-    names = {node: name for name, node in layers.items()}
-    encoded = {clipped(node): name for name, node in layers.items() if _output(clipped(node)) is not None}
+    layers = layer_calls(simulation.graph)
+    names = {node: name for name, calls in layers.items() for node in calls}
+    encoded = {
+        behind: name for node, name in names.items() for behind in {node, clipped(node)} if _output(behind) is not None
+    }
     figures = {name: _Figures() for name in layers}
 
     def visit(node: Node, exact: Any, value: Any) -> Any:

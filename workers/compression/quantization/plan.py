@@ -1,8 +1,9 @@
 """All that static quantization decides before anything is converted: ranges, biases, smoothing, layers in float."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,10 @@ from workers.compression.quantization.correction import correct_biases
 from workers.compression.quantization.folding import fold_batch_norms
 from workers.compression.quantization.layer_report import describe
 from workers.compression.quantization.noise import energy, sqnr_db
+from workers.compression.quantization.products import adopt_products
 from workers.compression.quantization.quantizer import QUANTIZABLE, IntegerQuantizer, Parameters, clipped, moved_from
 from workers.compression.quantization.ranges import Choice
-from workers.compression.quantization.simulation import Simulation, layer_nodes
+from workers.compression.quantization.simulation import Rounded, Simulation, layer_calls
 from workers.compression.quantization.smoothing import smooth
 from workers.compression.step import Context
 
@@ -68,7 +70,7 @@ class Plan:
     smoothing: Decision = Decision(used=False)
     correction: Decision = Decision(used=False)
     biases: dict[str, Tensor] = field(default_factory=dict)
-    weights: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    weights: Rounded = field(default_factory=dict)
 
     @property
     def reduce_range(self) -> bool:
@@ -81,19 +83,20 @@ class Plan:
             symmetric=self.spec.symmetric_activations,
             floats=self.control.floats | floats,
             bits=self.control.bits,
+            biases=self.biases,
         )
 
     def simulation(self, floats: frozenset[str] = frozenset()) -> Simulation:
         """Annotate the graph for a choice of layers in float, and give what runs it."""
         self.quantizer(floats).annotate(self.module)
-        integer = layer_nodes(self.module.graph).values()
+        integer = chain.from_iterable(layer_calls(self.module.graph).values())
         mine = {str(bias.target) for node in integer for bias in node.args[2:3] if isinstance(bias, Node)}
         return Simulation(self.module, self.weights, {k: v for k, v in self.biases.items() if k in mine})
 
-    def layers(self) -> dict[str, Node]:
-        """Give the nodes of all layers that are integers where no other goes back to float."""
+    def layers(self) -> dict[str, list[Node]]:
+        """Give the calls of all layers that are integers where no other goes back to float."""
         self.quantizer().annotate(self.module)
-        return layer_nodes(self.module.graph)
+        return layer_calls(self.module.graph)
 
     def figures(self, floats: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
         """Describe each integer layer on calibration rows."""
@@ -131,12 +134,13 @@ def make_plan(network: Network, spec: QuantizeSpec, context: Context) -> Plan:
     usable = others and all(torch.isfinite(value).all() for inputs in others for value in inputs)
     trial = others if usable else _some(batches)
     folded = fold_batch_norms(network.module)
-    plan = _observed(network, folded, spec, batches, _part(context, 0))
+    adopted = adopt_products(folded)
+    plan = _observed(network, folded, adopted, spec, batches, _part(context, 0))
     reference = plan.reference(trial)
     if spec.smooth_quant != "off":
         smoothed, names = smooth(folded, batches, spec.smooth_alpha)
         if names:
-            other = _observed(network, smoothed, spec, batches, _part(context, 1))
+            other = _observed(network, smoothed, adopted, spec, batches, _part(context, 1))
             better, decision = _better(spec.smooth_quant, plan, other, reference, trial)
             plan = replace(better, smoothing=decision)
     if spec.bias_correction != "off":
@@ -150,11 +154,18 @@ def make_plan(network: Network, spec: QuantizeSpec, context: Context) -> Plan:
 
 
 def _observed(
-    network: Network, folded: GraphModule, spec: QuantizeSpec, batches: list[Inputs], progress: Callable[[float], None]
+    network: Network,
+    folded: GraphModule,
+    adopted: Mapping[str, str],
+    spec: QuantizeSpec,
+    batches: list[Inputs],
+    progress: Callable[[float], None],
 ) -> Plan:
     module = replace(network, module=folded).export().module(check_guards=False)  # guards are calls of a module
     assert isinstance(module, GraphModule)
     kernels.spell_out(module)
+    kernels.part_biases(module)
+    kernels.name_layers(module, adopted)
     operators = named_operators(module, QUANTIZABLE)
     plan = Plan(
         network=network,
@@ -166,8 +177,8 @@ def _observed(
     )
     layers = frozenset(plan.layers())
     plan = replace(plan, control=resolve(spec, operators, layers), parameters=_Wanted())
-    nodes = plan.layers()
-    if not nodes:
+    calls = plan.layers()
+    if not calls:
         left = ", ".join(sorted(layers))
         raise NothingToQuantize(
             f"include, exclude and overrides leave every layer in float: {left}."
@@ -175,7 +186,7 @@ def _observed(
             else "No convolution or linear layer of this network has an integer kernel."
         )
     seen = observe(module, plan.parameters.keys(), batches, progress)
-    choices = _choices(spec, plan.control, nodes)
+    choices = _choices(spec, plan.control, calls)
     default = Choice(spec.observer, spec.percentile, spec.symmetric_activations)
     found = {name: choices.get(name, default) for name in seen}
     for node in module.graph.nodes:
@@ -198,16 +209,16 @@ class _Wanted(dict[str, tuple[float, int]]):
         return self[name]
 
 
-def _choices(spec: QuantizeSpec, control: Control, nodes: dict[str, Node]) -> dict[str, Choice]:
+def _choices(spec: QuantizeSpec, control: Control, layers: dict[str, list[Node]]) -> dict[str, Choice]:
     """Give the observers of single values: of what layers with one of their own read and give."""
     choices = {}
     for name, observer in control.observers.items():
-        if name not in nodes:
-            continue
         choice = Choice(observer, spec.percentile, spec.symmetric_activations)
-        source = nodes[name].args[0]
-        assert isinstance(source, Node)
-        choices[moved_from(source).name] = choices[clipped(nodes[name]).name] = choice
+        for node in layers.get(name, []):
+            source = node.args[0]
+            assert isinstance(source, Node)
+            for value in (moved_from(source), node, clipped(node)):
+                choices[value.name] = choice
     return choices
 
 

@@ -26,21 +26,13 @@ def adopt_products(module: fx.GraphModule) -> dict[str, str]:
     """
     adopted = {}
     for node in list(module.graph.nodes):
-        if node.op != "call_function" or op_name(node) not in _OPERANDS:
+        if not is_linear_layer(module, node):
             continue
         given = arguments(node)
         left, right, added = (given.get(name) for name in _OPERANDS[op_name(node)])
         weight, bias = _parameter(module, right), _parameter(module, added)
-        if (
-            right is None
-            or weight is None
-            or weight.ndim != 2
-            or given.get("beta", 1) != 1
-            or given.get("alpha", 1) != 1
-        ):
-            continue
-        if added is not None and (bias is None or bias.ndim != 1):
-            continue
+        assert right is not None
+        assert weight is not None
         if op_name(node) != "linear":
             weight = weight.t()
         name = f"{str(right.target).removesuffix('.weight').replace('.', '_')}_product"
@@ -54,6 +46,19 @@ def adopt_products(module: fx.GraphModule) -> dict[str, str]:
     module.delete_all_unused_submodules()
     module.recompile()
     return adopted
+
+
+def is_linear_layer(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether an operator is ``x·W`` or ``x·W + b`` on weights of the network's own."""
+    if node.op != "call_function" or op_name(node) not in _OPERANDS:
+        return False
+    given = arguments(node)
+    _, right, added = (given.get(name) for name in _OPERANDS[op_name(node)])
+    weight, bias = _parameter(module, right), _parameter(module, added)
+    scaled = given.get("beta", 1) != 1 or given.get("alpha", 1) != 1
+    if weight is None or weight.ndim != 2 or scaled:
+        return False
+    return added is None or (bias is not None and bias.ndim == 1)
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -64,12 +64,18 @@ def _part(context: Context, begin: float, share: float) -> Context:
 def _run_integer(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
     with torchao_quiet():
         from workers.compression.quantization.plan import make_plan
-        from workers.compression.quantization.qat_integer import drop_dropout, found_parameters, round_in_training
+        from workers.compression.quantization.qat_integer import (
+            drop_dropout,
+            found_parameters,
+            round_in_training,
+            settle_weights,
+        )
 
         plan = make_plan(network, spec, _part(context, 0, CALIBRATING))
         student = replace(network, module=round_in_training(static.prepare(plan)))
         fitted = _fit(student, spec, _part(context, CALIBRATING, 1 - CALIBRATING))
         trained = drop_dropout(fitted.network.module)
+        settle_weights(trained)
         # What the layers lose is judged against the weights, and by the ranges, that the training ended with.
         weights, float_graph = trained.state_dict(), plan.float_graph()
         float_graph.load_state_dict({name: weights[name] for name in float_graph.state_dict()})

@@ -10,7 +10,7 @@ from torchao.quantization.pt2e import DerivedObserverOrFakeQuantize, FakeQuantiz
 
 from workers.compression.quantization import kernels
 from workers.compression.quantization.ranges import encode
-from workers.compression.quantization.simulation import weight_scales
+from workers.compression.quantization.scales import least_scales, weight_scales
 
 FOLLOWING = 0.01
 """Share of a batch's range in the running one of an activation."""
@@ -132,6 +132,16 @@ def drop_dropout(trained: GraphModule) -> GraphModule:
     trained.delete_all_unused_submodules()
     trained.recompile()
     return trained
+
+
+def settle_weights(trained: GraphModule) -> None:
+    """Widen the scales of weights in whose units a bias, as training has left it, would not fit 32 bits."""
+    for node in trained.graph.find_nodes(op="call_module"):
+        part = trained.get_submodule(str(node.target))
+        if isinstance(part, DerivedObserverOrFakeQuantize):
+            inputs, weights = (observer.calculate_qparams()[0] for observer in part.obs_or_fqs)
+            bias = trained.get_parameter(str(node.args[0].target)).detach()
+            weights.copy_(torch.maximum(weights, least_scales(bias, inputs)))
 
 
 def found_parameters(trained: GraphModule) -> dict[str, tuple[float, int]]:

@@ -8,22 +8,21 @@ that nothing fuses costs time and accuracy, so an operator without an integer fo
 
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantizer import (
     DerivedQuantizationSpec,
     FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
-    QuantizationSpec,
     QuantizationSpecBase,
     Quantizer,
 )
 
 from workers.compression.quantization import kernels
-from workers.compression.quantization.ranges import SMALLEST_SCALE
+from workers.compression.quantization.scales import WeightSpec, least_scales, weight_scales, weight_spec
 
 ANNOTATION = "quantization_annotation"
 """The key in ``Node.meta`` under which torchao looks."""
@@ -36,7 +35,7 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
     """Weights symmetric int8 an output channel, activations asymmetric uint8 a tensor, biases int32.
 
     ``parameters`` fixes the scale of every activation. Layers and operators named in ``floats`` get no pair of their
-    own; ``bits`` narrows the weights of single layers.
+    own; ``bits`` narrows the weights of single layers. ``biases`` stand in for those of the graph, by name.
     """
 
     def __init__(
@@ -47,10 +46,12 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         symmetric: bool,
         floats: AbstractSet[str],
         bits: Mapping[str, int],
+        biases: Mapping[str, Tensor],
     ) -> None:
         super().__init__()
         self.bound = kernels.weight_bound(reduce_range=reduce_range)
-        self.parameters, self.symmetric, self.floats, self.bits = parameters, symmetric, floats, bits
+        self.parameters, self.symmetric, self.floats = parameters, symmetric, floats
+        self.bits, self.biases = bits, biases
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Annotate anew in graph order, whatever stood there; the graph comes back too, as NNCF wants it."""
@@ -70,9 +71,14 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         if kernels.is_parameter(node.args[1]):
             self._annotate_output(node, self._weighted_inputs(node), integer)
 
-    def _annotate_linear(self, node: Node, integer: set[Node]) -> None:  # noqa: ARG002 - all rules are called alike
+    def _annotate_linear(self, node: Node, integer: set[Node]) -> None:
         # Logits and whatever else leaves as float stay exact; an integer consumer asks for its own pair.
-        if kernels.is_parameter(node.args[1]):
+        if not kernels.is_parameter(node.args[1]):
+            return
+        if kernels.runs_as_gemm(node) and kernels.cut_off(node):
+            # ONNX Runtime takes a clip into a Gemm before it looks for integers, unless the clip's own are behind it.
+            self._annotate_output(node, self._weighted_inputs(node), integer)
+        else:
             _set(node, self._weighted_inputs(node), None)
 
     def _annotate_embedding(self, node: Node, integer: set[Node]) -> None:  # noqa: ARG002 - likewise
@@ -96,14 +102,14 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
         if rank > 2 and isinstance(dims, (list, tuple)) and {int(str(d)) % rank for d in dims} == set(range(2, rank)):
             self._annotate_when_integer(node, integer)
 
-    def _annotate_clip(self, node: Node, integer: set[Node]) -> None:
-        if kernels.clips(node):
-            self._annotate_when_integer(node, integer)
-
     def _annotate_when_integer(self, node: Node, integer: set[Node]) -> None:
         inputs = node.all_input_nodes
-        if integer.issuperset(inputs):
+        if all(value in integer or self._clips_integers(value, integer) for value in inputs):
             self._annotate_output(node, {value: self._activation(value) for value in inputs}, integer)
+
+    def _clips_integers(self, value: Node, integer: set[Node]) -> bool:
+        # Where others read what it clips, the clip is an operator of its own: whoever wants its bytes asks for them.
+        return kernels.clips(value) and value.args[0] in integer and value.name not in self.floats
 
     def _annotate_moving(self, node: Node, integer: set[Node]) -> None:
         source = node.args[0]
@@ -113,8 +119,10 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
             integer.add(node)
 
     def _annotate_output(self, node: Node, inputs: dict[Node, QuantizationSpecBase], integer: set[Node]) -> None:
-        """Put the pair behind ``node``, or behind the activation that clips it."""
+        """Put the pair behind ``node``, or behind the activation that clips it and may be an integer."""
         behind = clipped(node)
+        if kernels.layer_name(behind) in self.floats:
+            behind = node
         if behind is not node:
             _set(node, inputs, None)
             node, inputs = behind, {}
@@ -134,30 +142,28 @@ class IntegerQuantizer(Quantizer):  # type: ignore[misc]
             qscheme=torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine,
         )
 
-    def _weight(self, layer: str) -> QuantizationSpec:
+    def _weight(self, weight: Node, layer: str) -> WeightSpec:
         bits = self.bits.get(layer)
         bound = self.bound if bits is None else min(self.bound, 2 ** (bits - 1) - 1)
-        return QuantizationSpec(
-            dtype=torch.int8,
-            observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=SMALLEST_SCALE),
-            quant_min=-bound,
-            quant_max=bound,
-            qscheme=torch.per_channel_symmetric,
-            ch_axis=0,
-        )
+        scales = weight_scales(_value(weight), bound)
+        for call in weight.users:
+            bias = _integer_bias(call)
+            if bias is not None:
+                value = self.biases.get(str(bias.target), _value(bias))
+                scales = torch.maximum(scales, least_scales(value, self._activation(cast("Node", call.args[0])).scale))
+        return weight_spec(scales, bound)
 
     def _weighted_inputs(self, node: Node) -> dict[Node, QuantizationSpecBase]:
-        source, weight, *rest = node.args
+        source, weight = node.args[:2]
         assert isinstance(source, Node)
         assert isinstance(weight, Node)
         inputs: dict[Node, QuantizationSpecBase] = {
             source: self._activation(source),
-            weight: self._weight(kernels.layer_name(node)),
+            weight: self._weight(weight, kernels.layer_name(node)),
         }
-        # Over more than rows and features a linear layer becomes a product and a sum, which takes its bias as float.
-        summed = node.target in kernels.LINEAR and source.meta["val"].dim() != 2
-        if rest and isinstance(rest[0], Node) and not summed:
-            inputs[rest[0]] = DerivedQuantizationSpec(
+        bias = _integer_bias(node)
+        if bias is not None:
+            inputs[bias] = DerivedQuantizationSpec(
                 derived_from=[(source, node), (weight, node)],
                 derive_qparams_fn=_bias_parameters,
                 dtype=torch.int32,
@@ -182,6 +188,24 @@ def moved_from(value: Node) -> Node:
     return value
 
 
+def _integer_bias(node: Node) -> Node | None:
+    """Give the bias that a layer adds to its sums as an integer."""
+    bias = node.args[2] if len(node.args) > 2 else None
+    if node.target not in kernels.WEIGHTED or not kernels.is_parameter(bias):
+        return None
+    # What becomes a product and a sum takes its bias as float.
+    summed = node.target in kernels.LINEAR and not kernels.runs_as_gemm(node)
+    return None if summed else cast("Node", bias)
+
+
+def _value(parameter: Node) -> Tensor:
+    module = parameter.graph.owning_module
+    assert module is not None
+    owner, _, leaf = str(parameter.target).rpartition(".")
+    value: Tensor = getattr(module.get_submodule(owner), leaf)
+    return value.detach()
+
+
 def _bias_parameters(observers: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Give the scale of the sums, s_bias = s_input · s_weight, and its zero points: none."""
     scale = observers[0].calculate_qparams()[0] * observers[1].calculate_qparams()[0]
@@ -199,12 +223,11 @@ _RULES: dict[Any, _Rule] = {
     **dict.fromkeys(kernels.EMBEDDING, IntegerQuantizer._annotate_embedding),  # noqa: SLF001
     **dict.fromkeys(kernels.ELEMENTWISE, IntegerQuantizer._annotate_sum),  # noqa: SLF001
     **dict.fromkeys(kernels.MEAN, IntegerQuantizer._annotate_mean),  # noqa: SLF001
-    **dict.fromkeys(kernels.CLIPPING, IntegerQuantizer._annotate_clip),  # noqa: SLF001
     **dict.fromkeys(
         kernels.TABLED | kernels.CONCATENATION | kernels.POOLING,
         IntegerQuantizer._annotate_when_integer,  # noqa: SLF001
     ),
     **dict.fromkeys(kernels.MOVING | kernels.PADDING, IntegerQuantizer._annotate_moving),  # noqa: SLF001
 }
-QUANTIZABLE = frozenset(_RULES)
+QUANTIZABLE = frozenset(_RULES) | kernels.CLIPPING
 """Operators that can become integer ones."""

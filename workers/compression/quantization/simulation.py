@@ -13,27 +13,16 @@ from torchao.quantization.pt2e.quantizer import (
     DerivedQuantizationSpec,
     FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
-    QuantizationSpec,
 )
 
 from workers.compression.quantization import kernels
 from workers.compression.quantization.calibration import Inputs
 from workers.compression.quantization.quantizer import ANNOTATION
-from workers.compression.quantization.ranges import SMALLEST_SCALE
+from workers.compression.quantization.scales import WeightSpec, round_weight
 
 BIAS_MAX = 2**31 - 1
-
-
-def weight_scales(weight: Tensor, bound: int) -> Tensor:
-    """Give one scale an output channel, s = max|w| / bound."""
-    return (weight.flatten(1).abs().amax(1) / bound).clamp(min=SMALLEST_SCALE)
-
-
-def round_weight(weight: Tensor, bound: int) -> Tensor:
-    """Quantize and dequantize a weight, symmetric within ±bound, one scale an output channel."""
-    scales = weight_scales(weight, bound)
-    zeros = torch.zeros(len(scales), dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -bound, bound)
+Rounded = dict[str, tuple[Tensor, Tensor]]
+"""Scales and rounded values of weights, by name."""
 
 
 def round_activation(value: Tensor, scale: float, zero: int) -> Tensor:
@@ -43,13 +32,11 @@ def round_activation(value: Tensor, scale: float, zero: int) -> Tensor:
 class Simulation(fx.Interpreter):
     """Runs the graph as it is annotated.
 
-    Weights that were quantized once are kept in ``weights`` by name and bound, for other runs of the same graph;
-    ``biases`` stand in for those of the graph.
+    Weights that were quantized once are kept in ``weights`` by name, with their scales, for other runs of the same
+    graph; ``biases`` stand in for those of the graph.
     """
 
-    def __init__(
-        self, module: GraphModule, weights: dict[tuple[str, int], Tensor], biases: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def __init__(self, module: GraphModule, weights: Rounded, biases: Mapping[str, Tensor] | None = None) -> None:
         super().__init__(module)
         self.weights = weights
         self.biases = {} if biases is None else biases
@@ -82,21 +69,21 @@ class Simulation(fx.Interpreter):
         value, spec = self.env[source], inputs[source]
         if isinstance(spec, FixedQParamsQuantizationSpec):
             return round_activation(value, spec.scale, spec.zero_point)
-        if isinstance(spec, QuantizationSpec):
-            return self._weight(source, int(spec.quant_max or 0))
+        if isinstance(spec, WeightSpec):
+            return self._weight(source, spec)
         assert isinstance(spec, DerivedQuantizationSpec)
         # A bias is an integer in units of its sums: s_x · s_w.
         first, weight = (edge[0] for edge in spec.derived_from if isinstance(edge, tuple))
-        bound = int(inputs[weight].quant_max or 0)
-        scales = inputs[first].scale * weight_scales(self.env[weight], bound)
+        scales = inputs[first].scale * inputs[weight].scales
         zeros = torch.zeros(len(scales), dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(value, scales, zeros, 0, -BIAS_MAX - 1, BIAS_MAX)
 
-    def _weight(self, source: Node, bound: int) -> Tensor:
-        key = (str(source.target), bound)
-        if key not in self.weights:
-            self.weights[key] = round_weight(self.env[source], bound)
-        return self.weights[key]
+    def _weight(self, source: Node, spec: WeightSpec) -> Tensor:
+        scales, rounded = self.weights.get(str(source.target), (None, None))
+        if rounded is None or scales is None or not torch.equal(scales, spec.scales):
+            rounded = round_weight(self.env[source], spec.scales, int(spec.quant_max or 0))
+            self.weights[str(source.target)] = spec.scales, rounded
+        return rounded
 
 
 def lockstep(rounded: Simulation, inputs: Inputs, visit: Callable[[Node, Any, Any], Any]) -> None:
@@ -121,10 +108,10 @@ def lockstep(rounded: Simulation, inputs: Inputs, visit: Callable[[Node, Any, An
                     del interpreter.env[dead]
 
 
-def layer_nodes(graph: fx.Graph) -> dict[str, Node]:
-    """Give the node of each layer that is annotated, by its dotted name, in graph order."""
-    return {
-        kernels.layer_name(node): node
-        for node in graph.nodes
-        if node.target in kernels.WEIGHTED | kernels.EMBEDDING and ANNOTATION in node.meta
-    }
+def layer_calls(graph: fx.Graph) -> dict[str, list[Node]]:
+    """Give the calls of each layer that is annotated, by its dotted name, in graph order."""
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.target in kernels.WEIGHTED | kernels.EMBEDDING and ANNOTATION in node.meta:
+            found.setdefault(kernels.layer_name(node), []).append(node)
+    return found

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.fx import GraphModule
 
 from app.domain.errors import NoChange
@@ -46,13 +45,10 @@ def run(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:
 
 
 def prepare(plan: "Plan", floats: frozenset[str] = frozenset()) -> GraphModule:
-    """Give a copy of the plan's graph with all that conversion has to know: activations fixed, weights observed."""
+    """Give a copy of the plan's graph with all that conversion has to know."""
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
     prepared: GraphModule = prepare_pt2e(plan.float_graph(floats), plan.quantizer(floats))
-    with torch.no_grad():
-        # Activations are fixed already; weights are observed in any one run.
-        prepared(*plan.batches[0])
     return prepared
 
 
