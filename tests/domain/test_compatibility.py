@@ -218,6 +218,15 @@ def test_tables_can_be_left_in_float_and_have_no_width():
     )
 
 
+@pytest.mark.parametrize("pattern", ["stages.*", "clasifier", "silu"])
+def test_what_can_be_neither_a_layer_nor_an_operator_is_no_exclusion(pattern):
+    facts = model([CONVOLUTION, LINEAR, layer("norm", "layer_norm")])
+    code, pointer, detail = quantized({"exclude": ["norm", "relu_1", "conv", pattern]}, facts)
+    assert (code, pointer) == ("validation_failed", "/recipe/0/exclude/3")
+    assert repr(pattern) in detail
+    quantizes({"exclude": ["norm", "relu_1", "re*", "*_1"]}, facts)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "sense"),
     [

@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from app.domain.errors import CheckFailed
-from app.domain.steps.quantize import QuantizeSpec
+from app.domain.steps.quantize import OPERATORS, QuantizeSpec
 from tests.compression.quantization.networks import make_context, make_network
 from tests.compression.quantization.schemes import run_onnx, run_torch
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.quantization import static
 from workers.compression.quantization.fusion import check_fused, optimized_graph
+from workers.compression.quantization.quantizer import QUANTIZABLE
 
 SPEC = QuantizeSpec(method="quantize", samples=48, bias_correction="off", smooth_quant="off")
 
@@ -228,3 +229,7 @@ def test_a_pair_with_nothing_in_between_is_named(tmp_path):
     ]
     with pytest.raises(CheckFailed, match=r"1 pairs .*before to behind"):
         check_fused(graph_of(nodes, constants, tmp_path))
+
+
+def test_operators_that_may_be_excluded_are_those_that_may_be_integers():
+    assert {target._schema.name.split("::")[1].removesuffix("_") for target in QUANTIZABLE} == OPERATORS
