@@ -49,6 +49,10 @@ faults: setup ## Kill, cut and fill parts of the service: 100 rounds, then 10 wi
 hostile: setup ## Send hostile and damaged files through admission, and the crafted ones through a live service
 	$(BIN)/python -m tests.hostile
 
+.PHONY: bench-quantization
+bench-quantization: bench-setup ## Quantize beside ONNX Runtime and NNCF, and train what loses most
+	$(BIN)/python -m benchmarks.quantization
+
 .PHONY: bench-pruning
 bench-pruning: setup ## Prune network F beside Torch-Pruning
 	$(BIN)/python -m benchmarks.pruning
