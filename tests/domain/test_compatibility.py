@@ -252,7 +252,7 @@ def test_of_overrides_that_match_the_one_that_says_most_holds():
     given = {"*": {"bits": 2}, "stages.*": {"bits": 3}, "conv2d": {"bits": 4}, "stages.0.*": {"bits": 5}}
     step = QuantizeSpec(method="quantize", overrides=given | {"stem": {"bits": 6}})
     assert [pattern for pattern, _ in step.ranked_overrides({"stem"})] == [
-        "stem", "conv2d", "stages.0.*", "stages.*", "*"
+        "stem", "stages.0.*", "stages.*", "conv2d", "*"
     ]  # fmt: skip
 
 

@@ -194,8 +194,8 @@ class QuantizeSpec(StepSpec):
     overrides: dict[str, LayerOverride] = Field(
         {},
         max_length=100,
-        description="Single layers, by name, operator or pattern. Where several match, a name goes before an operator, "
-        "an operator before a pattern, and of patterns the one with most characters beside its wildcards first.",
+        description="Single layers, by name, operator or pattern. Where several match, a name goes before a pattern "
+        "of names, of these the one with most characters beside its wildcards first, then operators, and * last.",
     )
     evaluations: int = Field(
         64,
@@ -233,7 +233,7 @@ class QuantizeSpec(StepSpec):
 
         def rank(pattern: str) -> tuple[int, int, str]:
             literal = len(WILDCARDS.sub("", pattern))
-            kind = 0 if pattern in layers else 1 if literal == len(pattern) else 2
+            kind = 0 if pattern in layers else 3 if not literal else 2 if literal == len(pattern) else 1
             return kind, -literal, pattern
 
         return [(pattern, self.overrides[pattern]) for pattern in sorted(self.overrides, key=rank)]
