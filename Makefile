@@ -54,8 +54,12 @@ hostile: setup ## Send hostile and damaged files through admission, and the craf
 	$(BIN)/python -m tests.hostile
 
 .PHONY: bench
-bench: setup ## Run the reference cases through the service, beside what a user would pick instead
+bench: bench-setup ## Run the reference cases through the service, beside what a user would pick instead
 	$(BIN)/python -m benchmarks.cases
+
+.PHONY: bench-quantization
+bench-quantization: bench-setup ## Quantize beside ONNX Runtime and NNCF, and train what loses most
+	$(BIN)/python -m benchmarks.quantization
 
 .PHONY: bench-pruning
 bench-pruning: setup ## Prune network F beside Torch-Pruning

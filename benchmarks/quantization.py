@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.quantization`` after ``make bench-setup``. Each file and each line of figures stays in the cache
 folder and is not made twice, so that a run that is cut off goes on. ``--rows`` and ``--seconds`` bound how many rows
-judge and how long a pair is timed, and belong to the name of what they made. All calibrate on the same rows.
+judge and how long a pair is timed, and belong to the name of what they made. All calibrate on the same rows. The last
+rows are of a network that static int8 harms: what training with the rounding brings back (``benchmarks.rounding``).
 """
 
 import argparse
@@ -224,9 +225,15 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--rows", type=int, default=10_000, help="rows to judge on at most")
     parser.add_argument("--seconds", type=float, default=10, help="limit for each timed pair")
+    parser.add_argument("--no-recovery", action="store_true", help="leave out what training with the rounding recovers")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     table(Bench(FOLDER, asked.rows, asked.seconds), asked.networks, asked.ways)
+    if not asked.no_recovery:
+        # It judges by this module's own means.
+        from benchmarks.rounding import print_recovery
+
+        print_recovery()
 
 
 if __name__ == "__main__":

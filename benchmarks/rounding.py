@@ -29,6 +29,7 @@ WIDTH, STRIDES = 24, (1, 2, 1)
 SPREAD = 2.0
 """Largest factor of a channel, as a power of ten."""
 BATCH = 64
+TRAIN_ROWS, EPOCHS = 20_000, 2
 # SGD takes one rate for weights that the scaling has set 100 apart, and makes things worse.
 _LEARNING = {"scheme": "qat", "epochs": 2, "learning_rate": 0.001, "optimizer": "adamw"}
 WAYS: dict[str, dict[str, Any]] = {
@@ -89,26 +90,22 @@ def trained(x: Tensor, y: Tensor, epochs: int) -> Separable:
     return network.eval()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=20_000, help="rows to train on")
-    parser.add_argument("--epochs", type=int, default=2, help="epochs of the float network")
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
+def print_recovery(train_rows: int = TRAIN_ROWS, epochs: int = EPOCHS) -> None:
+    """Print what static int8 loses on the network, and which share of it training brings back."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     x, y = fashion_mnist("train")
     rows, labels = fashion_mnist("t10k")
-    x, y = x[: asked.rows + CALIBRATION_ROWS], y[: asked.rows + CALIBRATION_ROWS]
-    weights = FOLDER / f"separable-{asked.rows}-{asked.epochs}.pt"
+    x, y = x[: train_rows + CALIBRATION_ROWS], y[: train_rows + CALIBRATION_ROWS]
+    weights = FOLDER / f"separable-{train_rows}-{epochs}.pt"
     if not weights.exists():
-        torch.save(trained(torch.from_numpy(x), torch.from_numpy(y), asked.epochs).state_dict(), weights)
+        torch.save(trained(torch.from_numpy(x), torch.from_numpy(y), epochs).state_dict(), weights)
     module = Separable()
     module.load_state_dict(torch.load(weights, weights_only=True))
     module.scale_apart()
     network = lifted(module, (x,))
     splits = {
-        "train": Split((x[: asked.rows],), y[: asked.rows], np.arange(asked.rows)),
-        "calibration": Split((x[asked.rows :],), y[asked.rows :], np.arange(CALIBRATION_ROWS)),
+        "train": Split((x[:train_rows],), y[:train_rows], np.arange(train_rows)),
+        "calibration": Split((x[train_rows:],), y[train_rows:], np.arange(CALIBRATION_ROWS)),
     }
     data = Dataset(splits, (torch.float32,))
 
@@ -127,10 +124,21 @@ def main() -> None:
         return float(json.loads(kept.read_text()))
 
     whole, lost = accuracy("float"), accuracy("static")
-    print(f"{'float':<18}{whole:8.4f}\n{'static':<18}{lost:8.4f}  loses {whole - lost:.4f}", flush=True)
+    print(f"{'separable':<20}{'float':<22}{'':17}{whole:9.4f}  accuracy")
+    print(f"{'':<20}{'winnow static':<22}{'':17}{lost:9.4f}{whole - lost:9.4f}", flush=True)
     for way in (name for name in WAYS if name != "static"):
         found = accuracy(way)
-        print(f"{way:<18}{found:8.4f}  recovers {(found - lost) / max(whole - lost, 1e-9):.2f} of it", flush=True)
+        share = (found - lost) / max(whole - lost, 1e-9)
+        print(f"{'':<20}{f'winnow {way}':<22}{'':17}{found:9.4f}{whole - found:9.4f}  recovers {share:.2f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=TRAIN_ROWS, help="rows to train on")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="epochs of the float network")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    print_recovery(asked.rows, asked.epochs)
 
 
 if __name__ == "__main__":

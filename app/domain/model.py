@@ -50,6 +50,9 @@ class Layer(BaseModel):
     macs: int
     prunable: bool
     quantizable: bool
+    """Whether static int8 has a kernel for it: convolutions over one or two dimensions, and linear layers, also those
+    that are a product with a weight of the network's own. Other schemes take embeddings too, ``cast`` all convolutions.
+    """
     group: str | None = None
     reason: str | None = None
     """Why the layer is not prunable; null where it is."""

@@ -148,7 +148,8 @@ class StepOutcome(_Part):
 class LayerFigures(_Part):
     """One layer; what follows ``bits`` was measured on calibration rows, and is null for layers in float.
 
-    ``range`` is that of the float output, ``saturated`` the share of output values beyond the integers' range.
+    ``range`` is that of the float output. ``saturated`` is the share of values beyond the integers' range: of outputs
+    where activations are integers, of weights where only those are stored as such.
     """
 
     name: str

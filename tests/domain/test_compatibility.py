@@ -218,6 +218,15 @@ def test_tables_can_be_left_in_float_and_have_no_width():
     )
 
 
+@pytest.mark.parametrize("pattern", ["stages.*", "clasifier", "silu"])
+def test_what_can_be_neither_a_layer_nor_an_operator_is_no_exclusion(pattern):
+    facts = model([CONVOLUTION, LINEAR, layer("norm", "layer_norm")])
+    code, pointer, detail = quantized({"exclude": ["norm", "relu_1", "conv", pattern]}, facts)
+    assert (code, pointer) == ("validation_failed", "/recipe/0/exclude/3")
+    assert repr(pattern) in detail
+    quantizes({"exclude": ["norm", "relu_1", "re*", "*_1"]}, facts)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "sense"),
     [
@@ -243,7 +252,7 @@ def test_of_overrides_that_match_the_one_that_says_most_holds():
     given = {"*": {"bits": 2}, "stages.*": {"bits": 3}, "conv2d": {"bits": 4}, "stages.0.*": {"bits": 5}}
     step = QuantizeSpec(method="quantize", overrides=given | {"stem": {"bits": 6}})
     assert [pattern for pattern, _ in step.ranked_overrides({"stem"})] == [
-        "stem", "conv2d", "stages.0.*", "stages.*", "*"
+        "stem", "stages.0.*", "stages.*", "conv2d", "*"
     ]  # fmt: skip
 
 

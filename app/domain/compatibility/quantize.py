@@ -14,7 +14,7 @@ from app.domain.compatibility.refusal import (
 )
 from app.domain.errors import NothingToQuantize, UnsupportedPrecision, ValidationFailed
 from app.domain.model import Layer, ModelFacts
-from app.domain.steps.quantize import PRECISIONS, QuantizeSpec
+from app.domain.steps.quantize import OPERATORS, PRECISIONS, WILDCARDS, QuantizeSpec
 from app.domain.target import BY_NAME
 
 _WITHOUT_SPACE = frozenset({"linear", "embedding"})
@@ -33,7 +33,7 @@ def check(step: QuantizeSpec, target: str, model: ModelFacts, pointer: str, *, g
         there = listed(model.layers, with_operator)
         message = f"No layer can be quantized by the scheme {step.scheme}; there are: {there}."
         raise refuse(NothingToQuantize, pointer, message)
-    _check_layers(step, layers, pointer)
+    _check_layers(step, layers, model, pointer)
     names = frozenset(layer.name for layer in layers)
     if all(_stays_float(step, layer, names) for layer in layers):
         place = f"{pointer}/exclude" if step.exclude else pointer
@@ -59,15 +59,18 @@ def _takes(step: QuantizeSpec, layer: Layer) -> bool:
     return layer.op.startswith(_WITH_WEIGHTS)
 
 
-def _check_layers(step: QuantizeSpec, layers: Sequence[Layer], pointer: str) -> None:
+def _check_layers(step: QuantizeSpec, layers: Sequence[Layer], model: ModelFacts, pointer: str) -> None:
     """Refuse patterns that match no layer, and widths of what has one only.
 
-    Where a graph is quantized, ``exclude`` may mean an operator without weights, which only the run knows.
+    Where a graph is quantized, ``exclude`` may mean an operator without weights, which only the run knows, or a layer
+    that is in float anyway.
     """
     overrides = at_keys(f"{pointer}/overrides", step.overrides)
     placed = at_items(f"{pointer}/include", step.include) + overrides
     if not step.calibrates:
         placed += at_items(f"{pointer}/exclude", step.exclude)
+    if step.calibrates:
+        _check_exclude(step, model, pointer)
     matches = partial(_matches, names=frozenset(layer.name for layer in layers))
     check_patterns(placed, layers, f"{step.scheme} quantizes", matches)
     for place, pattern in overrides:
@@ -75,6 +78,18 @@ def _check_layers(step: QuantizeSpec, layers: Sequence[Layer], pointer: str) -> 
         if step.calibrates and override.bits is not None and all(layer.op == "embedding" for layer in matched):
             message = f"The table of {matched[0].name} is of bytes; bits are for layers that multiply."
             raise refuse(ValidationFailed, f"{place}/bits", message)
+
+
+def _check_exclude(step: QuantizeSpec, model: ModelFacts, pointer: str) -> None:
+    """Refuse what is the name of no layer, and cannot be that of an operator in the graph either."""
+    names = frozenset(layer.name for layer in model.layers)
+    for place, pattern in at_items(f"{pointer}/exclude", step.exclude):
+        begin = WILDCARDS.split(pattern, maxsplit=1)[0]
+        operator = any(name.startswith(begin) or begin.startswith(name) for name in OPERATORS)
+        if not operator and not any(_matches(pattern, layer, names) for layer in model.layers):
+            there = listed(model.layers, with_operator)
+            message = f"No layer or operator that is quantized is named {pattern!r}; there are: {there}."
+            raise refuse(ValidationFailed, place, message)
 
 
 def _stays_float(step: QuantizeSpec, layer: Layer, names: frozenset[str]) -> bool:

@@ -42,7 +42,47 @@ _WEIGHTS = {
 PRECISIONS = {"int8": "int8", "int4": "int4", "fp16": "float16", "bf16": "bfloat16"}
 """What a target calls each of the formats that weights are stored in."""
 _PACKED_BITS = (4, 8)
-_WILDCARDS = re.compile(r"\[[^\]]*\]|[*?]")
+OPERATORS = frozenset(
+    [
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "add",
+        "avg_pool1d",
+        "avg_pool2d",
+        "cat",
+        "clamp",
+        "clamp_min",
+        "clone",
+        "constant_pad_nd",
+        "contiguous",
+        "conv1d",
+        "conv2d",
+        "dropout",
+        "embedding",
+        "flatten",
+        "hardtanh",
+        "leaky_relu",
+        "linear",
+        "max_pool1d",
+        "max_pool2d",
+        "mean",
+        "mul",
+        "pad",
+        "permute",
+        "relu",
+        "relu6",
+        "reshape",
+        "sigmoid",
+        "slice",
+        "squeeze",
+        "transpose",
+        "unsqueeze",
+        "upsample_nearest2d",
+        "view",
+    ]
+)
+"""What may stand in a graph that is quantized, and be excluded: by these names, with a number behind or not."""
+WILDCARDS = re.compile(r"\[[^\]]*\]|[*?]")
 
 
 def _packs(scheme: str, weights: str | None) -> bool:
@@ -149,13 +189,13 @@ class QuantizeSpec(StepSpec):
         (),
         max_length=100,
         description="Layers that stay in float, likewise; of static and qat operators without weights too, such as "
-        "add or mul.",
+        "add, mul or relu. What is in float anyway may be named as well.",
     )
     overrides: dict[str, LayerOverride] = Field(
         {},
         max_length=100,
-        description="Single layers, by name, operator or pattern. Where several match, a name goes before an operator, "
-        "an operator before a pattern, and of patterns the one with most characters beside its wildcards first.",
+        description="Single layers, by name, operator or pattern. Where several match, a name goes before a pattern "
+        "of names, of these the one with most characters beside its wildcards first, then operators, and * last.",
     )
     evaluations: int = Field(
         64,
@@ -192,8 +232,8 @@ class QuantizeSpec(StepSpec):
         """List the overrides so that the first which matches a layer holds, by how much its pattern says."""
 
         def rank(pattern: str) -> tuple[int, int, str]:
-            literal = len(_WILDCARDS.sub("", pattern))
-            kind = 0 if pattern in layers else 1 if literal == len(pattern) else 2
+            literal = len(WILDCARDS.sub("", pattern))
+            kind = 0 if pattern in layers else 3 if not literal else 2 if literal == len(pattern) else 1
             return kind, -literal, pattern
 
         return [(pattern, self.overrides[pattern]) for pattern in sorted(self.overrides, key=rank)]

@@ -100,3 +100,25 @@ def test_layers_beyond_the_budget_keep_the_order_they_came_in():
     assert outcome.ranking[-1]["error_alone"] is None
     assert outcome.held
     assert outcome.floats == {"b"}
+
+
+def test_a_cheaper_layer_that_is_enough_takes_the_place_of_a_dear_one():
+    losses = {"a": 40, "b": 38, "c": 1, "d": 1}
+    costs = {"a": 90.0, "b": 5.0, "c": 1.0, "d": 1.0}
+    outcome = hold(make_judge(losses), list(losses), costs, 0.045)
+    assert (outcome.floats, outcome.held, outcome.complete) == ({"b"}, True, True)
+    tight = hold(make_judge(losses, budget=4), list(losses), costs, 0.045)
+    assert tight.evaluations <= 4
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), min_size=2, max_size=7), st.integers(0, 60))
+def test_no_single_layer_in_float_would_be_cheaper(layers, allowed):
+    losses = {f"layer{place}": lost for place, (lost, _) in enumerate(layers)}
+    costs = {f"layer{place}": float(price) for place, (_, price) in enumerate(layers)}
+    outcome = hold(make_judge(losses), list(losses), costs, allowed / ROWS)
+    if not outcome.held:
+        return
+    paid = sum(costs[name] for name in outcome.floats)
+    enough = [costs[name] for name in losses if sum(losses.values()) - losses[name] <= allowed]
+    assert not enough or paid <= min(enough)

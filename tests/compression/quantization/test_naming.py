@@ -80,3 +80,35 @@ def test_an_embedding_and_a_linear_layer_on_its_table_are_two(tmp_path):
     for excluded, kept in ((table, product), (product, table)):
         one, _ = quantize(network, text_rows(), tmp_path, exclude=(excluded,))
         assert set(names(one)) == {"hidden", "head", kept}
+
+
+class Mixed(nn.Module):
+    """Integers around a transposed convolution, a norm and an activation that have no integer kernels."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.up = nn.Conv2d(1, 8, 3, padding=1), nn.ConvTranspose2d(8, 8, 2, stride=2)
+        self.norm, self.last = nn.GroupNorm(2, 8), nn.Conv2d(8, 10, 3, padding=1)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        return self.last(F.hardtanh(self.norm(F.hardswish(self.up(x))))).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [
+        ((), {}),
+        (("up", "norm", "hardswish"), {}),
+        (("relu", "u*"), {"relu": "left out"}),
+        (("mean",), {"mean": "left out"}),
+    ],
+)
+def test_all_that_computes_in_float_is_told_with_its_reason(tmp_path, exclude, left):
+    result, operators = quantize(make_network(Mixed(), (1, 8, 8)), digits()[:64], tmp_path, exclude=exclude)
+    without = dict.fromkeys(["up", "norm", "hardswish", "hardtanh"], "no integer kernel")
+    assert result.details["floats"] == without | left
+    assert operators["QLinearConv"] == 2
+    targets = [str(node.target) for node in result.network.module.graph.nodes]
+    relu = next(place for place, target in enumerate(targets) if "relu" in target)
+    assert ("dequantize" in targets[relu - 1]) == ("relu" in exclude), "what is left out reads floats"

@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from app.domain.errors import CheckFailed
-from app.domain.steps.quantize import QuantizeSpec
+from app.domain.steps.quantize import OPERATORS, QuantizeSpec
 from tests.compression.quantization.networks import make_context, make_network
 from tests.compression.quantization.schemes import run_onnx, run_torch
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.quantization import static
 from workers.compression.quantization.fusion import check_fused, optimized_graph
+from workers.compression.quantization.quantizer import QUANTIZABLE
 
 SPEC = QuantizeSpec(method="quantize", samples=48, bias_correction="off", smooth_quant="off")
 
@@ -228,3 +229,25 @@ def test_a_pair_with_nothing_in_between_is_named(tmp_path):
     ]
     with pytest.raises(CheckFailed, match=r"1 pairs .*before to behind"):
         check_fused(graph_of(nodes, constants, tmp_path))
+
+
+def test_operators_that_may_be_excluded_are_those_that_may_be_integers():
+    assert {target._schema.name.split("::")[1].removesuffix("_") for target in QUANTIZABLE} == OPERATORS
+
+
+def test_a_layer_that_runs_in_float_is_named_as_the_user_knows_it(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(48, 3, 12, 12)).astype(np.float32)
+    operators_of(make_network(Between(nn.Sequential(nn.Conv2d(8, 8, 1))), (3, 12, 12)), rows, tmp_path)
+    model = onnx.load(tmp_path / "model.onnx")
+    assert {"first.weight", "middle.0.weight", "second.bias"} <= {tensor.name for tensor in model.graph.initializer}
+    # Without the pair behind it, a convolution has no integer form.
+    convolution = [node for node in model.graph.node if node.op_type == "Conv"][1]
+    pair = next(node for node in model.graph.node if convolution.output[0] in node.input)
+    behind = next(node for node in model.graph.node if pair.output[0] in node.input)
+    for node in model.graph.node:
+        node.input[:] = [convolution.output[0] if name == behind.output[0] else name for name in node.input]
+    for node in (behind, pair):
+        model.graph.node.remove(node)
+    onnx.save(model, tmp_path / "broken.onnx")
+    with pytest.raises(CheckFailed, match=r"in float: .*middle\.0"):
+        check_fused(tmp_path / "broken.onnx")

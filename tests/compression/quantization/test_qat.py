@@ -60,6 +60,8 @@ def test_it_is_converted_as_static_is(made, digits_data):
     assert (theirs.argmax(1) == digits_data.labels("validation")).mean() > 0.93
     assert [epoch["epoch"] for epoch in result.details["epochs"]] == [1, 2, 3, 4, 5, 6]
     assert result.details["layers_quantized"] == 3
+    assert "bias_correction" not in result.details, "it was decided on the network that training began with"
+    assert set(result.details["before_training"]) == {"bias_correction", "smooth_quant"}
     assert all(layer["sqnr_db"] > 20 for layer in result.details["layers"])
 
 

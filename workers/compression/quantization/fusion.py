@@ -15,6 +15,7 @@ MOVING = frozenset(
     {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Resize", "Identity", "Expand", "Slice"}
 )
 """Operators that give out values that came in."""
+_CONVERTING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 def optimized_graph(path: Path) -> onnx.GraphProto:
@@ -73,8 +74,8 @@ def unfused_pairs(nodes: Iterable[onnx.NodeProto]) -> list[str]:
             continue
         ends = _ends(node.output[0], readers)
         if all(end.op_type == "DequantizeLinear" for end in ends):
-            before = writers[node.input[0]].name if node.input[0] in writers else node.input[0]
-            behind = sorted({reader.name for end in ends for reader in readers.get(end.output[0], [])})
+            before = layer_of(writers[node.input[0]], listed) if node.input[0] in writers else node.input[0]
+            behind = sorted({layer_of(reader, listed) for end in ends for reader in readers.get(end.output[0], [])})
             idle.append(f"{before} to {', '.join(behind) or 'nothing'}")
     return idle
 
@@ -94,4 +95,11 @@ def _readers_of_stored_values(nodes: Iterable[onnx.NodeProto]) -> list[str]:
     stored = {
         node.output[0] for node in listed if node.op_type == "DequantizeLinear" and made.isdisjoint(node.input)
     }  # fmt: skip
-    return [node.name for node in listed if not stored.isdisjoint(node.input)]
+    return sorted({layer_of(node, listed) for node in listed if not stored.isdisjoint(node.input)})
+
+
+def layer_of(node: onnx.NodeProto, nodes: Iterable[onnx.NodeProto]) -> str:
+    """Name the layer whose weight a node reads, dequantized or not; a node without one by its own name."""
+    sources = {name: writer.input[0] for writer in nodes if writer.op_type in _CONVERTING for name in writer.output}
+    read = [sources.get(name, name) for name in node.input]
+    return next((name.removesuffix(".weight") for name in read if name.endswith(".weight")), node.name)

@@ -102,7 +102,7 @@ def hold(judge: Judge, layers: Sequence[str], costs: Mapping[str, float], allowe
         found = found if len(found) < len(layers) else whole
         held = False
     else:
-        found, complete = _put_back(judge, found, costs, allowed)
+        found, complete = _cheapest(judge, found, costs, allowed)
         held = True
     return Outcome(found, held, complete, judge.drop(found), first, tuple(ranking), len(judge.tried))
 
@@ -154,3 +154,26 @@ def _put_back(judge: Judge, floats: Choice, costs: Mapping[str, float], allowed:
         if within(judge.drop(fewer), allowed):
             floats = fewer
     return floats, True
+
+
+def _cheapest(judge: Judge, floats: Choice, costs: Mapping[str, float], allowed: float) -> tuple[Choice, bool]:
+    """Put back what can be, then try, while the budget lasts, single layers and exchanges that cost less."""
+    floats, complete = _put_back(judge, floats, costs, allowed)
+    while (cheaper := _first_cheaper(judge, floats, costs, allowed)) is not None:
+        floats, complete = _put_back(judge, cheaper, costs, allowed)
+    return floats, complete
+
+
+def _first_cheaper(judge: Judge, floats: Choice, costs: Mapping[str, float], allowed: float) -> Choice | None:
+    rising = sorted(costs, key=lambda name: (costs[name], name))
+    choices = [frozenset({name}) for name in rising]
+    choices += [floats - {old} | {new} for old in reversed(rising) if old in floats for new in rising]
+    most = sum(costs[name] for name in floats)
+    for choice in choices:
+        if sum(costs[name] for name in choice) >= most:
+            continue
+        if judge.spent and choice not in judge.tried:
+            return None
+        if within(judge.drop(choice), allowed):
+            return choice
+    return None

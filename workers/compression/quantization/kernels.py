@@ -8,6 +8,7 @@ from torch.fx import GraphModule, Node
 
 from workers.compression.environment import has_vnni
 from workers.compression.layers import arguments
+from workers.compression.lifting import op_name
 
 _aten = torch.ops.aten
 
@@ -56,6 +57,39 @@ MOVING = frozenset(
 """These give out values that came in, so that both sides share one scale."""
 _VANISHING = frozenset({_aten.dropout.default, _aten.contiguous.default, _aten.clone.default})
 """Of those, what no file keeps."""
+FLOATS = frozenset(
+    [
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "batch_norm",
+        "layer_norm",
+        "group_norm",
+        "instance_norm",
+        "rms_norm",
+        "hardswish",
+        "hardsigmoid",
+        "hardtanh",
+        "gelu",
+        "mish",
+        "tanh",
+        "elu",
+        "selu",
+        "celu",
+        "prelu",
+        "softplus",
+        "softmax",
+        "log_softmax",
+        "scaled_dot_product_attention",
+        "matmul",
+        "bmm",
+        "einsum",
+        "lstm",
+        "gru",
+    ]
+)
+"""Layers and activations that compute in float between integers."""
 PADDING = frozenset({_aten.pad.default, _aten.constant_pad_nd.default})
 
 
@@ -112,6 +146,13 @@ def moves(node: Node) -> bool:
         given = arguments(node)
         return given.get("mode", "constant") == "constant" and not given["value"]
     return node.target in MOVING
+
+
+def runs_in_float(node: Node) -> bool:
+    """Tell whether a layer or an activation has no integer kernel as it is called."""
+    if node.op != "call_function" or node.target in WEIGHTED:
+        return False
+    return not clips(node) if node.target in CLIPPING else op_name(node) in FLOATS
 
 
 def spell_out(module: GraphModule) -> None:
@@ -172,6 +213,8 @@ def layer_name(node: Node) -> str:
         return str(node.meta[_NAME])
     place = 0 if node.target in EMBEDDING else 1
     weight = node.args[place] if node.target in WEIGHTED | EMBEDDING else None
+    if node.op == "call_function" and op_name(node) in FLOATS:
+        weight = next((value for value in node.args if is_parameter(value)), None)
     # A weight that is computed, or an input, belongs to no layer.
     if isinstance(weight, Node) and weight.op == "get_attr":
         return str(weight.target).removesuffix(".weight")

@@ -24,7 +24,7 @@ from workers.compression.quantization.calibration import (
     read_rows,
     run_batches,
 )
-from workers.compression.quantization.control import Control, named_operators, resolve
+from workers.compression.quantization.control import Control, named_operators, resolve, without_kernel
 from workers.compression.quantization.correction import correct_biases
 from workers.compression.quantization.folding import fold_batch_norms
 from workers.compression.quantization.layer_report import describe
@@ -166,7 +166,7 @@ def _observed(
     kernels.spell_out(module)
     kernels.part_biases(module)
     kernels.name_layers(module, adopted)
-    operators = named_operators(module, QUANTIZABLE)
+    operators, floats = named_operators(module, QUANTIZABLE), without_kernel(module)
     plan = Plan(
         network=network,
         spec=spec,
@@ -176,7 +176,7 @@ def _observed(
         parameters=_Wanted(),
     )
     layers = frozenset(plan.layers())
-    plan = replace(plan, control=resolve(spec, operators, layers), parameters=_Wanted())
+    plan = replace(plan, control=resolve(spec, operators, layers, floats), parameters=_Wanted())
     calls = plan.layers()
     if not calls:
         left = ", ".join(sorted(layers))

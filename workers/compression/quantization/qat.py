@@ -23,6 +23,7 @@ from workers.compression.training.loop import fit
 
 CALIBRATING = 0.05
 """Share of the step that finding ranges takes, roughly."""
+DECIDED_BEFORE = ("bias_correction", "smooth_quant")
 FROZEN, FROZEN_FROM = ".frozen", 2 / 3
 
 
@@ -83,7 +84,10 @@ def _run_integer(network: Network, spec: QuantizeSpec, context: Context) -> Step
         result = static.finish(
             replace(plan, module=float_graph, parameters=parameters, biases={}, weights={}), trained, context
         )
-    return StepResult(result.network, result.details | fitted.details, fitted.earlier_seconds)
+    # Both were decided on the network that training began with, and say nothing of the one that came out.
+    begun = {name: result.details[name] for name in DECIDED_BEFORE}
+    details = {name: value for name, value in result.details.items() if name not in DECIDED_BEFORE}
+    return StepResult(result.network, details | {"before_training": begun} | fitted.details, fitted.earlier_seconds)
 
 
 def _run_packed(network: Network, spec: QuantizeSpec, context: Context) -> StepResult:

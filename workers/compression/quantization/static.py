@@ -1,13 +1,15 @@
 """Static quantization: ranges found on calibration rows, integers from end to end."""
 
+import itertools
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torch.fx import GraphModule
+from torch import nn
+from torch.fx import GraphModule, Node
 
 from app.domain.errors import NoChange
 from app.domain.steps.quantize import QuantizeSpec
@@ -54,8 +56,12 @@ def prepare(plan: "Plan", floats: frozenset[str] = frozenset()) -> GraphModule:
 
 def finish(plan: "Plan", prepared: GraphModule, context: Context, floats: frozenset[str] = frozenset()) -> StepResult:
     """Put the integers in that a plan has prepared, and tell what was done."""
+    from workers.compression.quantization.simulation import layer_calls
+
     figures = plan.figures(floats)
     quantized = _convert(prepared)
+    names = {node.name: name for name, calls in layer_calls(plan.module.graph).items() for node in calls}
+    _name_stored(quantized, names)
     result = replace(plan.network, module=quantized, quantized=True)
     pairs = _count_pairs(quantized)
     if not pairs:
@@ -84,6 +90,30 @@ def _convert(prepared: GraphModule) -> GraphModule:
         node.meta = {}
     # A plain module: torchao's refuses train() and eval(), which exporting may call.
     return GraphModule(converted, converted.graph)
+
+
+def _name_stored(module: GraphModule, layers: Mapping[str, str]) -> None:
+    """Call integer weights and biases by the layers that have them; ``layers`` tells by the names of their nodes."""
+    moved: set[Node] = set()
+    for node in list(module.graph.nodes):
+        for place, leaf in ((1, "weight"), (2, "bias")):
+            given = node.args[place] if node.name in layers and len(node.args) > place else None
+            stored = given.args[0] if isinstance(given, Node) and given.args else None
+            if isinstance(stored, Node) and stored.op == "get_attr" and stored not in moved:
+                _move(module, stored, f"{layers[node.name]}.{leaf}")
+                moved.add(stored)
+    module.recompile()
+
+
+def _move(module: GraphModule, stored: Node, name: str) -> None:
+    old, taken = str(stored.target), module.state_dict()
+    place = next(place for place in itertools.count(1) if (name if place == 1 else f"{name}_{place}") not in taken)
+    owner, _, leaf = (name if place == 1 else f"{name}_{place}").rpartition(".")
+    if owner not in dict(module.named_modules()):
+        module.add_submodule(owner, nn.Module())
+    module.get_submodule(owner).register_buffer(leaf, getattr(module, old))
+    delattr(module, old)
+    stored.target = f"{owner}.{leaf}"
 
 
 def _drop_unused_state(module: GraphModule) -> None:
