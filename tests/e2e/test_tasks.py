@@ -70,7 +70,8 @@ def test_what_makes_no_sense_for_the_task_is_refused_with_a_pointer(service, upl
 
     accuracy = {"objective": {"metric": "accuracy", "max_drop": 0.01}}
     assert refused("regression", [PRUNE], **accuracy) == ("task_mismatch", "/objective/metric")
-    assert refused("regression", [PRUNE, {"method": "distill"}]) == ("task_mismatch", "/recipe/1")
+    kd = {"method": "distill", "loss": "kd"}
+    assert refused("regression", [PRUNE, kd]) == ("task_mismatch", "/recipe/1/loss")
     assert refused("multilabel", [FINETUNE], task="embedding") == ("task_mismatch", "/recipe/0")
     assert refused("multilabel", [PRUNE], task="classification") == ("dataset_mismatch", "/dataset_id")
     assert refused("regression", [PRUNE], task="guessing") == ("validation_failed", "/task")
