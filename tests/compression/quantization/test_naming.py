@@ -37,6 +37,26 @@ def test_products_with_weights_of_their_own_are_linear_layers(tmp_path):
     assert names(left) == ["embedding", "query", "key", "mixed", "head"]
 
 
+class Places(nn.Module):
+    """What tells the places of a row apart, a constant within a part of its own as in BERT."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(12, 16)
+        self.register_buffer("position_ids", torch.arange(12)[None], persistent=False)
+
+    def forward(self, x):
+        return x + self.table(self.position_ids[:, : x.shape[1]])
+
+
+def test_constants_that_are_no_weights_keep_their_names(tmp_path):
+    network = make_network(nn.Sequential(Places(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)), (12, 16))
+    rows = np.random.default_rng(0).standard_normal((64, 12, 16)).astype(np.float32)
+    result, _ = quantize(network, rows, tmp_path)
+    assert "0.position_ids" in dict(result.network.module.named_buffers())
+    assert names(result)[-2:] == ["1", "3"]
+
+
 class Namesake(nn.Module):
     """A convolution that is called what a sum is, and a linear layer that is called what an operator is."""
 

@@ -98,7 +98,9 @@ def _name_stored(module: GraphModule, layers: Mapping[str, str]) -> None:
     for node in list(module.graph.nodes):
         for place, leaf in ((1, "weight"), (2, "bias")):
             given = node.args[place] if node.name in layers and len(node.args) > place else None
-            stored = given.args[0] if isinstance(given, Node) and given.args else None
+            # Other constants may stand there too, such as the places that an embedding looks up.
+            dequantized = isinstance(given, Node) and "dequantize" in str(given.target)
+            stored = given.args[0] if isinstance(given, Node) and dequantized else None
             if isinstance(stored, Node) and stored.op == "get_attr" and stored not in moved:
                 _move(module, stored, f"{layers[node.name]}.{leaf}")
                 moved.add(stored)
