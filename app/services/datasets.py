@@ -1,7 +1,6 @@
 """Uploaded data sets."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
@@ -9,7 +8,7 @@ from app.db import datasets, projects
 from app.db.engine import Sessions
 from app.db.tables import DatasetRow
 from app.domain.errors import InUse, NotFound
-from app.domain.ids import Prefix, is_id, new_id
+from app.domain.ids import Prefix, is_id
 from app.domain.model import ObjectState
 from app.services import audit, contents, uploads
 from app.services.callers import Caller
@@ -24,16 +23,7 @@ def register(
 ) -> DatasetRow:
     """Keep an upload as a data set that waits for its inspection."""
     with uploads.admitted(storage, incoming, expected, FORMATS) as format_:
-        row = DatasetRow(
-            id=new_id(Prefix.DATASET),
-            project_id=project_id,
-            name=name,
-            format=format_,
-            state=ObjectState.VALIDATING,
-            size_bytes=incoming.size_bytes,
-            sha256=incoming.sha256,
-            created_at=datetime.now(UTC),
-        )
+        row = DatasetRow(**uploads.describe(Prefix.DATASET, project_id, name, format_, incoming))
 
         def add(session: Session) -> str:
             datasets.add(session, row)

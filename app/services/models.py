@@ -1,7 +1,6 @@
 """Uploaded models."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -10,7 +9,7 @@ from app.db import artifacts, jobs, models, projects
 from app.db.engine import Sessions
 from app.db.tables import ArtifactRow, ModelRow
 from app.domain.errors import FieldError, InUse, NotFound, NotReady, UnknownFormat
-from app.domain.ids import Prefix, is_id, new_id
+from app.domain.ids import Prefix, is_id
 from app.domain.model import ObjectState
 from app.services import audit, contents, formats, uploads
 from app.services.callers import Caller
@@ -25,16 +24,7 @@ def register(
 ) -> ModelRow:
     """Keep an upload as a model that waits for its inspection."""
     with uploads.admitted(storage, incoming, expected, FORMATS) as format_:
-        row = ModelRow(
-            id=new_id(Prefix.MODEL),
-            project_id=project_id,
-            name=name,
-            format=format_,
-            state=ObjectState.VALIDATING,
-            size_bytes=incoming.size_bytes,
-            sha256=incoming.sha256,
-            created_at=datetime.now(UTC),
-        )
+        row = ModelRow(**uploads.describe(Prefix.MODEL, project_id, name, format_, incoming))
 
         def add(session: Session) -> str:
             models.add(session, row)
@@ -57,17 +47,8 @@ def register_artifact(sessions: Sessions, storage: Storage, project_id: str, nam
         with storage.open(content_key(project_id, artifact.sha256)) as file:
             format_ = formats.tell(file, artifact.size_bytes)
         uploads.check_accepted(format_, FORMATS)
-        row = ModelRow(
-            id=new_id(Prefix.MODEL),
-            project_id=project_id,
-            name=name,
-            format=format_,
-            state=ObjectState.VALIDATING,
-            size_bytes=artifact.size_bytes,
-            sha256=artifact.sha256,
-            created_at=datetime.now(UTC),
-            origin={"job_id": job.id, "model_id": job.model_id},
-        )
+        columns = uploads.describe(Prefix.MODEL, project_id, name, format_, artifact)
+        row = ModelRow(**columns, origin={"job_id": job.id, "model_id": job.model_id})
         models.add(session, row)
         uploads.ask_for_inspection(session, "model", row.id)
     return row

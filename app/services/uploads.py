@@ -5,17 +5,22 @@ import binascii
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
 from app.db import outbox, projects
 from app.db.engine import Sessions
+from app.db.tables import ArtifactRow
 from app.domain.errors import DigestMismatch, Malformed, UnknownFormat
+from app.domain.ids import Prefix, new_id
+from app.domain.model import ObjectState
 from app.services import contents, formats, limits
 from app.storage import Incoming, Storage, check_size
 
 _PRIORITY = 9
+Content = Incoming | ArtifactRow
 Kind = Literal["model", "dataset"]
 
 
@@ -51,6 +56,20 @@ async def receive(storage: Storage, body: AsyncIterator[bytes], expected: Expect
     """Write the body down. Raises TooLarge at once where its announced size is over the limit."""
     check_size(expected.size_bytes or 0, limit)
     return await storage.receive(body, limit=limit)
+
+
+def describe(prefix: Prefix, project_id: str, name: str, format_: str, content: Content) -> dict[str, Any]:
+    """Give the columns of a model or a data set that waits for its inspection."""
+    return {
+        "id": new_id(prefix),
+        "project_id": project_id,
+        "name": name,
+        "format": format_,
+        "state": ObjectState.VALIDATING,
+        "size_bytes": content.size_bytes,
+        "sha256": content.sha256,
+        "created_at": datetime.now(UTC),
+    }
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from app.domain.learning_task import LearningTask
 from tests.compression.digits import digits
 from workers.compression.datasets import load_dataset
 from workers.compression.formats import pt2
+from workers.compression.step import Context
+from workers.compression.tasks import TASKS
 
 POSITIONS, WORDS = 12, 20
 
@@ -172,3 +174,13 @@ def learner(task, folder, epochs=12):
     network = pt2.load(folder / "model.pt2")
     asked = task if task is LearningTask.LANGUAGE_MODELLING else None
     return network, load_dataset(folder / "data.npz", "npz", network.signature, seed=0, task=asked)
+
+
+def make_contexts(factory, epochs):
+    """Give what the steps of a job of each task work with, its network trained for some epochs."""
+    made = {}
+    for task in LEARNERS:
+        folder = factory.mktemp(task)
+        network, data = learner(task, folder, epochs)
+        made[task] = Context(network, data, 0, torch.device("cpu"), lambda _: None, folder, TASKS[task])
+    return made

@@ -7,6 +7,7 @@ import pytest
 
 from app.db import migrations
 from app.db.engine import make_engine, make_sessions
+from tests.serving import serving
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +41,11 @@ def engine(database_url):
 @pytest.fixture
 def sessions(engine):
     return make_sessions(engine)
+
+
+@pytest.fixture(scope="module")
+def server(database_url, engine, tmp_path_factory):
+    """The service on this database; its projects are those of every test of the service."""
+    url = database_url.replace("+psycopg", "")
+    with serving(tmp_path_factory.mktemp("service"), database_url=url) as server:
+        yield server

@@ -11,24 +11,10 @@ from app.db.engine import make_sessions
 from app.db.tables import OutboxRow
 from app.domain.job import EventType, JobState
 from tests.factories import PRUNE, pt2
-from tests.serving import problem, serving
+from tests.serving import problem
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LEASE = NOW + timedelta(minutes=1)
-
-
-@pytest.fixture(scope="module")
-def server(database_url, engine, tmp_path_factory):
-    url = database_url.replace("+psycopg", "")
-    with serving(tmp_path_factory.mktemp("service"), database_url=url) as server:
-        yield server
-
-
-@pytest.fixture
-def project(server):
-    project = server.project()
-    yield project
-    project.client.close()
 
 
 def test_the_life_of_a_job(project):

@@ -13,23 +13,8 @@ from app.domain.ids import Prefix, new_id
 from app.domain.job import JobState
 from app.services import contents
 from tests.factories import pt2
-from tests.serving import serving
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def server(database_url, engine, tmp_path_factory):
-    url = database_url.replace("+psycopg", "")
-    with serving(tmp_path_factory.mktemp("service"), database_url=url) as server:
-        yield server
-
-
-@pytest.fixture
-def project(server):
-    project = server.project()
-    yield project
-    project.client.close()
 
 
 def used(project):

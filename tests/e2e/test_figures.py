@@ -9,33 +9,20 @@ import zipfile
 import pytest
 
 from app.embedded import broker_socket
-from tests.compression.digits import write_digits, write_network
-from tests.e2e.service import Service
 
 WINNOWD = [sys.executable, "-m", "app.cli"]
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    service = Service(tmp_path_factory.mktemp("service"))
-    yield service
-    service.close()
-
-
-@pytest.fixture(scope="module")
-def jobs(service, tmp_path_factory):
+def jobs(service, digits):
     """Run one job twice, at once and so on two worker processes; give both as they ended."""
-    folder = tmp_path_factory.mktemp("digits")
-    write_digits(folder / "digits.npz")
-    write_network(folder / "digits.pt2", epochs=5)
-    uploads = service.upload("models", folder / "digits.pt2"), service.upload("datasets", folder / "digits.npz")
     environment = os.environ | {
         "WINNOW_DATA": str(service.data),
         "WINNOW_BROKER_URL": f"redis+socket://{broker_socket(service.data)}",
     }
     with subprocess.Popen([*WINNOWD, "worker", "--queue", "cpu"], env=environment) as worker:
         try:
-            ids = [service.submit(*uploads) for _ in range(2)]
+            ids = [service.submit(*digits) for _ in range(2)]
             ended = [service.wait(job, seconds=280) for job in ids]
         finally:
             worker.terminate()

@@ -3,31 +3,14 @@ import signal
 import time
 
 import httpx
-import pytest
 
-from tests.compression.digits import write_digits, write_network
-from tests.e2e.service import RECIPE, Service, gone
+from tests.e2e.service import RECIPE, gone
 
 LONG = [{"method": "distill", "teacher": "baseline", "epochs": 500, "learning_rate": 0.001}]
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    service = Service(tmp_path_factory.mktemp("service"))
-    yield service
-    service.close()
-
-
-@pytest.fixture(scope="module")
-def uploads(service, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("digits")
-    write_digits(folder / "digits.npz")
-    write_network(folder / "digits.pt2", epochs=5)
-    return service.upload("models", folder / "digits.pt2"), service.upload("datasets", folder / "digits.npz")
-
-
-def test_two_jobs_at_once_both_finish_with_reports_and_artifacts(service, uploads):
-    jobs = [service.submit(*uploads, seed=seed) for seed in (0, 1)]
+def test_two_jobs_at_once_both_finish_with_reports_and_artifacts(service, digits):
+    jobs = [service.submit(*digits, seed=seed) for seed in (0, 1)]
     for job in jobs:
         ended = service.wait(job)
         assert ended["state"] == "succeeded", ended["failure"]
@@ -42,7 +25,7 @@ def test_two_jobs_at_once_both_finish_with_reports_and_artifacts(service, upload
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert page.text.count("<svg ") == 5  # latency, operators, classes, layers and one training
     card = service.client.get(f"jobs/{jobs[0]}/report", headers={"Accept": "text/markdown"}).text
-    for noun, upload in zip(("models", "datasets"), uploads, strict=True):
+    for noun, upload in zip(("models", "datasets"), digits, strict=True):
         uploaded = service.get(f"{noun}/{upload}")
         assert f"| `{uploaded['name']}` | `{uploaded['sha256']}` |" in card
         assert uploaded["sha256"] in page.text
@@ -50,8 +33,8 @@ def test_two_jobs_at_once_both_finish_with_reports_and_artifacts(service, upload
     assert ids == list(range(1, len(ids) + 1))
 
 
-def test_an_analysis_and_a_prune_that_takes_its_table(service, uploads):
-    analysis = service.submit(*uploads, recipe=[{"method": "prune", "analyze": True, "budget_seconds": 60}])
+def test_an_analysis_and_a_prune_that_takes_its_table(service, digits):
+    analysis = service.submit(*digits, recipe=[{"method": "prune", "analyze": True, "budget_seconds": 60}])
     ended = service.wait(analysis)
     assert ended["state"] == "succeeded", ended["failure"]
     assert (ended["summary"]["groups"], ended["summary"]["groups_measured"]) == (2, 2)
@@ -60,11 +43,11 @@ def test_an_analysis_and_a_prune_that_takes_its_table(service, uploads):
     assert set(artifacts) == {"sensitivity.json", "report.json", "job.log"} | pages | manifest
     table = service.get(f"artifacts/{artifacts['sensitivity.json']['id']}/content")
     assert service.get(f"jobs/{analysis}/report")["steps"][0]["details"]["sensitivity"] == table
-    shown = service.get(f"models/{uploads[0]}/layers")["items"]
+    shown = service.get(f"models/{digits[0]}/layers")["items"]
     groups = {layer["name"]: layer["group"] for layer in shown if layer["prunable"]}
     assert all(groups[layer] == group["group"] for group in table["groups"] for layer in group["layers"])
 
-    job = service.submit(*uploads, recipe=[{"method": "prune", "amount": 0.2, "sensitivity": analysis}])
+    job = service.submit(*digits, recipe=[{"method": "prune", "amount": 0.2, "sensitivity": analysis}])
     ended = service.wait(job)
     assert ended["state"] == "succeeded", ended["failure"]
     report = service.get(f"jobs/{job}/report")
@@ -82,8 +65,8 @@ def training(service, job):
     return service.wait(job, lambda item: item["stage"] == "distilling" and item["state"] == "running")
 
 
-def test_a_job_cancelled_while_training_ends_within_five_seconds(service, uploads):
-    job = service.submit(*uploads, recipe=LONG)
+def test_a_job_cancelled_while_training_ends_within_five_seconds(service, digits):
+    job = service.submit(*digits, recipe=LONG)
     training(service, job)
     processes = engines(service)
     assert processes
@@ -95,8 +78,8 @@ def test_a_job_cancelled_while_training_ends_within_five_seconds(service, upload
     assert gone(processes)
 
 
-def test_a_stop_mid_job_leaves_no_orphan_and_the_next_start_goes_on(service, uploads):
-    job = service.submit(*uploads, recipe=LONG)
+def test_a_stop_mid_job_leaves_no_orphan_and_the_next_start_goes_on(service, digits):
+    job = service.submit(*digits, recipe=LONG)
     training(service, job)
     with service.client.stream("GET", f"jobs/{job}/events", headers={"Accept": "text/event-stream"}) as stream:
         next(stream.iter_raw())
@@ -112,8 +95,8 @@ def test_a_stop_mid_job_leaves_no_orphan_and_the_next_start_goes_on(service, upl
     assert service.wait(job)["state"] == "cancelled"
 
 
-def test_a_killed_service_leaves_no_orphan_and_the_next_start_goes_on_at_once(service, uploads):
-    job = service.submit(*uploads, recipe=LONG)
+def test_a_killed_service_leaves_no_orphan_and_the_next_start_goes_on_at_once(service, digits):
+    job = service.submit(*digits, recipe=LONG)
     training(service, job)
     family = service.family()
     service.stop(signal.SIGKILL)

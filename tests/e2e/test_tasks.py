@@ -4,7 +4,6 @@ import pytest
 
 from app.domain.learning_task import LearningTask
 from tests.compression.learners import write
-from tests.e2e.service import Service
 
 PRUNE = {"method": "prune", "amount": 0.3}
 FINETUNE = {"method": "finetune", "epochs": 2, "learning_rate": 0.01}
@@ -13,13 +12,6 @@ JOBS = {
     "regression": ([PRUNE, FINETUNE, QUANTIZE], "r2", 0.3),
     "multilabel": ([PRUNE, FINETUNE | {"class_weights": "balanced"}, QUANTIZE], "macro_f1", 0.3),
 }
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    service = Service(tmp_path_factory.mktemp("service"))
-    yield service
-    service.close()
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 
 from app.domain.job import LatencySpec
 from app.domain.recipe import Step
+from workers.compression.latency import SECONDS
 from workers.compression.progress import Expected
 
 EXPORTING, PRUNING, QUANTIZING, KEEPING = 2.4, 0.1, 0.8, 0.6
 """Times what writing the uploaded network's file took; keeping is of a candidate, behind a step that trains."""
 PACKAGING_SECONDS = 0.1
-PROFILING_SECONDS, TIMED_RUNS, MOST_SECONDS = 1.0, 2400, 7.5
-"""Two processes that measure memory; then, for each batch size, so many runs of the uploaded file or so long."""
+PROFILING_SECONDS = 3.0
+"""Two processes that measure memory and loading, two runs under the profiler, and how fast memory is read."""
+TIMED_RUNS, TIMED_SECONDS = 2400, 1.5 * SECONDS
+"""For each batch size and number of threads, so many runs of the uploaded file or so long."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,12 @@ class Baseline:
 def forecast(recipe: Sequence[Step], latency: LatencySpec, baseline: Baseline) -> list[Expected]:
     """Say what to expect of each step and of exporting, evaluating, profiling and packaging."""
     row = baseline.predicting / baseline.rows
-    timing = sum(min(MOST_SECONDS, TIMED_RUNS * row * size) for size in latency.batch_sizes)
+    timing = sum(min(TIMED_SECONDS, TIMED_RUNS * row * size) for size in latency.batch_sizes)
     return [
         *(_of_step(step, baseline, last=step is recipe[-1]) for step in recipe),
         Expected(EXPORTING * baseline.saving),
         Expected(baseline.predicting),
-        Expected(PROFILING_SECONDS + timing),
+        Expected(PROFILING_SECONDS + timing * len(latency.thread_counts)),
         Expected(PACKAGING_SECONDS),
     ]
 

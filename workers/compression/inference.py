@@ -39,17 +39,10 @@ def first_output(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tenso
 
 
 def compute_logits(
-    network: Network,
-    data: Dataset,
-    split: str,
-    rows: NDArray[np.int64],
-    device: torch.device,
-    batch_rows: int = BATCH_ROWS,
-    place: int = 0,
+    network: Network, data: Dataset, split: str, rows: NDArray[np.int64], device: torch.device
 ) -> torch.Tensor:
-    """Run the network in the mode it stands in over rows of a split, without gradients; give one of its outputs."""
-    found = output_batches(network, data, split, rows, device, batch_rows, place)
-    return torch.cat([outputs for _, outputs in found])
+    """Run the network in the mode it stands in over rows of a split, (rows, …), without gradients."""
+    return torch.cat([outputs for _, outputs in output_batches(network, data, split, rows, device)])
 
 
 def output_batches(

@@ -187,3 +187,17 @@ def test_no_labels_are_needed_where_outputs_are_all_that_is_imitated(context, di
         compute_logits(network, context.data, "validation", rows, CPU) for network in (digits_network, result.network)
     )
     assert F.cosine_similarity(teacher, after).mean() > 0.8
+
+
+def test_the_teacher_runs_once_for_a_batch_of_mixed_rows(context, untrained):
+    batch = batch_of(context, changed=True)
+    imitation = imitate(spec(loss="mse"), context, untrained)
+    runs = []
+    imitation.teacher.network.module.conv1.register_forward_hook(lambda *_: runs.append(None))
+    output = untrained.module(*batch.inputs)
+    partner = replace(batch, labels=batch.labels.flip(0), rows=batch.rows[::-1])
+    losses = [imitation.loss(output, asked) for asked in (batch, partner)]
+    assert len(runs) == 1
+    assert losses[0] == losses[1]
+    imitation.loss(output, batch_of(context, changed=True))
+    assert len(runs) == 2

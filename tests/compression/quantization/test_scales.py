@@ -29,7 +29,7 @@ numbers = st.floats(-1e4, 1e4, width=32)
 def test_a_bias_of_any_channel_is_the_nearest_integer_of_its_sums(biases, magnitude, input_scale):
     weight = torch.linspace(-1, 1, 12).reshape(4, 3) * 10**magnitude
     bias = torch.tensor(biases)
-    scales = weight_scales(weight, 127, least_scales(bias, input_scale)) * input_scale
+    scales = torch.maximum(weight_scales(weight, 127), least_scales(bias, input_scale)) * input_scale
     zeros = torch.zeros(4, dtype=torch.int32)
     stored = torch.ops.quantized_decomposed.quantize_per_channel(
         bias, scales, zeros, 0, -(2**31), 2**31 - 1, torch.int32

@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from app.domain.learning_task import LearningTask
 from app.domain.steps.distill import DistillSpec
 from app.domain.steps.training import FinetuneSpec
-from tests.compression.learners import LEARNERS, learner
-from workers.compression import judging
+from tests.compression.learners import LEARNERS, make_contexts
+from workers.compression import evaluation, judging
 from workers.compression.distillation.distill import imitate
 from workers.compression.inference import rows_at_once
-from workers.compression.step import Context
 from workers.compression.tasks import TASKS
 from workers.compression.training.criterion import Batch
 from workers.compression.training.weights import class_weights
@@ -87,12 +86,7 @@ def test_balance_makes_up_for_what_is_rare():
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory):
-    made = {}
-    for task in LEARNERS:
-        folder = tmp_path_factory.mktemp(task)
-        network, data = learner(task, folder, epochs=0)
-        made[task] = Context(network, data, 0, torch.device("cpu"), lambda _: None, folder, TASKS[task])
-    return made
+    return make_contexts(tmp_path_factory, epochs=0)
 
 
 @pytest.mark.parametrize("task", LEARNERS)
@@ -102,7 +96,8 @@ def test_rows_are_scored_in_batches_as_they_would_be_at_once(contexts, task):
     figure, loss = judging.score(context.baseline, context, "train", rows, wanted)
     with torch.no_grad():
         outputs = context.baseline.module(*context.data.gather("train", rows)[0])
-    assert figure == pytest.approx(context.task.score(outputs.numpy(), wanted), abs=1e-6)
+    expected = evaluation.value_of(context.task, context.task.metric, outputs.numpy(), wanted)
+    assert figure == pytest.approx(expected, abs=1e-6)
     assert loss == pytest.approx(float(context.task.loss(outputs, torch.from_numpy(wanted))), abs=1e-5)
     if task is LearningTask.EMBEDDING:
         assert (figure, loss) == pytest.approx((1, 0), abs=1e-6)

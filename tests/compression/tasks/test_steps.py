@@ -12,7 +12,7 @@ from app.domain.learning_task import METRICS, LearningTask
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.quantize import QuantizeSpec
 from app.domain.steps.training import FinetuneSpec
-from tests.compression.learners import LEARNERS, learner
+from tests.compression.learners import LEARNERS, make_contexts
 from workers.compression import judging
 from workers.compression.checks import check_files, compare_outputs
 from workers.compression.evaluation import value_of
@@ -21,7 +21,6 @@ from workers.compression.pruning import prune
 from workers.compression.pruning.sensitivity import measure
 from workers.compression.quantization import quantize
 from workers.compression.quantization.gate import Judge
-from workers.compression.step import Context
 from workers.compression.tasks import TASKS
 from workers.compression.training import finetune
 
@@ -30,12 +29,7 @@ LABELLED = [task for task in LEARNERS if task is not LearningTask.EMBEDDING]
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory):
-    made = {}
-    for task in LEARNERS:
-        folder = tmp_path_factory.mktemp(task)
-        network, data = learner(task, folder, epochs=6)
-        made[task] = Context(network, data, 0, torch.device("cpu"), lambda _: None, folder, TASKS[task])
-    return made
+    return make_contexts(tmp_path_factory, epochs=6)
 
 
 @pytest.mark.parametrize("task", LEARNERS)

@@ -14,10 +14,9 @@ BIAS_REACH = 2.0**30
 """A stored bias is at most this, half of what 32 bits hold: sums are added to it, and float32 rounds 2³¹ − 1 up."""
 
 
-def weight_scales(weight: Tensor, bound: int, least: Tensor | None = None) -> Tensor:
-    """Give one scale an output channel, s = max|w| / bound, none of them below ``least``."""
-    scales = (weight.flatten(1).abs().amax(1) / bound).clamp(min=SMALLEST_SCALE)
-    return scales if least is None else torch.maximum(scales, least)
+def weight_scales(weight: Tensor, bound: int) -> Tensor:
+    """Give one scale an output channel, s = max|w| / bound."""
+    return (weight.flatten(1).abs().amax(1) / bound).clamp(min=SMALLEST_SCALE)
 
 
 def least_scales(bias: Tensor, input_scale: float | Tensor) -> Tensor:

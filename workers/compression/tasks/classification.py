@@ -26,9 +26,6 @@ class Classification:
     def counted(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return output, labels
 
-    def score(self, outputs: Outputs, labels: Labels) -> float:
-        return float((outputs.argmax(axis=1) == labels).mean())
-
     def figures(self, row: tuple[int, ...]) -> Mapping[str, Figure]:
         return figures_of_classes(row[-1])
 

@@ -28,10 +28,6 @@ class Multilabel:
     def counted(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return output, labels
 
-    def score(self, outputs: Outputs, labels: Labels) -> float:
-        found = self.figures(outputs.shape[1:])[self.metric]
-        return found.value(found.terms(outputs, labels))
-
     def figures(self, row: tuple[int, ...]) -> Mapping[str, Figure]:
         del row
         return {

@@ -26,10 +26,6 @@ class Regression:
     def counted(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return output.flatten(1), labels.reshape(output.shape).flatten(1)
 
-    def score(self, outputs: Outputs, labels: Labels) -> float:
-        found = self.figures(outputs.shape[1:])[self.metric]
-        return found.value(found.terms(outputs, labels.reshape(outputs.shape)))
-
     def figures(self, row: tuple[int, ...]) -> Mapping[str, Figure]:
         del row
         return {

@@ -23,10 +23,6 @@ class Segmentation(TokenClassification):
     def counted(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return super().counted(output.movedim(1, -1), labels)
 
-    def score(self, outputs: Outputs, labels: Labels) -> float:
-        found = self.figures(outputs.shape[1:])[self.metric]
-        return found.value(found.terms(outputs, labels))
-
     def figures(self, row: tuple[int, ...]) -> Mapping[str, Figure]:
         del row
         return {

@@ -31,9 +31,6 @@ class Task(Protocol):
     def counted(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Give what counts of a batch as rows: outputs (n, classes) and labels (n, …), for a teacher to be imitated."""
 
-    def score(self, outputs: Outputs, labels: Labels) -> float:
-        """Give the headline figure of outputs for rows."""
-
     def figures(self, row: tuple[int, ...]) -> Mapping[str, Figure]:
         """Give all figures of outputs whose rows have this shape, the headline first."""
 

@@ -33,10 +33,6 @@ class TokenClassification:
         there = labels != IGNORED
         return output[there], labels[there]
 
-    def score(self, outputs: Outputs, labels: Labels) -> float:
-        there = labels != IGNORED
-        return float((outputs.argmax(axis=-1) == labels)[there].mean()) if there.any() else 0.0
-
     def figures(self, row: tuple[int, ...]) -> Mapping[str, Figure]:
         found = figures_of_classes(row[-1])
         return {name: replace(figure, terms=of_positions(figure.terms)) for name, figure in found.items()}
