@@ -15,5 +15,4 @@ def list_audit(session: Reading, caller: Admin, limit: Limit = DEFAULT_LIMIT, cu
     """List what was done to keys and projects, what was deleted and cancelled, newest first."""
     before = checked_cursor(Prefix.AUDIT, cursor)
     rows = audit.list_page(session, caller.project_id, before=before, limit=limit + 1)
-    items = [AuditOut.of(row) for row in rows[:limit]]
-    return Page(items=items, next_cursor=items[-1].id if len(rows) > limit else None)
+    return Page.of(rows, limit, AuditOut.of)

@@ -63,8 +63,7 @@ def list_datasets(
     """List data sets, newest first."""
     before = checked_cursor(Prefix.DATASET, cursor)
     rows = datasets.list_page(session, caller.project_id, state=state, before=before, limit=limit + 1)
-    items = [DatasetOut.of(row) for row in rows[:limit]]
-    return Page(items=items, next_cursor=items[-1].id if len(rows) > limit else None)
+    return Page.of(rows, limit, DatasetOut.of)
 
 
 @router.get("/{dataset_id}")

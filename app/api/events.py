@@ -47,9 +47,7 @@ async def list_job_events(
         await run_in_threadpool(_read, parts, caller, job_id, start, 1)
         return EventSourceResponse(_follow(parts, caller, job_id, start), ping=_PING_SECONDS)
     _, rows = await run_in_threadpool(_read, parts, caller, job_id, after, limit + 1)
-    items = [EventOut.of(row) for row in rows[:limit]]
-    page: Page[EventOut] = Page(items=items, next_cursor=str(items[-1].id) if len(rows) > limit else None)
-    return JSONResponse(page.model_dump(mode="json"))
+    return JSONResponse(Page.of(rows, limit, EventOut.of).model_dump(mode="json"))
 
 
 @router.get("/{job_id}/logs", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

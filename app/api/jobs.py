@@ -79,8 +79,7 @@ def list_jobs(
         before=checked_cursor(Prefix.JOB, cursor),
         limit=limit + 1,
     )
-    items = [JobOut.of(view) for view in views[:limit]]
-    return Page(items=items, next_cursor=items[-1].id if len(views) > limit else None)
+    return Page.of(views, limit, JobOut.of)
 
 
 @router.get("/{job_id}")

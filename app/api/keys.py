@@ -37,8 +37,7 @@ def list_keys(session: Reading, caller: Admin, limit: Limit = DEFAULT_LIMIT, cur
     """List the project's keys, newest first, revoked ones too."""
     before = checked_cursor(Prefix.KEY, cursor)
     rows = keys.list_page(session, caller.project_id, before=before, limit=limit + 1)
-    items = [KeyOut.of(row) for row in rows[:limit]]
-    return Page(items=items, next_cursor=items[-1].id if len(rows) > limit else None)
+    return Page.of(rows, limit, KeyOut.of)
 
 
 @router.get("/{key_id}")

@@ -74,8 +74,7 @@ def list_models(
     """List models, newest first."""
     before = checked_cursor(Prefix.MODEL, cursor)
     rows = models.list_page(session, caller.project_id, state=state, before=before, limit=limit + 1)
-    items = [ModelOut.of(row) for row in rows[:limit]]
-    return Page(items=items, next_cursor=items[-1].id if len(rows) > limit else None)
+    return Page.of(rows, limit, ModelOut.of)
 
 
 @router.get("/{model_id}")

@@ -38,8 +38,7 @@ def list_projects(
     """List the projects, newest first: all for the operator, else the key's own."""
     before = checked_cursor(Prefix.PROJECT, cursor)
     rows = projects.list_page(session, caller, before=before, limit=limit + 1)
-    items = [ProjectOut.of(row) for row in rows[:limit]]
-    return Page(items=items, next_cursor=items[-1].id if len(rows) > limit else None)
+    return Page.of(rows, limit, ProjectOut.of)
 
 
 @router.get("/{project_id}")

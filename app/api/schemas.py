@@ -1,6 +1,8 @@
 """The bodies of responses; what is asked stands in ``app.domain``."""
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
@@ -22,6 +24,8 @@ from app.services.keys import NewKey
 from app.services.workers import ServedTarget
 
 Item = TypeVar("Item")
+Row = TypeVar("Row")
+_id = attrgetter("id")
 NameText = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PRINTABLE)]
 
 
@@ -30,6 +34,12 @@ class Page(BaseModel, Generic[Item]):
 
     items: list[Item]
     next_cursor: str | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], limit: int, show: Callable[[Row], Item]) -> Self:
+        """Show the first ``limit`` of rows, of which one more was asked for to tell whether there are others."""
+        items = [show(row) for row in rows[:limit]]
+        return cls(items=items, next_cursor=str(_id(items[-1])) if len(rows) > limit else None)
 
 
 class Items(BaseModel, Generic[Item]):

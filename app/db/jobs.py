@@ -35,6 +35,11 @@ def get(session: Session, project_id: str, job_id: str) -> JobRow | None:
     return session.scalar(select(JobRow).where(JobRow.id == job_id, JobRow.project_id == project_id))
 
 
+def get_several(session: Session, project_id: str, job_ids: Sequence[str]) -> Sequence[JobRow]:
+    """Get those of the project's jobs that have one of these ids."""
+    return session.scalars(select(JobRow).where(JobRow.project_id == project_id, JobRow.id.in_(job_ids))).all()
+
+
 def listed(
     session: Session,
     project_id: str,

@@ -44,7 +44,9 @@ def compare(session: Session, project_id: str, job_ids: Sequence[str]) -> list[C
         NotFound: a job is not there.
         NoReport: a job compressed nothing yet.
     """
-    rows = [_found(session, project_id, job_id, place) for place, job_id in enumerate(job_ids)]
+    asked = [job_id for job_id in job_ids if is_id(Prefix.JOB, job_id)]
+    known = {row.id: row for row in jobs.get_several(session, project_id, asked)}
+    rows = [_checked(known.get(job_id), job_id, place) for place, job_id in enumerate(job_ids)]
     rows = list({row.id: row for row in rows}.values())
     return [
         Compared(row, row.summary or {}, _metric(row) or "", tuple(it.id for it in rows if _dominates(it, row)))
@@ -52,8 +54,7 @@ def compare(session: Session, project_id: str, job_ids: Sequence[str]) -> list[C
     ]
 
 
-def _found(session: Session, project_id: str, job_id: str, place: int) -> JobRow:
-    row = jobs.get(session, project_id, job_id) if is_id(Prefix.JOB, job_id) else None
+def _checked(row: JobRow | None, job_id: str, place: int) -> JobRow:
     pointer = f"/query/job_id/{place}"
     if row is None:
         message = f"There is no job {job_id!r}."

@@ -1,6 +1,7 @@
 """Jobs beside each other."""
 
 import pytest
+from sqlalchemy import event
 
 from app.domain.ids import Prefix, new_id
 from app.domain.job import JobState
@@ -81,3 +82,23 @@ def test_a_job_without_a_report_is_named(project, foreign, inputs):
         assert pointers(problem(compare(project, fine, job), 404, "not_found")) == ["/query/job_id/1"]
     problem(compare(project), 422, "validation_failed")
     problem(compare(project, *[fine] * 101), 422, "validation_failed")
+
+
+def test_jobs_are_read_together(project, inputs):
+    jobs = [ended(project, inputs, figures(0.9 + place / 100, 1.0, 100)) for place in range(5)]
+    asked = []
+
+    def count(_connection, _cursor, statement, *_):
+        asked.append(statement)
+
+    engine = project.server.parts.engine
+    counts = []
+    event.listen(engine, "before_cursor_execute", count)
+    try:
+        for few in (jobs[:2], jobs):
+            asked.clear()
+            assert len(compare(project, *few).json()["items"]) == len(few)
+            counts.append(len(asked))
+    finally:
+        event.remove(engine, "before_cursor_execute", count)
+    assert counts[0] == counts[1]
