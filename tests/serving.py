@@ -189,5 +189,15 @@ def problem(response, status, code):
     return body
 
 
+def every(client, path, **query):
+    """Return the items of all pages of a list."""
+    page = client.get(path, params=query).json()
+    items = page["items"]
+    while page["next_cursor"]:
+        page = client.get(path, params={**query, "cursor": page["next_cursor"]}).json()
+        items += page["items"]
+    return items
+
+
 def pointers(body):
     return [error["pointer"] for error in body["errors"]]

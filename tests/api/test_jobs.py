@@ -6,7 +6,7 @@ import pytest
 from app.domain.errors import Diverged
 from app.domain.job import JobState
 from tests.factories import FINETUNE, PRUNE, QUANTIZE
-from tests.serving import problem
+from tests.serving import every, problem
 
 
 def test_a_job_is_taken_with_every_default_and_its_place_in_the_queue(project):
@@ -53,14 +53,7 @@ def test_jobs_are_listed_newest_first_paged_and_filtered(project):
     assert listed(label="team:vision") == [ids[1], ids[0]]
     assert listed(label="round:2", state="queued") == [ids[1]]
     assert listed(label="team:none") == []
-    seen, cursor = [], None
-    while True:
-        page = project.client.get("jobs", params={"limit": 3} | ({"cursor": cursor} if cursor else {})).json()
-        seen += [item["id"] for item in page["items"]]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            break
-    assert seen == ids[::-1]
+    assert [item["id"] for item in every(project.client, "jobs", limit=3)] == ids[::-1]
 
 
 def test_a_running_job_shows_where_it_stands(project):

@@ -8,7 +8,7 @@ import pytest
 
 from app.domain.ids import Prefix, new_id
 from tests.factories import pt2
-from tests.serving import pointers, problem, serving
+from tests.serving import every, pointers, problem, serving
 
 
 def acts(project):
@@ -137,8 +137,7 @@ def test_the_operator_makes_and_closes_projects(server):
             for client in (admin, writer):
                 problem(client.get("models"), 401, "unauthenticated")
         problem(operator.post("keys", json={"name": "k", "project_id": made["id"]}), 409, "conflict")
-        listed = operator.get("projects", params={"limit": 200}).json()["items"]
-        own = next(item for item in listed if item["name"] == "default")
+        own = next(item for item in every(operator, "projects") if item["name"] == "default")
         problem(operator.delete(f"projects/{own['id']}"), 409, "conflict")
         assert operator.get("audit").json()["items"][0]["action"] == "project.revoked"
 

@@ -14,7 +14,7 @@ from tests.serving import problem
 
 @pytest.fixture
 def process(server, tmp_path):
-    """Run another API on the same data in a process of its own; give its address and the file of its log."""
+    """Run another API on the same data; give its address and what stops it and reads its log."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -35,13 +35,20 @@ def process(server, tmp_path):
             assert time.monotonic() < deadline
             assert child.poll() is None, path.read_text()
             time.sleep(0.1)
-    yield url, path
-    child.terminate()
-    assert child.wait(20) in {0, -15}
+
+    def stop():
+        # A request's line follows its answer: the log is whole when the server has stopped.
+        child.terminate()
+        assert child.wait(20) in {0, -15}
+        return path.read_text()
+
+    yield url, stop
+    child.kill()
+    child.wait()
 
 
 def test_a_real_server_logs_json_without_a_secret_and_obeys_a_revocation(project, process):
-    url, path = process
+    url, stop = process
     secrets = [project.key]
     with httpx.Client(base_url=f"{url}/api/v1/", headers={"Authorization": f"Bearer {project.key}"}) as client:
         made = client.post("keys", json={"name": "private name"}, headers={"Idempotency-Key": "once-and-only"}).json()
@@ -61,7 +68,7 @@ def test_a_real_server_logs_json_without_a_secret_and_obeys_a_revocation(project
     texts = [secret.partition(".")[2] for secret in secrets]
     for answer in refused:
         assert [text for text in texts if text in answer.text] == []
-    log = path.read_text()
+    log = stop()
     assert [text for text in (*texts, "private name") if text in log] == []
     lines = [json.loads(line) for line in log.splitlines()]
     assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
