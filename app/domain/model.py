@@ -71,3 +71,5 @@ class ModelFacts(BaseModel):
     layers: tuple[Layer, ...]
     quantized: bool = False
     """Whether its weights are integers, or floats of fewer bits, already."""
+    blocks: tuple[tuple[str, ...], ...] | None = None
+    """The layers of each block that can be left out, in the order in which they run; null where nobody looked."""

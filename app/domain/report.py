@@ -163,7 +163,7 @@ class LayerFigures(_Part):
 
 
 class ClassFigures(_Part):
-    """Accuracy within one class, of baseline and result."""
+    """Accuracy within one class, of baseline and result; ``samples`` are rows, tokens or pixels as the task has it."""
 
     class_: int = Field(alias="class")
     samples: int

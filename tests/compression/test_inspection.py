@@ -26,6 +26,7 @@ def test_layers_that_must_be_cut_together_share_a_group(tmp_path):
     assert facts.parameters == sum(p.numel() for p in ResNet().parameters())
     assert facts.macs == sum(layer.macs for layer in facts.layers)
     assert facts.signature.inputs[0].shape == ("batch", 3, 8, 8)
+    assert facts.blocks == (("blocks.0.conv1.0", "blocks.0.conv1.1", "blocks.0.conv2.0", "blocks.0.conv2.1"),)
 
 
 def test_layers_that_cannot_be_pruned_say_why(tmp_path):

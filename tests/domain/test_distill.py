@@ -141,6 +141,21 @@ def test_a_width_needs_a_layer_that_can_be_narrowed():
     assert "conv1 (conv2d): it reaches the outputs" in detail
 
 
+@pytest.mark.parametrize(("blocks", "depth", "said"), [
+    ((), 0.5, "there is none among conv1"),
+    ((("conv1",), ("conv2", "conv3")), 0.9, "rounds to 2 of the 2 blocks that can go: conv1; conv2, conv3"),
+    ((("conv1",), ("conv2",)), 0.1, "rounds to 0 of the 2 blocks"),
+])  # fmt: skip
+def test_a_depth_needs_blocks_that_can_go(blocks, depth, said):
+    detail = refused(NoStudent, "/recipe/0/student/depth", [step(student={"depth": depth})], model_facts(blocks=blocks))
+    assert said in detail
+
+
+def test_a_depth_is_let_through_where_blocks_can_go_or_nobody_looked_for_them():
+    submit([step(student={"depth": 0.5})])
+    submit([step(student={"depth": 0.5})], model_facts(blocks=(("conv1",), ("conv2",))))
+
+
 def test_every_task_has_a_loss():
     assert set(LearningTask) <= DEFAULT_LOSS.keys()
     for task, loss in DEFAULT_LOSS.items():

@@ -24,6 +24,8 @@ PAIRS = 10_000
 _ROUNDING = 1e-9
 
 Logits = NDArray[np.float32]
+BY_CLASS = frozenset({LearningTask.CLASSIFICATION, LearningTask.TOKEN_CLASSIFICATION, LearningTask.SEGMENTATION})
+"""Tasks with classes few enough to be told one by one."""
 
 
 @dataclass(frozen=True)
@@ -186,11 +188,13 @@ def compare(baseline: Judged, compressed: Judged, seed: int, metric: str | None 
         value = sign * (sides["before"][name].value - sides["after"][name].value)
         drops[name] = MetricDrop(value=value, ci95=interval(lost), p_value=p_value(lost))
     classes: tuple[ClassFigures, ...] = ()
-    if baseline.task.name is LearningTask.CLASSIFICATION:
+    if baseline.task.name in BY_CLASS:
         assert baseline.labels is not None
-        before, after = (side.decisions == baseline.labels for side in (baseline, compressed))
-        drops["accuracy"] = measure_drop(before, after, seed)
-        classes = by_class(before, after, baseline.labels)
+        labels = baseline.labels[baseline.labels != IGNORED]
+        before, after = (side.decisions == labels for side in (baseline, compressed))
+        classes = by_class(before, after, labels)
+        if baseline.task.name is LearningTask.CLASSIFICATION:
+            drops["accuracy"] = measure_drop(before, after, seed)
     return Comparison(
         task=baseline.task.name,
         metric=metric or baseline.task.metric,

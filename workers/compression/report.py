@@ -33,6 +33,7 @@ from workers.compression.figures import Counts
 from workers.compression.footprint import Footprint
 from workers.compression.operator_profile import OperatorProfile
 from workers.compression.packing import leaves_zeros
+from workers.compression.pages.words import chance
 
 PACKED = "Packed weights are unpacked inside each product and summed in float32, so that the file is what gains."
 LIMITS = {
@@ -265,7 +266,7 @@ def _loss(comparison: Comparison, objective: ObjectiveOutcome | None) -> str:
     test = "McNemar" if metric == "accuracy" and comparison.task is LearningTask.CLASSIFICATION else "bootstrap"
     figures = (
         f"{METRIC_WORDS[metric]} {'rises' if gains else 'drops'} by {abs(drop.value):.4f}"
-        f" (95 % interval {low:.4f} to {high:.4f}, {test} p = {drop.p_value:.3f})"
+        f" (95 % interval {low:.4f} to {high:.4f}, {test} {chance(drop.p_value)})"
     )
     if objective is None:
         return f"{figures}; no objective was set."

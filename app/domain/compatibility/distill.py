@@ -1,6 +1,6 @@
 """Whether a step that distils has a teacher and a student that fit the model, the data and each other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from app.domain.compatibility.refusal import listed, refuse, with_operator
 from app.domain.compatibility.task import class_count
@@ -63,6 +63,11 @@ def _check_student(
         if step.student.width is not None and not any(layer.prunable for layer in model.layers):
             told = listed(model.layers, lambda layer: f"{with_operator(layer)}: {layer.reason}", between="; ")
             raise refuse(NoStudent, f"{pointer}/width", f"No layer can be narrowed; there are: {told}.")
+        if step.student.depth is not None and model.blocks is not None:
+            try:
+                count_kept(model.blocks, step.student.depth, listed(model.layers, lambda layer: layer.name))
+            except NoStudent as error:
+                raise refuse(NoStudent, f"{pointer}/depth", error.detail, error.hint) from error
         return
     _check_inputs(student, model, pointer, "student")
     if student.quantized:
@@ -73,6 +78,24 @@ def _check_student(
     if task in SOFT_TARGETS and isinstance(classes, int) and (dataset.classes or 0) > classes:
         message = f"There are labels of {dataset.classes} classes; the student tells {classes} apart."
         raise refuse(LabelsOutOfRange, pointer, message)
+
+
+def count_kept(blocks: Sequence[Sequence[str]], depth: float, layers: str) -> int:
+    """Count the blocks, each told by its layers, that stay of those that can go. Raises NoStudent where none would."""
+    kept = round(len(blocks) * depth)
+    if not blocks:
+        raise NoStudent(
+            "depth drops blocks that give what they take in shape, residual blocks, encoder layers or others that are"
+            f" repeated; there is none among {layers}.",
+            hint="Give a width, or a student of your own.",
+        )
+    if not 0 < kept < len(blocks):
+        raise NoStudent(
+            f"a depth of {depth:g} rounds to {kept} of the {len(blocks)} blocks that can go: "
+            + "; ".join(", ".join(block) for block in blocks),
+            hint=f"{1 / len(blocks):.2g} keeps one, {1 - 1 / len(blocks):.2g} drops one.",
+        )
+    return kept
 
 
 def _check_losses(step: DistillSpec, task: LearningTask, pointer: str) -> None:

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.compression.pages.reports import HOSTILE, HOSTILE_SUBJECT, SUBJECT, make_analysis, make_report, paired
+from workers.compression.pages import words
 from workers.compression.pages.page import render_page
 from workers.compression.pages.plots import draw_latency
 from workers.compression.pages.subject import Subject
@@ -188,3 +189,7 @@ def test_an_analysis_has_a_page_that_compares_nothing():
 def test_without_a_service_it_is_named_for_what_is_known():
     report, _ = make_report()
     assert "<h1>Compression job</h1>" in render_page(report, Subject())
+
+
+def test_a_chance_too_small_for_three_digits_is_not_told_as_none():
+    assert [words.chance(value) for value in (1.0, 0.0005, 0.0004)] == ["p = 1.000", "p = 0.001", "p < 0.001"]

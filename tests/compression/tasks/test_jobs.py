@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, r2_score
 
 from app.domain.job import LatencySpec, Objective
-from app.domain.learning_task import METRICS, LearningTask
+from app.domain.learning_task import IGNORED, METRICS, LearningTask
 from app.domain.recipe import Recipe
 from app.domain.report import Report
 from tests.compression.learners import learner
@@ -37,6 +37,9 @@ JOBS = {
     LearningTask.LANGUAGE_MODELLING: ([PRUNE, DISTILL, FINETUNE, STATIC], 0.6, {"token_accuracy", "perplexity"}),
     LearningTask.SEGMENTATION: ([PRUNE, DISTILL, STATIC], 0.5, {"mean_iou", "pixel_accuracy"}),
 }
+
+BY_CLASS = {LearningTask.TOKEN_CLASSIFICATION: "accuracy", LearningTask.SEGMENTATION: "pixel_accuracy"}
+"""What the figures of classes add up to."""
 
 
 @pytest.fixture(scope="module", params=JOBS, ids=str)
@@ -73,7 +76,13 @@ def test_a_job_of_every_task_is_measured_by_its_own_figures(finished):
     before, after = (side.metrics[headline].value for side in (report.baseline, report.compressed))
     assert drop.value == pytest.approx(before - after)
     assert drop.ci95[0] <= drop.value <= drop.ci95[1]
-    assert not report.classes
+    if task in BY_CLASS:
+        labels = data.labels("validation")
+        assert sum(row.samples for row in report.classes) == int((labels != IGNORED).sum())
+        right = sum(row.samples * row.compressed for row in report.classes) / sum(row.samples for row in report.classes)
+        assert right == pytest.approx(report.compressed.metrics[BY_CLASS[task]].value)
+    else:
+        assert not report.classes
     assert 0.7 < report.delta.agreement <= 1
     told = {event.data["name"] for event in events if event.type == "metric"}
     assert {f"baseline_{headline}", f"compressed_{headline}"} <= told

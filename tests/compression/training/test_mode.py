@@ -109,6 +109,7 @@ def test_a_watched_network_is_not_compiled(context, digits_network, events):
     assert "watches" in events[-1].data["message"]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, in its own compiler
 def test_without_a_compiler_training_goes_on(context, digits_network, events, monkeypatch):
     monkeypatch.setattr(mode, "LEAST_COMPILED_SECONDS", 0.0)
     with config.patch({"cpp.cxx": ("/no/such/compiler",), "fx_graph_cache": False}):
@@ -116,4 +117,26 @@ def test_without_a_compiler_training_goes_on(context, digits_network, events, mo
     assert not result.details["mode"]["compiled"]
     told = [event.data for event in events if event.type == EventType.LOG and event.data["level"] == "warning"]
     assert "not compiled" in told[0]["message"]
+    assert "compiler" in told[0]["message"]
     assert same(result.network, finetune.run(digits_network, spec(epochs=1), context).network)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, in its own compiler
+def test_a_compiled_network_learns_as_well(context, digits_network, events, monkeypatch):
+    monkeypatch.setattr(mode, "LEAST_COMPILED_SECONDS", 0.0)
+    monkeypatch.setattr(mode, "COMPILED_MARGIN", 0.0)  # whatever this machine measures
+    compiled = finetune.run(digits_network, spec(epochs=2, compile="auto"), context)
+    assert compiled.details["mode"]["compiled"]
+    told = [event.data["message"] for event in events if event.type == EventType.LOG]
+    assert any(message.startswith("compiled, a step was measured to be ") for message in told), told
+    plain = finetune.run(digits_network, spec(epochs=2), context)
+    # What dropout draws is another's once compiled.
+    for ours, theirs in zip(compiled.details["epochs"], plain.details["epochs"], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.2)
+
+
+def test_a_network_is_compiled_where_that_gains_more_than_compiling_takes(context, digits_network):
+    asked = {"compile": "auto", "precision": "float32"}
+    assert choose(digits_network, context, measured=(1.06, 1.0), asked=asked).compiled
+    assert not choose(digits_network, context, measured=(1.04, 1.0), asked=asked).compiled
+    assert not choose(digits_network, context, measured=(1.06, 1.0), asked=asked, batches=800).compiled

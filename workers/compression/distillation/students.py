@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.domain.compatibility.distill import count_kept
 from app.domain.errors import NoChange, NoStudent, NothingToPrune, ValidationFailed
 from app.domain.steps.distill import DerivedStudent, DistillSpec
 from app.domain.steps.prune import PruneSpec
@@ -58,19 +59,7 @@ def derive(network: Network, asked: DerivedStudent, context: Context) -> Student
 def _shallower(network: Network, depth: float) -> tuple[Network, list[list[str]]]:
     """Keep this share of the blocks that can go; name the layers of those that went."""
     blocks = find_blocks(network)
-    kept = round(len(blocks) * depth)
-    if not blocks:
-        raise NoStudent(
-            "depth drops blocks that give what they take in shape, residual blocks, encoder layers or others that are"
-            f" repeated; there is none among {_layers(network)}.",
-            hint="Give a width, or a student of your own.",
-        )
-    if not 0 < kept < len(blocks):
-        raise NoStudent(
-            f"a depth of {depth:g} rounds to {kept} of the {len(blocks)} blocks that can go: "
-            + "; ".join(", ".join(block.layers) for block in blocks),
-            hint=f"{1 / len(blocks):.2g} keeps one, {1 - 1 / len(blocks):.2g} drops one.",
-        )
+    kept = count_kept([block.layers for block in blocks], depth, _layers(network))
     stay = {place * len(blocks) // kept for place in range(kept)}
     gone = [block for place, block in enumerate(blocks) if place not in stay]
     return keep_blocks(network, gone), [list(block.layers) for block in gone]

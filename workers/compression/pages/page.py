@@ -105,7 +105,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
     values = ""
     if name in before.metrics and name in after.metrics:
         values = f"{words.metric(before.metrics[name].value)} → {words.metric(after.metrics[name].value)}; "
-    sure = f"{values}95 % interval of the loss {words.interval(drop.ci95)}, p = {drop.p_value:.3f}"
+    sure = f"{values}95 % interval of the loss {words.interval(drop.ci95)}, {words.chance(drop.p_value)}"
     yield Tile(f"{words.title(name)} {'gained' if drop.value < 0 else 'lost'}", f"{abs(drop.value):.4f}", sure)
     yield Tile("Rows decided alike", words.share(delta.agreement), f"of {report.files.rows} validation rows")
     sums = f"{words.whole(before.macs)} → {words.whole(after.macs)} a row"

@@ -54,6 +54,10 @@ def metric(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 100 else significant(value)
 
 
+def chance(p_value: float) -> str:
+    return f"p = {p_value:.3f}" if p_value >= 0.0005 else "p < 0.001"
+
+
 def interval(bounds: tuple[float, float], digits: int = 4) -> str:
     return f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
 
