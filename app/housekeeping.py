@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from app.db.engine import make_sessions
 from app.queue import Relay
-from app.services import idempotency, recovery
+from app.services import idempotency, recovery, sweeps
 from app.services.retention import Collector
 from app.settings import Settings
 from app.storage import Storage
@@ -45,7 +45,8 @@ class Housekeeper:
         lost = recovery.reap(self._readers, self._sessions, now)
         before = now - timedelta(seconds=self._settings.requeue_after_seconds)
         lost += recovery.sweep(self._readers, self._sessions, self._relay.waiting, before, now)
-        if lost:
+        started = sweeps.advance(self._readers, self._sessions, now, limit=self._settings.max_active_jobs)
+        if lost or started:
             self._relay.wake()
         idempotency.clear(self._readers, self._sessions, now)
         if time.monotonic() > self._next_collection:

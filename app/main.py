@@ -24,6 +24,7 @@ from app.api import (
     operations,
     projects,
     signing,
+    sweeps,
     targets,
     usage,
 )
@@ -48,6 +49,7 @@ _NOUNS = (
     artifacts,
     signing,
     comparisons,
+    sweeps,
     usage,
     projects,
     keys,

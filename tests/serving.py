@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import uvicorn
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from app.db import artifacts, datasets, jobs, migrations, models, projects
 from app.db.tables import ArtifactRow, DatasetRow, JobRow, ModelRow, OutboxRow, ProjectRow
@@ -51,6 +51,22 @@ class Server:
         headers = {"Authorization": f"Bearer {key}"}
         # Without verification no certificates are loaded, which would take longer than most tests.
         return httpx.Client(base_url=f"{self.url}/api/v1/", headers=headers, timeout=10, verify=False)
+
+
+@contextmanager
+def statements(server):
+    """Collect the statements that requests cost; what the service does by itself is left out."""
+    found, own = [], {"housekeeper", "relay"}
+
+    def note(*given):
+        if threading.current_thread().name not in own:
+            found.append(given[2])
+
+    event.listen(server.parts.engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(server.parts.engine, "before_cursor_execute", note)
 
 
 @contextmanager

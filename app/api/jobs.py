@@ -65,6 +65,7 @@ def list_jobs(
     caller: Reader,
     state: JobState | None = None,
     model_id: str | None = None,
+    sweep_id: str | None = None,
     label: Annotated[str | None, Query(description="`key:value`", pattern=r"^[^\x00:]+:[^\x00]+$")] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
@@ -74,7 +75,8 @@ def list_jobs(
         session,
         caller.project_id,
         state=state,
-        model_id=_checked_model(model_id),
+        model_id=_checked("model_id", model_id),
+        sweep_id=_checked("sweep_id", sweep_id),
         label=_pair(label),
         before=checked_cursor(Prefix.JOB, cursor),
         limit=limit + 1,
@@ -158,11 +160,11 @@ async def get_job_report(request: Request, parts: PartsDep, caller: Reader, job_
     )
 
 
-def _checked_model(model_id: str | None) -> str | None:
-    if model_id is not None and "\x00" in model_id:
+def _checked(name: str, object_id: str | None) -> str | None:
+    if object_id is not None and "\x00" in object_id:
         message = "This is no id."
-        raise ValidationFailed(message, errors=[FieldError(pointer="/query/model_id", message=message)])
-    return model_id
+        raise ValidationFailed(message, errors=[FieldError(pointer=f"/query/{name}", message=message)])
+    return object_id
 
 
 def _pair(label: str | None) -> tuple[str, str] | None:

@@ -7,13 +7,15 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from app.db.tables import ArtifactRow, AuditRow, DatasetRow, EventRow, JobRow, KeyRow, ModelRow, ProjectRow
+from app.db.tables import ArtifactRow, AuditRow, DatasetRow, EventRow, JobRow, KeyRow, ModelRow, ProjectRow, SweepRow
 from app.domain.dataset import DatasetFacts, LabelFacts, SplitFacts
 from app.domain.errors import Failure
 from app.domain.job import PRINTABLE, EventType, JobSpec, JobState, Stage
 from app.domain.model import Layer, ObjectState, Signature, TensorSpec
+from app.domain.recipe import Recipe
 from app.domain.steps.step import StepSpec
 from app.domain.steps.training import TrainingSpec
+from app.domain.sweep import SweepSpec, SweepState
 from app.domain.target import Target
 from app.domain.task import ArtifactKind
 from app.services.audit import Action
@@ -21,6 +23,7 @@ from app.services.callers import Scope
 from app.services.comparisons import Compared, judged_by
 from app.services.jobs import JobView
 from app.services.keys import NewKey
+from app.services.sweeps import SweepView
 from app.services.workers import ServedTarget
 
 Item = TypeVar("Item")
@@ -155,6 +158,7 @@ class JobOut(JobSpec):
     model_config = ConfigDict(extra="ignore")
 
     id: str
+    sweep_id: str | None
     state: JobState
     stage: Stage | None
     progress: float
@@ -358,6 +362,60 @@ class ComparisonOut(Items[ComparedJob]):
             figures=[ComparedFigure(name=name, better=better) for name, better in judged_by(compared).items()],
             pareto_front=[it.row.id for it in compared if not it.dominated_by],
         )
+
+
+class SweepOut(SweepSpec):
+    """What was asked, with every default, and how it stands. ``launched`` counts the jobs started."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+    state: SweepState
+    launched: int
+    best_job_id: str | None
+    failure: Failure | None
+    created_at: datetime
+    ended_at: datetime | None
+
+    @classmethod
+    def of(cls, row: SweepRow) -> Self:
+        names = ("id", "state", "launched", "best_job_id", "failure", "created_at", "ended_at")
+        return cls.model_validate({**row.spec, **{name: getattr(row, name) for name in names}})
+
+
+class TrialOut(BaseModel):
+    """A job of a sweep; ``figures`` is its summary."""
+
+    number: int
+    job_id: str
+    state: JobState
+    recipe: Recipe
+    figures: dict[str, Any] | None
+    failure: Failure | None
+
+    @classmethod
+    def of(cls, row: JobRow) -> Self:
+        return cls(
+            number=(row.trial or {})["number"],
+            job_id=row.id,
+            state=JobState(row.state),
+            recipe=row.spec["recipe"],
+            figures=row.summary,
+            failure=None if row.failure is None else Failure.model_validate(row.failure),
+        )
+
+
+class SweepWhole(SweepOut):
+    """A sweep with its trials, and the jobs of which none is beaten in metric, median latency and size by another."""
+
+    pareto_front: list[str]
+    trials: list[TrialOut]
+
+    @classmethod
+    def whole(cls, view: SweepView) -> Self:
+        shown = SweepOut.of(view.row).model_dump(by_alias=True)
+        trials = [TrialOut.of(row) for row in view.trials]
+        return cls.model_validate({**shown, "pareto_front": list(view.pareto_front), "trials": trials})
 
 
 class UsageOut(BaseModel):

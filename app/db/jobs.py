@@ -46,6 +46,7 @@ def listed(
     *,
     state: str | None,
     model_id: str | None,
+    sweep_id: str | None,
     label: tuple[str, str] | None,
     before: str | None,
     limit: int,
@@ -55,6 +56,8 @@ def listed(
         query = query.where(JobRow.state == state)
     if model_id is not None:
         query = query.where(JobRow.model_id == model_id)
+    if sweep_id is not None:
+        query = query.where(JobRow.sweep_id == sweep_id)
     if label is not None:
         key, value = label
         query = query.join(JobLabelRow, JobLabelRow.job_id == JobRow.id).where(

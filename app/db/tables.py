@@ -179,7 +179,8 @@ class JobRow(Base):
     """``spec`` is the JobSpec with every default; ``last_event_id`` numbers the job's events.
 
     A job that runs is its worker's until ``lease_expires_at``. ``queued_at`` is when its message was
-    last asked for, ``retries`` how often it was tried again by itself.
+    last asked for, ``retries`` how often it was tried again by itself. ``trial`` is where it lies in the space of its
+    sweep, which may have been deleted since.
     """
 
     __tablename__ = "jobs"
@@ -187,6 +188,7 @@ class JobRow(Base):
         Index(None, "project_id", "id"),
         Index(None, "project_id", "state", "id"),
         Index(None, "project_id", "model_id", "id"),
+        Index(None, "project_id", "sweep_id", "id"),
         Index(None, "model_id"),
         Index(None, "dataset_id"),
         Index(None, "queue", "state", "priority", "id"),
@@ -199,6 +201,8 @@ class JobRow(Base):
     name: Mapped[str] = mapped_column(String(200))
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    sweep_id: Mapped[str | None] = mapped_column(type_id)
+    trial: Mapped[dict[str, Any] | None]
     spec: Mapped[dict[str, Any]]
     target: Mapped[str] = mapped_column(type_word)
     state: Mapped[str] = mapped_column(type_word)
@@ -219,6 +223,24 @@ class JobRow(Base):
     summary: Mapped[dict[str, Any] | None]
     failure: Mapped[dict[str, Any] | None]
     last_event_id: Mapped[int] = mapped_column(default=0)
+
+
+class SweepRow(Base):
+    """``spec`` is the SweepSpec with every default; ``launched`` counts its jobs, those deleted since too."""
+
+    __tablename__ = "sweeps"
+    __table_args__ = (Index(None, "project_id", "id"), Index(None, "project_id", "state", "id"), Index(None, "state"))
+
+    id: Mapped[str] = mapped_column(type_id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    spec: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(type_word)
+    launched: Mapped[int] = mapped_column(default=0)
+    best_job_id: Mapped[str | None] = mapped_column(type_id)
+    failure: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
 
 
 class JobLabelRow(Base):

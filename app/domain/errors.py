@@ -151,6 +151,10 @@ class JobEnded(Conflict):
     code, title = "job_ended", "The job has already ended"
 
 
+class SweepEnded(Conflict):
+    code, title = "sweep_ended", "The sweep has already ended"
+
+
 class InputExpired(Conflict):
     code, title = "input_expired", "The upload was kept for as long as this service keeps them"
 
@@ -293,6 +297,10 @@ class ModelMismatch(Invalid):
 
 class NoStudent(Invalid):
     code, title = "no_student", "No student can be derived from this network as asked"
+
+
+class NoTrialSucceeded(Invalid):
+    code, title = "no_trial_succeeded", "No trial of the sweep met its objective"
 
 
 class NoChange(ClientError):

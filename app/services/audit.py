@@ -21,6 +21,8 @@ Action = Literal[
     "dataset.deleted",
     "job.deleted",
     "job.cancelled",
+    "sweep.cancelled",
+    "sweep.deleted",
 ]
 
 

@@ -10,6 +10,7 @@ from app.db import jobs
 from app.db.tables import JobRow
 from app.domain.errors import FieldError, NoReport, NotFound
 from app.domain.ids import Prefix, is_id
+from app.domain.job import JobState
 
 Better = Literal["higher", "lower"]
 COSTS = ("p50_ms", "size_bytes")
@@ -54,13 +55,23 @@ def compare(session: Session, project_id: str, job_ids: Sequence[str]) -> list[C
     ]
 
 
+def front(rows: Sequence[JobRow]) -> tuple[str, ...]:
+    """Give the ids of those that succeeded and that none of the others dominates."""
+    rows = [row for row in rows if row.state == JobState.SUCCEEDED and _is_comparable(row)]
+    return tuple(row.id for row in rows if not any(_dominates(it, row) for it in rows))
+
+
+def _is_comparable(row: JobRow) -> bool:
+    # An analysis has a summary too, and nothing in it that could be compared.
+    return row.summary is not None and _metric(row) is not None and row.summary.keys() >= {*COSTS}
+
+
 def _checked(row: JobRow | None, job_id: str, place: int) -> JobRow:
     pointer = f"/query/job_id/{place}"
     if row is None:
         message = f"There is no job {job_id!r}."
         raise NotFound(message, errors=[FieldError(pointer=pointer, message=message)])
-    # An analysis has a summary too, and nothing in it that could be compared.
-    if row.summary is None or _metric(row) is None or not row.summary.keys() >= {*COSTS}:
+    if not _is_comparable(row):
         message = f"The job {job_id} has no report of something compressed: it is {row.state}."
         raise NoReport(message, errors=[FieldError(pointer=pointer, message=message)])
     return row

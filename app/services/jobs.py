@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -32,18 +32,21 @@ class JobView:
     queue_position: int | None
 
 
-def submit(session: Session, project_id: str, spec: JobSpec, *, limit: int | None = None) -> JobView:
+@dataclass(frozen=True)
+class Trial:
+    """Which sweep a job belongs to, and where it lies in the space of that."""
+
+    sweep_id: str
+    place: dict[str, Any]
+
+
+def submit(
+    session: Session, project_id: str, spec: JobSpec, *, limit: int | None = None, trial: Trial | None = None
+) -> JobView:
     """Queue a job that can succeed; the job, its first event and its message share one transaction."""
     # The lock keeps the model and the data set from being deleted between the check and the insert.
     projects.lock(session, project_id)
-    model = models.get_with_layers(session, project_id, spec.model_id) if is_id(Prefix.MODEL, spec.model_id) else None
-    dataset = datasets.get(session, project_id, spec.dataset_id) if is_id(Prefix.DATASET, spec.dataset_id) else None
-    model = _ready(model, "/model_id", f"model {spec.model_id!r}")
-    dataset = _ready(dataset, "/dataset_id", f"data set {spec.dataset_id!r}")
-    rows = DatasetFacts.model_validate(dataset.facts)
-    others = _named(session, project_id, spec)
-    compatibility.check(spec, _facts(model), rows, {row.id: _facts(row) for row in others})
-    sensitivity.check(session, project_id, spec, rows)
+    model, dataset, others = check(session, project_id, spec)
     limits.check_jobs(session, project_id, limit)
     now = datetime.now(UTC)
     row = JobRow(
@@ -52,6 +55,8 @@ def submit(session: Session, project_id: str, spec: JobSpec, *, limit: int | Non
         name=spec.name,
         model_id=model.id,
         dataset_id=dataset.id,
+        sweep_id=trial.sweep_id if trial else None,
+        trial=trial.place if trial else None,
         spec=spec.model_dump(mode="json"),
         target=spec.target,
         attempt=FIRST_ATTEMPT,
@@ -63,6 +68,19 @@ def submit(session: Session, project_id: str, spec: JobSpec, *, limit: int | Non
     jobs.add(session, row, now, [other.id for other in others])
     outbox.add_job(session, row)
     return _view(session, row)
+
+
+def check(session: Session, project_id: str, spec: JobSpec) -> tuple[ModelRow, DatasetRow, list[ModelRow]]:
+    """Get the model, the data set and the other models of a job that can succeed; raise why it could only fail."""
+    model = models.get_with_layers(session, project_id, spec.model_id) if is_id(Prefix.MODEL, spec.model_id) else None
+    dataset = datasets.get(session, project_id, spec.dataset_id) if is_id(Prefix.DATASET, spec.dataset_id) else None
+    model = _ready(model, "/model_id", f"model {spec.model_id!r}")
+    dataset = _ready(dataset, "/dataset_id", f"data set {spec.dataset_id!r}")
+    rows = DatasetFacts.model_validate(dataset.facts)
+    others = _named(session, project_id, spec)
+    compatibility.check(spec, _facts(model), rows, {row.id: _facts(row) for row in others})
+    sensitivity.check(session, project_id, spec, rows)
+    return model, dataset, others
 
 
 def get(session: Session, project_id: str, job_id: str) -> JobView:
@@ -83,11 +101,21 @@ def list_page(
     *,
     state: JobState | None,
     model_id: str | None,
+    sweep_id: str | None,
     label: tuple[str, str] | None,
     before: str | None,
     limit: int,
 ) -> Sequence[JobView]:
-    rows = jobs.listed(session, project_id, state=state, model_id=model_id, label=label, before=before, limit=limit)
+    rows = jobs.listed(
+        session,
+        project_id,
+        state=state,
+        model_id=model_id,
+        sweep_id=sweep_id,
+        label=label,
+        before=before,
+        limit=limit,
+    )
     return [_view(session, row) for row in rows]
 
 

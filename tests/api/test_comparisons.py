@@ -1,11 +1,10 @@
 """Jobs beside each other."""
 
 import pytest
-from sqlalchemy import event
 
 from app.domain.ids import Prefix, new_id
 from app.domain.job import JobState
-from tests.serving import pointers, problem
+from tests.serving import pointers, problem, statements
 
 
 @pytest.fixture
@@ -86,19 +85,9 @@ def test_a_job_without_a_report_is_named(project, foreign, inputs):
 
 def test_jobs_are_read_together(project, inputs):
     jobs = [ended(project, inputs, figures(0.9 + place / 100, 1.0, 100)) for place in range(5)]
-    asked = []
-
-    def count(_connection, _cursor, statement, *_):
-        asked.append(statement)
-
-    engine = project.server.parts.engine
     counts = []
-    event.listen(engine, "before_cursor_execute", count)
-    try:
-        for few in (jobs[:2], jobs):
-            asked.clear()
+    for few in (jobs[:2], jobs):
+        with statements(project.server) as asked:
             assert len(compare(project, *few).json()["items"]) == len(few)
-            counts.append(len(asked))
-    finally:
-        event.remove(engine, "before_cursor_execute", count)
+        counts.append(len(asked))
     assert counts[0] == counts[1]

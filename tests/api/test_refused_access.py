@@ -16,6 +16,7 @@ KINDS = {
     "model_id": Prefix.MODEL,
     "dataset_id": Prefix.DATASET,
     "job_id": Prefix.JOB,
+    "sweep_id": Prefix.SWEEP,
     "artifact_id": Prefix.ARTIFACT,
     "key_id": Prefix.KEY,
     "project_id": Prefix.PROJECT,
@@ -41,17 +42,21 @@ def owned(server):
     model, dataset = owner.add_model(), owner.add_dataset()
     job = owner.queued(model_id=model, dataset_id=dataset)
     key = owner.client.post("keys", json={"name": "mine"}).json()
+    asked = {"model_id": model, "dataset_id": dataset, "objective": {"max_drop": 0.1}}
+    sweep = owner.client.post("sweeps", json=asked).json()
     with owner.client_with(key["key"]) as client:
         yield {
             "model_id": model,
             "dataset_id": dataset,
             "job_id": job,
+            "sweep_id": sweep["id"],
             "artifact_id": owner.add_artifact(job, "report.json", b"{}"),
             "key_id": key["id"],
             "project_id": owner.id,
         }
         # Nobody has cancelled, revoked or rotated anything.
         assert client.get(f"jobs/{job}").json()["state"] == "queued"
+        assert client.get(f"sweeps/{sweep['id']}").json()["state"] == "running"
     owner.client.close()
 
 

@@ -81,9 +81,9 @@ class Service:
     def submit(self, model, dataset, recipe=RECIPE, **fields):
         return self.post("jobs", json={"model_id": model, "dataset_id": dataset, "recipe": recipe, **fields})["id"]
 
-    def wait(self, job, done=lambda job: job["state"] in ENDED, seconds=180):
+    def wait(self, job, done=lambda job: job["state"] in ENDED, seconds=180, noun="jobs"):
         deadline = time.monotonic() + seconds
-        while not done(item := self.get(f"jobs/{job}", params={"wait": 1})):
+        while not done(item := self.get(f"{noun}/{job}", params={"wait": 1})):
             assert time.monotonic() < deadline, item
         return item
 

@@ -1,0 +1,95 @@
+"""``/sweeps``: recipes tried until the smallest is found that keeps what must be kept."""
+
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from app.api.deps import (
+    DEFAULT_LIMIT,
+    Cursor,
+    JsonBody,
+    Limit,
+    PartsDep,
+    Reader,
+    Reading,
+    Wait,
+    Writer,
+    Writing,
+    checked_cursor,
+)
+from app.api.schemas import Page, SweepOut, SweepWhole
+from app.api.waiting import read_until
+from app.domain.ids import Prefix
+from app.domain.sweep import UNDERWAY, SweepSpec, SweepState
+from app.services import callers, sweeps
+from app.services.sweeps import SweepView
+
+router = APIRouter(prefix="/sweeps", tags=["jobs"])
+
+_RETRY_AFTER_SECONDS = "5"
+
+
+@router.post("", status_code=202)
+def create_sweep(
+    request: Request,
+    response: Response,
+    parts: PartsDep,
+    session: Writing,
+    caller: Writer,
+    _: JsonBody,
+    spec: SweepSpec,
+) -> SweepOut:
+    """Try recipes from a space within a budget; one in which nothing could succeed is refused.
+
+    Each trial is a job like any other, with its report. The first half spreads over the space, the rest stays near
+    the best. The sweep succeeds where a trial meets the objective; `best_job_id` is the one that minimizes what was
+    asked for.
+    """
+    row = sweeps.submit(session, caller.project_id, spec, datetime.now(UTC), limit=parts.settings.max_active_jobs)
+    response.headers["Location"] = f"{request.url.path}/{row.id}"
+    response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
+    return SweepOut.of(row)
+
+
+@router.get("")
+def list_sweeps(
+    session: Reading,
+    caller: Reader,
+    state: SweepState | None = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Page[SweepOut]:
+    """List sweeps, newest first."""
+    before = checked_cursor(Prefix.SWEEP, cursor)
+    rows = sweeps.list_page(session, caller.project_id, state=state, before=before, limit=limit + 1)
+    return Page.of(rows, limit, SweepOut.of)
+
+
+@router.get("/{sweep_id}")
+async def get_sweep(parts: PartsDep, caller: Reader, sweep_id: str, wait: Wait = 0) -> SweepWhole:
+    """Show a sweep with its trials; with ``wait``, once its state has changed."""
+
+    def read() -> SweepView:
+        with parts.readers() as session:
+            callers.require_valid(session, caller)
+            return sweeps.get(session, caller.project_id, sweep_id)
+
+    first = await run_in_threadpool(read)
+    if first.row.state not in UNDERWAY:
+        return SweepWhole.whole(first)
+    return SweepWhole.whole(await read_until(read, lambda view: view.row.state != first.row.state, wait))
+
+
+@router.delete("/{sweep_id}", status_code=204)
+def delete_sweep(session: Writing, caller: Writer, sweep_id: str) -> None:
+    """Delete a sweep that has ended; its jobs stay."""
+    sweeps.remove(session, caller, sweep_id)
+
+
+@router.post("/{sweep_id}:cancel", status_code=202)
+def cancel_sweep(response: Response, session: Writing, caller: Writer, sweep_id: str) -> SweepOut:
+    """Cancel the jobs that are underway and start no more; the best so far is kept."""
+    response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
+    response.headers["Location"] = f"/api/v1/sweeps/{sweep_id}"
+    return SweepOut.of(sweeps.cancel(session, caller, sweep_id, datetime.now(UTC)))

@@ -1,0 +1,333 @@
+"""Sweeps: started, moved on as their jobs end, cancelled and removed.
+
+Nobody waits in memory: what to do next is read from the sweep's jobs, in the housekeeper's rounds.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app.db import jobs as jobs_table
+from app.db import models, projects, sweeps
+from app.db.engine import Sessions
+from app.db.tables import JobRow, SweepRow
+from app.domain.auto_space import auto_space
+from app.domain.errors import (
+    ClientError,
+    Conflict,
+    FieldError,
+    Limited,
+    NotFound,
+    NotReady,
+    NoTrialSucceeded,
+    SweepEnded,
+    ValidationFailed,
+    WinnowError,
+)
+from app.domain.ids import Prefix, is_id, new_id
+from app.domain.job import JobSpec, JobState
+from app.domain.model import ModelFacts
+from app.domain.sweep import UNDERWAY, Draw, Recipe, Scored, SweepSpec, draw, draw_near, fill, ranges_of
+from app.services import audit, comparisons, jobs
+from app.services.callers import Caller
+from app.services.jobs import Trial
+
+_ATTEMPTS = 50
+"""Draws of which each may be one that was tried, or that is refused, before the space counts as used up."""
+_FIGURES = {"latency": ("p50_ms", 1), "size": ("size_bytes", 1), "macs": ("macs_ratio", -1)}
+
+Templates = Sequence[Sequence[Mapping[str, Any]]]
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class SweepView:
+    """A sweep with its trials, and those of them that no other beats."""
+
+    row: SweepRow
+    trials: Sequence[JobRow]
+    pareto_front: tuple[str, ...]
+
+
+def submit(session: Session, project_id: str, spec: SweepSpec, now: datetime, *, limit: int | None = None) -> SweepRow:
+    """Start a sweep with its first jobs.
+
+    Raises:
+        ValidationFailed and what a job is refused for: a recipe at an end of its ranges.
+    """
+    projects.lock(session, project_id)
+    templates = _templates(session, project_id, spec)
+    for place, template in enumerate(templates):
+        _check_ends(session, project_id, spec, template, place)
+    row = SweepRow(
+        id=new_id(Prefix.SWEEP),
+        project_id=project_id,
+        name=spec.name,
+        spec=spec.model_dump(mode="json"),
+        state="running",
+        created_at=now,
+    )
+    sweeps.add(session, row)
+    _launch(session, row, spec, templates, (), limit)
+    return row
+
+
+def find(session: Session, project_id: str, sweep_id: str) -> SweepRow:
+    """Get the row of a sweep of this project. Raises NotFound."""
+    row = sweeps.get(session, project_id, sweep_id) if is_id(Prefix.SWEEP, sweep_id) else None
+    if row is None:
+        raise NotFound(f"There is no sweep {sweep_id!r}.")
+    return row
+
+
+def get(session: Session, project_id: str, sweep_id: str) -> SweepView:
+    row = find(session, project_id, sweep_id)
+    trials = sweeps.trials(session, project_id, sweep_id)
+    return SweepView(row, trials, comparisons.front(trials))
+
+
+def list_page(
+    session: Session, project_id: str, *, state: str | None, before: str | None, limit: int
+) -> Sequence[SweepRow]:
+    return sweeps.listed(session, project_id, state=state, before=before, limit=limit)
+
+
+def cancel(session: Session, by: Caller, sweep_id: str, now: datetime) -> SweepRow:
+    """Cancel the jobs of a sweep that are underway, and start no more; the best so far is kept. Raises SweepEnded."""
+    projects.lock(session, by.project_id)
+    row = find(session, by.project_id, sweep_id)
+    if row.state not in UNDERWAY:
+        raise SweepEnded(f"The sweep has already ended: it is {row.state}.")
+    row.state = "cancelling"
+    trials = sweeps.trials(session, by.project_id, sweep_id)
+    _cancel(session, trials, now)
+    audit.record(session, by, "sweep.cancelled", row.id, project_id=row.project_id)
+    _settle(session, row, SweepSpec.model_validate(row.spec), sweeps.trials(session, by.project_id, sweep_id), now)
+    return row
+
+
+def remove(session: Session, by: Caller, sweep_id: str) -> None:
+    """Delete a sweep that has ended; its jobs stay. Raises Conflict."""
+    projects.lock(session, by.project_id)
+    row = find(session, by.project_id, sweep_id)
+    if row.state in UNDERWAY:
+        raise Conflict(f"The sweep is {row.state}.", hint="Cancel it first.")
+    sweeps.delete(session, row)
+    audit.record(session, by, "sweep.deleted", sweep_id, project_id=row.project_id)
+
+
+def advance(readers: Sessions, sessions: Sessions, now: datetime, *, limit: int | None = None) -> int:
+    """Move on every sweep that is underway; return how many jobs were started."""
+    with readers() as session:
+        due = sweeps.underway(session)
+    started = 0
+    for project_id, sweep_id in due:
+        with sessions.begin() as session:
+            # Held, so that of housekeepers side by side each sees what the other has started.
+            projects.lock(session, project_id)
+            row = sweeps.get(session, project_id, sweep_id)
+            if row is not None and row.state in UNDERWAY:
+                started += _advance(session, row, now, limit)
+    return started
+
+
+def _advance(session: Session, row: SweepRow, now: datetime, limit: int | None) -> int:
+    spec, before = SweepSpec.model_validate(row.spec), row.launched
+    trials = sweeps.trials(session, row.project_id, row.id)
+    if row.state == "running" and _is_over(spec, trials, now):
+        _cancel(session, trials, now)
+        trials = sweeps.trials(session, row.project_id, row.id)
+    elif row.state == "running":
+        try:
+            _launch(session, row, spec, _templates(session, row.project_id, spec), trials, limit)
+        except WinnowError as error:  # its model or data set is gone
+            log.warning("sweep_cannot_go_on", sweep_id=row.id, error=error.detail)
+        if row.launched > before:
+            return row.launched - before
+    _settle(session, row, spec, trials, now)
+    return 0
+
+
+def _is_over(spec: SweepSpec, trials: Sequence[JobRow], now: datetime) -> bool:
+    started = [job.started_at for job in trials if job.started_at is not None]
+    seconds = spec.budget.seconds
+    return seconds is not None and bool(started) and now >= min(started) + timedelta(seconds=seconds)
+
+
+def _cancel(session: Session, trials: Sequence[JobRow], now: datetime) -> None:
+    for job in trials:
+        if not JobState(job.state).ended:
+            jobs_table.cancel(session, job.id, now)
+
+
+def _settle(session: Session, row: SweepRow, spec: SweepSpec, trials: Sequence[JobRow], now: datetime) -> None:
+    """Name the best so far, and end the sweep where none of its jobs is underway."""
+    good = [job for job in trials if job.state == JobState.SUCCEEDED]
+    best = min(good, key=lambda job: (*_score(spec, job), job.id), default=None)
+    row.best_job_id = best.id if best else None
+    if any(not JobState(job.state).ended for job in trials):
+        return
+    row.ended_at = now
+    if row.state == "cancelling":
+        row.state = "cancelled"
+    elif best is not None:
+        row.state = "succeeded"
+    else:
+        row.state = "failed"
+        row.failure = NoTrialSucceeded(_told(trials), hint=_HINT).failure().model_dump(mode="json", by_alias=True)
+    session.flush()
+
+
+_HINT = "Look at the failures of the trials; allow a larger drop, gentler ranges, or more trials."
+
+
+def _told(trials: Sequence[JobRow]) -> str:
+    """Count the trials by what became of them."""
+    ends = [(job.failure or {}).get("code", job.state) for job in trials]
+    counts = ", ".join(f"{ends.count(end)} {end}" for end in dict.fromkeys(ends))
+    return f"Of {len(trials)} trials none succeeded: {counts}." if trials else "No trial could be started."
+
+
+def _templates(session: Session, project_id: str, spec: SweepSpec) -> Templates:
+    """Give the templates of a space; of ``auto`` those that a job could be made of."""
+    if spec.space != "auto":
+        return spec.space.recipes
+    model = models.get_with_layers(session, project_id, spec.model_id) if is_id(Prefix.MODEL, spec.model_id) else None
+    if model is None or model.facts is None:
+        jobs.check(session, project_id, _job(spec, [{"method": "quantize", "scheme": "dynamic"}]))  # says why
+        return ()
+    facts = ModelFacts.model_validate({**model.facts, "layers": model.layers})
+    refused, found = None, []
+    for template in auto_space(facts, spec.objective.minimize):
+        try:
+            jobs.check(session, project_id, _job(spec, fill(template, [0.0] * len(ranges_of(template)))))
+        except WinnowError as error:
+            refused = refused or error
+        else:
+            found.append(template)
+    if not found:
+        raise refused or ValidationFailed(
+            f"auto finds nothing that makes {spec.objective.minimize} of this model less."
+        )
+    return found
+
+
+def _check_ends(
+    session: Session, project_id: str, spec: SweepSpec, template: Sequence[Mapping[str, Any]], place: int
+) -> None:
+    """Refuse a template that no job can be made of at either end of its ranges."""
+    count = len(ranges_of(template))
+    for unit in (0.0, 1.0) if count else (0.0,):
+        with _pointed(f"/space/recipes/{place}" if spec.space != "auto" else "/space"):
+            jobs.check(session, project_id, _job(spec, fill(template, [unit] * count)))
+
+
+@contextmanager
+def _pointed(pointer: str) -> Iterator[None]:
+    """Let what a job is refused for point into the space of the sweep."""
+    try:
+        yield
+    except WinnowError as error:
+        error.errors = tuple(
+            FieldError(pointer=it.pointer.replace("/recipe", pointer, 1), message=it.message)
+            if it.pointer.startswith("/recipe")
+            else it
+            for it in error.errors
+        )
+        raise
+
+
+def _job(spec: SweepSpec, recipe: Recipe) -> JobSpec:
+    """Make the job that tries a recipe. Raises ValidationFailed where it cannot be read."""
+    shared = spec.model_dump(exclude={"objective", "space", "budget", "parallel"})
+    objective = spec.objective.model_dump(exclude={"minimize"})
+    try:
+        return JobSpec.model_validate({**shared, "objective": objective, "recipe": recipe})
+    except ValidationError as error:
+        # The second part of a place within a step is the tag of its kind, which stands nowhere in the payload.
+        errors = [
+            FieldError(pointer="/" + "/".join(map(str, (*it["loc"][:2], *it["loc"][3:]))), message=it["msg"])
+            for it in error.errors(include_url=False)
+        ]
+        raise ValidationFailed("; ".join(f"{it.pointer}: {it.message}" for it in errors), errors=errors) from None
+
+
+def _launch(
+    session: Session,
+    row: SweepRow,
+    spec: SweepSpec,
+    templates: Templates,
+    trials: Sequence[JobRow],
+    limit: int | None,
+) -> None:
+    """Start jobs, as many as may be underway at a time."""
+    tried = [job.spec["recipe"] for job in trials]
+    scored = [Scored(_draw(job), _score(spec, job)) for job in trials if _is_scored(job)]
+    active = sum(not JobState(job.state).ended for job in trials)
+    while templates and active < spec.parallel and row.launched < spec.budget.trials:
+        found = _next(session, row, spec, templates, scored, tried)
+        if found is None:
+            return
+        job, place = found
+        try:
+            jobs.submit(session, row.project_id, job, limit=limit, trial=Trial(row.id, place))
+        except Limited:
+            if not row.launched:
+                raise
+            return  # another round will find more room
+        tried.append(job.model_dump(mode="json")["recipe"])
+        row.launched += 1
+        active += 1
+    session.flush()
+
+
+def _next(
+    session: Session,
+    row: SweepRow,
+    spec: SweepSpec,
+    templates: Templates,
+    scored: Sequence[Scored],
+    tried: Sequence[Any],
+) -> tuple[JobSpec, dict[str, Any]] | None:
+    """Draw a job that was not tried and is not refused; null where none is found."""
+    near = bool(scored) and row.launched >= spec.budget.trials / 2
+    for attempt in range(_ATTEMPTS):
+        drawn = (
+            draw_near(scored, spec.seed, row.launched, attempt)
+            if near
+            else draw(templates, spec.seed, row.launched + attempt, attempt)
+        )
+        try:
+            job = _job(spec, fill(templates[drawn.template], drawn.point))
+            if job.model_dump(mode="json")["recipe"] not in tried:
+                jobs.check(session, row.project_id, job)
+                return job, {"number": row.launched, "template": drawn.template, "point": list(drawn.point)}
+        except (NotFound, NotReady):
+            raise
+        except ClientError:
+            continue
+    return None
+
+
+def _draw(job: JobRow) -> Draw:
+    place = job.trial or {}
+    return Draw(place["template"], tuple(place["point"]))
+
+
+def _is_scored(job: JobRow) -> bool:
+    return job.trial is not None and bool(job.summary) and "metric_drop" in (job.summary or {})
+
+
+def _score(spec: SweepSpec, job: JobRow) -> tuple[float, ...]:
+    """Rank those that meet the objective by what is minimized, and the others behind them by what they lost."""
+    summary = job.summary or {}
+    name, sign = _FIGURES[spec.objective.minimize]
+    if job.state == JobState.SUCCEEDED:
+        return (0, sign * summary.get(name, float("inf")), summary.get("size_bytes", 0))
+    return (1, summary.get("metric_drop", float("inf")), 0)
