@@ -10,6 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from app.api.watching import Watch
 from app.db.engine import Sessions
 from app.domain.errors import FieldError, Unsupported, ValidationFailed
 from app.domain.ids import Prefix, is_id
@@ -36,6 +37,7 @@ class Parts:
     storage: Storage
     relay: Relay
     rates: Rates
+    watch: Watch
 
 
 def _parts(request: Request) -> Parts:

@@ -251,6 +251,12 @@ def state_of(session: Session, job_id: str, attempt: int) -> JobState | None:
     return JobState(state) if state is not None else None
 
 
+def marks(session: Session, job_ids: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Read how far jobs are, of whatever project: each one's id, state and the number of its last event."""
+    rows = session.execute(select(JobRow.id, JobRow.state, JobRow.last_event_id).where(JobRow.id.in_(job_ids)))
+    return [(job_id, state, last) for job_id, state, last in rows]
+
+
 def artifact_contents(session: Session, job_id: str) -> Sequence[str]:
     """Read the digests of what the job's artifacts hold."""
     return session.scalars(select(ArtifactRow.sha256).where(ArtifactRow.job_id == job_id).distinct()).all()
