@@ -26,11 +26,13 @@ from app.api import (
     signing,
     targets,
     usage,
+    webhooks,
 )
 from app.api.deps import Parts
 from app.api.idempotency import HEADER, REPLAYED, Idempotency, describe
 from app.api.middleware import REQUEST_ID, BodyLimit, Head, RequestId
 from app.api.watching import Watch
+from app.courier import Courier
 from app.db.engine import make_engine, make_sessions
 from app.housekeeping import Housekeeper
 from app.queue import Relay
@@ -52,6 +54,7 @@ _NOUNS = (
     usage,
     projects,
     keys,
+    webhooks,
     audit,
 )
 _UPLOADS = frozenset({f"{API}/models", f"{API}/datasets"})
@@ -73,13 +76,16 @@ def create_app(settings: Settings) -> FastAPI:
         watch=Watch(readers),
     )
     housekeeper = Housekeeper(settings, engine, parts.storage, parts.relay)
+    courier = Courier(settings, engine)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         parts.relay.start()
         housekeeper.start()
+        courier.start()
         async with parts.watch.running():
             yield
+        await run_in_threadpool(courier.stop)
         await run_in_threadpool(housekeeper.stop)
         await run_in_threadpool(parts.relay.stop)
         engine.dispose()

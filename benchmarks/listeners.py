@@ -68,16 +68,16 @@ async def listen(url: str, key: str, job_id: str) -> Listener:
 
 def running_job(client: httpx.Client, sessions: Sessions) -> str:
     """Make a job that a worker has claimed."""
-    sent = {"models": pt2(), "datasets": npz()}
+    sent: dict[str, bytes] = {"models": pt2(), "datasets": npz()}
     ids = {}
     for noun, body in sent.items():
         ids[noun] = client.post(f"{noun}?name=n", content=body).raise_for_status().json()["id"]
     with sessions.begin() as session:
         models.finish_inspection(session, ids["models"], model_facts())
         datasets.finish_inspection(session, ids["datasets"], dataset_facts())
-    body = {"model_id": ids["models"], "dataset_id": ids["datasets"], "recipe": [PRUNE]}
+    asked = {"model_id": ids["models"], "dataset_id": ids["datasets"], "recipe": [PRUNE]}
     headers = {"Content-Type": "application/json"}
-    job_id: str = client.post("jobs", json=body, headers=headers).raise_for_status().json()["id"]
+    job_id: str = client.post("jobs", json=asked, headers=headers).raise_for_status().json()["id"]
     with sessions.begin() as session:
         now = datetime.now(UTC)
         jobs.claim(session, job_id, 1, "cpu@benchmark", now, now + timedelta(hours=1))

@@ -4,16 +4,17 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, exists, func, or_, select, update
+from sqlalchemy import Select, and_, exists, func, select, union_all, update
 from sqlalchemy.orm import Session
 
-from app.db import usage
+from app.db import usage, webhooks
 from app.db.paging import page
 from app.db.tables import ArtifactRow, EventRow, JobLabelRow, JobModelRow, JobRow
 from app.domain.errors import Failure
 from app.domain.job import MOST_RETRIES, TRANSITIONS, EventType, JobState
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
+MOST_COUNTED = 1000
 _RUNNING = (JobState.RUNNING, JobState.CANCELLING)
 
 
@@ -60,16 +61,36 @@ def listed(
         query = query.join(JobLabelRow, JobLabelRow.job_id == JobRow.id).where(
             JobLabelRow.project_id == project_id, JobLabelRow.key == key, JobLabelRow.value == value
         )
+        # By the label's own column: its index holds the order, and what is newest is read first.
+        return page(session, query, JobLabelRow.job_id, before=before, limit=limit)
     return page(session, query, JobRow.id, before=before, limit=limit)
 
 
-def queue_position(session: Session, job: JobRow) -> int | None:
-    """Count the queued jobs that are served up to this one: 1 is next; null once it left the queue."""
-    if job.state != JobState.QUEUED:
-        return None
-    ahead = or_(JobRow.priority > job.priority, and_(JobRow.priority == job.priority, JobRow.id <= job.id))
-    query = select(func.count()).where(JobRow.queue == job.queue, JobRow.state == JobState.QUEUED, ahead)
-    return session.scalar(query)
+def queue_positions(session: Session, rows: Sequence[JobRow]) -> dict[str, int]:
+    """Tell how many queued jobs are served up to each of these that are queued, itself included, in one query.
+
+    It counts no further than to MOST_COUNTED, which stands for so many and more: a long queue costs what a short does.
+    """
+    queued = [row for row in rows if row.state == JobState.QUEUED]
+    if not queued:
+        return {}
+    levels = [_places(queue, priority) for queue, priority in sorted({(row.queue, row.priority) for row in queued})]
+    places = union_all(*levels).subquery()
+    found = session.execute(
+        select(places.c.id, places.c.ahead + places.c.place).where(places.c.id.in_([row.id for row in queued]))
+    )
+    known = {job_id: int(place) for job_id, place in found}
+    return {row.id: min(known.get(row.id, MOST_COUNTED), MOST_COUNTED) for row in queued}
+
+
+def _places(queue: str, priority: int) -> Select[tuple[str, int, int]]:
+    """Number the jobs of one priority in a queue, beside the count of those that go before all of them."""
+    queued = and_(JobRow.queue == queue, JobRow.state == JobState.QUEUED)
+    before = select(JobRow.id).where(queued, JobRow.priority > priority).limit(MOST_COUNTED).subquery()
+    ahead = select(func.count()).select_from(before).scalar_subquery().label("ahead")
+    level = select(JobRow.id).where(queued, JobRow.priority == priority)
+    first = level.order_by(JobRow.id).limit(MOST_COUNTED).subquery()
+    return select(first.c.id, ahead, func.row_number().over(order_by=first.c.id).label("place"))
 
 
 def count_active(session: Session, project_id: str, *, at_most: int) -> int:
@@ -155,6 +176,7 @@ def finish(
         return False
     session.add(_state_event(job_id, event_id, state, now))
     session.flush()
+    webhooks.announce_job(session, job_id, state, now)
     usage.add_attempt(session, job_id, now)
     return True
 
@@ -242,6 +264,8 @@ def cancel(session: Session, job_id: str, now: datetime) -> JobState | None:
         return JobState.CANCELLING if asked else None
     session.add(_state_event(job_id, event_id, state, now))
     session.flush()
+    if state.ended:
+        webhooks.announce_job(session, job_id, state, now)
     return state
 
 

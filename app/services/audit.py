@@ -21,6 +21,9 @@ Action = Literal[
     "dataset.deleted",
     "job.deleted",
     "job.cancelled",
+    "webhook.created",
+    "webhook.rotated",
+    "webhook.deleted",
 ]
 
 

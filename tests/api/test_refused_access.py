@@ -19,6 +19,8 @@ KINDS = {
     "artifact_id": Prefix.ARTIFACT,
     "key_id": Prefix.KEY,
     "project_id": Prefix.PROJECT,
+    "webhook_id": Prefix.WEBHOOK,
+    "delivery_id": Prefix.DELIVERY,
 }
 """What the parameters of paths name. One that is missing here makes the tests below fail."""
 
@@ -41,6 +43,8 @@ def owned(server):
     model, dataset = owner.add_model(), owner.add_dataset()
     job = owner.queued(model_id=model, dataset_id=dataset)
     key = owner.client.post("keys", json={"name": "mine"}).json()
+    body = {"url": "https://receiver.invalid/", "events": ["job.succeeded"]}
+    webhook = owner.client.post("webhooks", json=body).json()["id"]
     with owner.client_with(key["key"]) as client:
         yield {
             "model_id": model,
@@ -49,6 +53,8 @@ def owned(server):
             "artifact_id": owner.add_artifact(job, "report.json", b"{}"),
             "key_id": key["id"],
             "project_id": owner.id,
+            "webhook_id": webhook,
+            "delivery_id": owner.client.post(f"webhooks/{webhook}:ping").json()["id"],
         }
         # Nobody has cancelled, revoked or rotated anything.
         assert client.get(f"jobs/{job}").json()["state"] == "queued"
