@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, and_, exists, func, select, union_all, update
+from sqlalchemy import Integer, Select, and_, bindparam, exists, func, select, union_all, update
 from sqlalchemy.orm import Session
 
 from app.db import usage, webhooks
@@ -74,23 +75,28 @@ def queue_positions(session: Session, rows: Sequence[JobRow]) -> dict[str, int]:
     queued = [row for row in rows if row.state == JobState.QUEUED]
     if not queued:
         return {}
-    levels = [_places(queue, priority) for queue, priority in sorted({(row.queue, row.priority) for row in queued})]
-    places = union_all(*levels).subquery()
-    found = session.execute(
-        select(places.c.id, places.c.ahead + places.c.place).where(places.c.id.in_([row.id for row in queued]))
-    )
-    known = {job_id: int(place) for job_id, place in found}
+    levels = sorted({(row.queue, row.priority) for row in queued})
+    values: dict[str, Any] = {"ids": [row.id for row in queued]}
+    for number, (queue, priority) in enumerate(levels):
+        values |= {f"queue_{number}": queue, f"priority_{number}": priority}
+    known = {job_id: int(place) for job_id, place in session.execute(_positions(len(levels)), values)}
     return {row.id: min(known.get(row.id, MOST_COUNTED), MOST_COUNTED) for row in queued}
 
 
-def _places(queue: str, priority: int) -> Select[tuple[str, int, int]]:
-    """Number the jobs of one priority in a queue, beside the count of those that go before all of them."""
-    queued = and_(JobRow.queue == queue, JobRow.state == JobState.QUEUED)
-    before = select(JobRow.id).where(queued, JobRow.priority > priority).limit(MOST_COUNTED).subquery()
-    ahead = select(func.count()).select_from(before).scalar_subquery().label("ahead")
-    level = select(JobRow.id).where(queued, JobRow.priority == priority)
-    first = level.order_by(JobRow.id).limit(MOST_COUNTED).subquery()
-    return select(first.c.id, ahead, func.row_number().over(order_by=first.c.id).label("place"))
+@cache
+def _positions(levels: int) -> Select[Any]:
+    """Number the jobs of so many priorities of queues, each behind those of its queue that go before all of them."""
+    branches: list[Any] = []
+    for number in range(levels):
+        priority = bindparam(f"priority_{number}", type_=Integer)
+        queued = and_(JobRow.queue == bindparam(f"queue_{number}"), JobRow.state == JobState.QUEUED)
+        before = select(JobRow.id).where(queued, JobRow.priority > priority).limit(MOST_COUNTED).subquery()
+        ahead = select(func.count()).select_from(before).scalar_subquery().label("ahead")
+        level = select(JobRow.id).where(queued, JobRow.priority == priority)
+        first = level.order_by(JobRow.id).limit(MOST_COUNTED).subquery()
+        branches.append(select(first.c.id, ahead, func.row_number().over(order_by=first.c.id).label("place")))
+    places = union_all(*branches).subquery()
+    return select(places.c.id, places.c.ahead + places.c.place).where(places.c.id.in_(bindparam("ids", expanding=True)))
 
 
 def count_active(session: Session, project_id: str, *, at_most: int) -> int:
