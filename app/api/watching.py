@@ -15,6 +15,7 @@ from time import monotonic
 import structlog
 from sse_starlette.sse import AppStatus
 
+from app.api.schemas import EventOut
 from app.db.engine import Sessions
 from app.db.tables import EventRow
 from app.services import callers, watching
@@ -191,8 +192,6 @@ class Watch:
 
 def written(row: EventRow) -> bytes:
     """Write an event out for a stream."""
-    from app.api.schemas import EventOut
-
     event = EventOut.of(row)
     return f"id: {event.id}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n".encode()
 
