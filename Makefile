@@ -69,6 +69,14 @@ bench-quantization: bench-setup ## Quantize beside ONNX Runtime and NNCF, and tr
 bench-pruning: setup ## Prune network F beside Torch-Pruning
 	$(BIN)/python -m benchmarks.pruning
 
+.PHONY: bench-api
+bench-api: setup ## Read beside a million jobs, submit jobs and upload, on SQLite and PostgreSQL
+	$(BIN)/python -m benchmarks.api
+
+.PHONY: bench-listeners
+bench-listeners: setup ## Have a thousand listeners follow one job
+	$(BIN)/python -m benchmarks.listeners
+
 .PHONY: lint
 lint: setup ## Check style, types and imports
 	$(BIN)/ruff check .

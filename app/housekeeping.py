@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from app.db.engine import make_sessions
 from app.queue import Relay
-from app.services import idempotency, recovery, sweeps
+from app.services import deliveries, idempotency, recovery, sweeps
 from app.services.retention import Collector
 from app.settings import Settings
 from app.storage import Storage
@@ -53,6 +53,7 @@ class Housekeeper:
             self._next_collection = time.monotonic() + self._settings.collect_seconds
             freed = Collector(self._sessions, self._storage, self._settings, now).collect()
             log.info("collected", **freed.as_json())
+            deliveries.forget(self._readers, self._sessions, self._settings.delivery_days, now)
 
     def _run(self) -> None:
         pause = min(_LONGEST_PAUSE_SECONDS, self._settings.lease_seconds / _ROUNDS_A_LEASE)

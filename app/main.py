@@ -27,10 +27,13 @@ from app.api import (
     sweeps,
     targets,
     usage,
+    webhooks,
 )
 from app.api.deps import Parts
 from app.api.idempotency import HEADER, REPLAYED, Idempotency, describe
 from app.api.middleware import REQUEST_ID, BodyLimit, Head, RequestId
+from app.api.watching import Watch
+from app.courier import Courier
 from app.db.engine import make_engine, make_sessions
 from app.housekeeping import Housekeeper
 from app.queue import Relay
@@ -53,6 +56,7 @@ _NOUNS = (
     usage,
     projects,
     keys,
+    webhooks,
     audit,
 )
 _UPLOADS = frozenset({f"{API}/models", f"{API}/datasets"})
@@ -62,22 +66,28 @@ _PROBLEM: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.Problem, "d
 def create_app(settings: Settings) -> FastAPI:
     """Build the service. The database must have been migrated."""
     engine = make_engine(settings.database_url)
+    readers = make_sessions(engine, read_only=True)
     parts = Parts(
         settings=settings,
         engine=engine,
         sessions=make_sessions(engine),
-        readers=make_sessions(engine, read_only=True),
+        readers=readers,
         storage=Storage(settings.storage_url),
         relay=Relay(settings, engine),
         rates=Rates(settings.max_requests_per_minute),
+        watch=Watch(readers),
     )
     housekeeper = Housekeeper(settings, engine, parts.storage, parts.relay)
+    courier = Courier(settings, engine)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         parts.relay.start()
         housekeeper.start()
-        yield
+        courier.start()
+        async with parts.watch.running():
+            yield
+        await run_in_threadpool(courier.stop)
         await run_in_threadpool(housekeeper.stop)
         await run_in_threadpool(parts.relay.stop)
         engine.dispose()

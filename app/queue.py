@@ -1,6 +1,8 @@
 """The way to the workers: messages leave the outbox after the commit and go out by task name."""
 
 import threading
+import time
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -19,6 +21,7 @@ TRANSPORT: dict[str, Any] = {
 }
 _BATCH = 100
 _POLL_SECONDS = 1.0
+_GATHER_SECONDS = 0.02
 
 log = structlog.get_logger()
 
@@ -39,6 +42,7 @@ class Relay:
         self._sessions = make_sessions(engine)
         self._celery = Celery("winnow", broker=settings.broker_url, set_as_current=False)
         self._celery.conf.update(broker_transport_options=TRANSPORT, task_serializer="json", task_ignore_result=True)
+        self._producer: Any = None
         self._awake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
@@ -55,6 +59,7 @@ class Relay:
         self._stopping = True
         self._awake.set()
         self._thread.join()
+        self._disconnect()
         self._celery.close()
 
     def publish(self) -> int:
@@ -62,9 +67,9 @@ class Relay:
         with self._readers() as session:
             if not outbox.any_due(session):
                 return 0
-        with self._celery.connection_for_write() as connection:
+        try:
             # A broker that is away is met here: within the transaction it would hold SQLite's one lock for seconds.
-            connection.ensure_connection(max_retries=1, interval_start=0)
+            producer = self._connected()
             with self._sessions.begin() as session:
                 rows = outbox.take(session, _BATCH)
                 for row in rows:
@@ -73,10 +78,33 @@ class Relay:
                         kwargs=row.payload,
                         queue=row.queue,
                         priority=broker_priority(row.priority),
-                        connection=connection,
+                        producer=producer,
                         retry=False,
                     )
+        except Exception:
+            self._disconnect()
+            raise
         return len(rows)
+
+    def _connected(self) -> Any:
+        """Give a producer whose connection works; it is kept, as to connect takes longer than to publish."""
+        if self._producer is not None:
+            try:
+                self._producer.channel.client.ping()
+            except Exception as error:  # noqa: BLE001  whatever it is that ended the connection
+                log.info("broker_connection_lost", error=str(error))
+                self._disconnect()
+        if self._producer is None:
+            connection = self._celery.connection_for_write()
+            connection.ensure_connection(max_retries=1, interval_start=0)
+            self._producer = self._celery.amqp.Producer(connection, auto_declare=False)
+        return self._producer
+
+    def _disconnect(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with suppress(Exception):
+                producer.connection.release()
 
     def waiting(self, queue: str) -> int:
         """Count the messages that the broker holds for a queue."""
@@ -88,7 +116,9 @@ class Relay:
     def _run(self) -> None:
         failing = False
         while not self._stopping:
-            self._awake.wait(_POLL_SECONDS)
+            if self._awake.wait(_POLL_SECONDS) and not self._stopping:
+                # What is committed in this moment goes out on one connection.
+                time.sleep(_GATHER_SECONDS)
             self._awake.clear()
             try:
                 while not self._stopping and self.publish():

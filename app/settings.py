@@ -91,6 +91,16 @@ class Settings(BaseSettings):
     input_days: float | None = Field(
         None, ge=0, description="Models and data sets are kept for so long after the last job on them; else for ever."
     )
+    webhook_private_addresses: bool = Field(
+        default=False, description="Let webhooks go to private and loopback addresses, as a network of one's own has."
+    )
+    webhook_redirects: bool = Field(
+        default=False, description="Let webhooks follow redirects (307 and 308), each to an address that is checked."
+    )
+    webhook_timeout_seconds: float = Field(
+        10, gt=0, le=60, description="A receiver of webhooks that takes longer to answer has not."
+    )
+    delivery_days: float = Field(30, ge=1, description="What webhooks were sent is kept in their logs for so long.")
     collect_seconds: float = Field(3600, gt=0, description="The API clears away what has expired so often.")
     signing_key: Path = Field(
         default_factory=_default_signing_key,

@@ -1,5 +1,6 @@
 """``/datasets``: uploaded data sets."""
 
+from operator import attrgetter
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -75,7 +76,8 @@ async def get_dataset(parts: PartsDep, caller: Reader, dataset_id: str, wait: Wa
             callers.require_valid(session, caller)
             return datasets.get(session, caller.project_id, dataset_id)
 
-    return DatasetOut.of(await read_until(read, lambda row: row.state != ObjectState.VALIDATING, wait))
+    watched = parts.watch, caller, dataset_id, read, attrgetter("state")
+    return DatasetOut.of(await read_until(*watched, leaves=ObjectState.VALIDATING, seconds=wait))
 
 
 @router.delete("/{dataset_id}", status_code=204)

@@ -10,6 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from app.api.watching import Watch
 from app.db.engine import Sessions
 from app.domain.errors import FieldError, Unsupported, ValidationFailed
 from app.domain.ids import Prefix, is_id
@@ -36,9 +37,11 @@ class Parts:
     storage: Storage
     relay: Relay
     rates: Rates
+    watch: Watch
 
 
-def _parts(request: Request) -> Parts:
+# Asynchronous, though nothing is awaited: what is not is sent through a thread of the pool.
+async def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
 
@@ -98,7 +101,7 @@ def _query_names(dependant: Dependant) -> set[str]:
     return own.union(*(_query_names(inner) for inner in dependant.dependencies))
 
 
-def _json_alone(request: Request) -> None:
+async def _json_alone(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != JSON:
         raise Unsupported(f"The body is sent as {JSON}, not as {media_type or 'nothing'}.")

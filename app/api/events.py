@@ -1,28 +1,34 @@
 """``/jobs/{id}/events`` and ``/logs``: what happened, listed or as it happens."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
+import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
+from sse_starlette.sse import SendTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.api.contents import require_acceptable
 from app.api.deps import DEFAULT_LIMIT, MAX_INTEGER, Limit, Parts, PartsDep, Reader
 from app.api.schemas import EventOut, Page
+from app.api.watching import Line, written
 from app.db.tables import EventRow
 from app.domain.errors import Malformed
 from app.domain.job import EventType, JobState
-from app.services import callers, jobs
+from app.services import jobs
 from app.services.callers import Caller
+from app.services.watching import over
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
+log = structlog.get_logger()
+
 _STREAM = "text/event-stream"
-_POLL_SECONDS = 0.25
 _PING_SECONDS = 15
+_SEND_SECONDS = 30
 _BATCH = 500
 
 After = Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Events that follow this id.")]
@@ -45,7 +51,7 @@ async def list_job_events(
     if _STREAM in request.headers.get("accept", "") and not getattr(request.state, "head", False):
         start = _event_id(last_event_id) if last_event_id else after
         await run_in_threadpool(_read, parts, caller, job_id, start, 1)
-        return EventSourceResponse(_follow(parts, caller, job_id, start), ping=_PING_SECONDS)
+        return _Stream(_follow(parts, caller, job_id, start), ping=_PING_SECONDS, send_timeout=_SEND_SECONDS)
     _, rows = await run_in_threadpool(_read, parts, caller, job_id, after, limit + 1)
     return JSONResponse(Page.of(rows, limit, EventOut.of).model_dump(mode="json"))
 
@@ -58,19 +64,36 @@ async def get_job_logs(request: Request, parts: PartsDep, caller: Reader, job_id
     return StreamingResponse(_lines(parts, caller, job_id, first), media_type="text/plain; charset=utf-8")
 
 
-async def _follow(parts: Parts, caller: Caller, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
-    # A key that is revoked meanwhile ends the stream.
-    while await run_in_threadpool(_still_valid, parts, caller):
-        # The state is read before the events: once it has ended, no event is still to come.
-        state, rows = await run_in_threadpool(_read, parts, caller, job_id, after, _BATCH)
-        for row in rows:
-            event = EventOut.of(row)
-            yield ServerSentEvent(event.model_dump_json(), id=str(event.id), event=event.type, sep="\n")
-            after = row.id
-        if state.ended and not rows:
-            return
-        if not rows:
-            await asyncio.sleep(_POLL_SECONDS)
+class _Stream(EventSourceResponse):
+    """Drops a listener that takes nothing for too long; it may come back with ``Last-Event-ID``."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            log.info("listener_dropped", path=scope["path"])
+
+
+async def _follow(parts: Parts, caller: Caller, job_id: str, after: int) -> AsyncIterator[bytes]:
+    with parts.watch.seat(job_id, caller) as seat:
+        topic = seat.topic
+        # A key that is revoked meanwhile ends the stream.
+        while not seat.ended:
+            lines = topic.since(after) if topic.mark else []
+            if lines is None:
+                lines = await run_in_threadpool(_written, parts, job_id, after)
+            if lines:
+                yield b"".join(line for _, line in lines)
+                after = lines[-1][0]
+            elif topic.mark and after >= topic.mark.last_event_id and over(topic.mark):
+                return
+            else:
+                await seat.turn()
+
+
+def _written(parts: Parts, job_id: str, after: int) -> list[Line]:
+    with parts.readers() as session:
+        return [(row.id, written(row)) for row in jobs.events_after(session, job_id, after, limit=_BATCH)]
 
 
 async def _lines(parts: Parts, caller: Caller, job_id: str, rows: Sequence[EventRow]) -> AsyncIterator[str]:
@@ -88,11 +111,6 @@ def _read(
     with parts.readers() as session:
         state = JobState(jobs.find(session, caller.project_id, job_id).state)
         return state, jobs.events_after(session, job_id, after, limit=limit, type_=type_)
-
-
-def _still_valid(parts: Parts, caller: Caller) -> bool:
-    with parts.readers() as session:
-        return callers.still_valid(session, caller)
 
 
 def _event_id(header: str) -> int:

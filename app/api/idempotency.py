@@ -26,7 +26,8 @@ HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
 _RENEW_SECONDS = 15
 _KEPT_HEADERS = ("content-type", "location", "retry-after", "cache-control")
-_SECRET = "key"  # noqa: S105  the name of the field of a body that is shown once
+_SECRETS = ("key", "secret")
+"""The names of the fields of bodies that are shown once."""
 
 
 _DESCRIBED: dict[str, Any] = {
@@ -166,5 +167,6 @@ def _without_secret(start: Message, body: bytes) -> tuple[dict[str, str], bytes]
     found = MutableHeaders(raw=list(start["headers"]))
     headers = {name: found[name] for name in _KEPT_HEADERS if name in found}
     if found.get("cache-control") == "no-store":
-        body = json.dumps({**json.loads(body), _SECRET: None}).encode()
+        shown = json.loads(body)
+        body = json.dumps({**shown, **{name: None for name in _SECRETS if name in shown}}).encode()
     return headers, body

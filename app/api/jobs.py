@@ -1,5 +1,6 @@
 """``/jobs``: compression, asked for and followed."""
 
+from operator import attrgetter
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -94,9 +95,10 @@ async def get_job(parts: PartsDep, caller: Reader, job_id: str, wait: Wait = 0) 
             return jobs.get(session, caller.project_id, job_id)
 
     first = await run_in_threadpool(read)
-    if JobState(first.row.state).ended:
+    if not wait or JobState(first.row.state).ended:
         return JobOut.of(first)
-    return JobOut.of(await read_until(read, lambda view: view.row.state != first.row.state, wait))
+    watched = parts.watch, caller, job_id, read, attrgetter("row.state")
+    return JobOut.of(await read_until(*watched, leaves=first.row.state, seconds=wait))
 
 
 @router.delete("/{job_id}", status_code=204)

@@ -1,5 +1,6 @@
 """``/models``: uploaded models."""
 
+from operator import attrgetter
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -86,7 +87,8 @@ async def get_model(parts: PartsDep, caller: Reader, model_id: str, wait: Wait =
             callers.require_valid(session, caller)
             return models.get(session, caller.project_id, model_id)
 
-    return ModelOut.of(await read_until(read, lambda row: row.state != ObjectState.VALIDATING, wait))
+    watched = parts.watch, caller, model_id, read, attrgetter("state")
+    return ModelOut.of(await read_until(*watched, leaves=ObjectState.VALIDATING, seconds=wait))
 
 
 @router.delete("/{model_id}", status_code=204)

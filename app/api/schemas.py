@@ -164,7 +164,7 @@ class JobOut(JobSpec):
     progress: float
     eta_seconds: float | None
     attempt: int
-    queue_position: int | None
+    queue_position: int | None = Field(description="Place in the queue, null once it has left it; 1000: that or later.")
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

@@ -7,15 +7,35 @@ from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-_POLL_SECONDS = 0.2
+from app.api.watching import Watch
+from app.services.callers import Caller
+
 T = TypeVar("T")
 
 
-async def read_until(read: Callable[[], T], changed: Callable[[T], bool], seconds: float) -> T:
-    """Read again and again, holding no session in between, until it changed or the time is over."""
+async def read_until(
+    watch: Watch,
+    caller: Caller,
+    object_id: str,
+    read: Callable[[], T],
+    state_of: Callable[[T], str],
+    *,
+    leaves: str,
+    seconds: float,
+) -> T:
+    """Read once the object leaves a state or the time is over; in between neither a thread nor a session is held."""
     deadline = time.monotonic() + seconds
     value = await run_in_threadpool(read)
-    while not changed(value) and time.monotonic() < deadline:
-        await asyncio.sleep(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
-        value = await run_in_threadpool(read)
+    if not seconds or state_of(value) != leaves:
+        return value
+    with watch.seat(object_id, caller) as seat:
+        while state_of(value) == leaves and not seat.ended:
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await seat.turn()
+            except TimeoutError:
+                break
+            mark = seat.topic.mark
+            if seat.ended or mark is None or mark.state != leaves:
+                value = await run_in_threadpool(read)
     return value

@@ -1,12 +1,13 @@
 """Uploaded data sets."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
-from app.db import contents
+from app.db import contents, webhooks
 from app.db.paging import page
 from app.db.tables import DatasetRow, JobRow
 from app.domain.dataset import DatasetFacts
@@ -57,7 +58,10 @@ def finish_inspection(session: Session, dataset_id: str, outcome: DatasetFacts |
         .returning(DatasetRow.id)
         .execution_options(synchronize_session=False)
     )
-    return session.scalar(statement) is not None
+    if session.scalar(statement) is None:
+        return False
+    webhooks.announce_upload(session, "dataset", dataset_id, values["state"], datetime.now(UTC))
+    return True
 
 
 def in_use(session: Session, dataset_id: str) -> bool:

@@ -2,22 +2,31 @@
 
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 Sessions = sessionmaker[Session]
 
 _BUSY_TIMEOUT_MS = 30_000
 _READ_ONLY = "winnow_read_only"
+_USED = "winnow_used"
+_TRUSTED_SECONDS = 1.0
+"""A connection that was in use so lately is there still; each look would be one more way to the server and back."""
 
 
 def make_engine(url: str) -> Engine:
     """Open a pool on a database; the folder of an SQLite file is made where it is missing."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_size=10, max_overflow=30, pool_pre_ping=True)
+        engine = create_engine(parsed, pool_size=10, max_overflow=30)
+        event.listen(engine, "checkin", _note_use)
+        event.listen(engine, "checkout", _check)
+        return engine
     if not parsed.database or parsed.database == ":memory:":
         raise ValueError("SQLite needs a file: every process must see the same database")
     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +46,26 @@ def make_sessions(engine: Engine, *, read_only: bool = False) -> Sessions:
 
 def reading(engine: Engine) -> Engine:
     """Give the same pool for transactions that only read."""
-    return engine.execution_options(**{_READ_ONLY: True})
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(**{_READ_ONLY: True})
+    # Each statement of a transaction sees what was committed before it, as it does without one: to begin and to end
+    # one would be two more ways to the server and back.
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info[_USED] = monotonic()
+
+
+def _check(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+    """Try a connection out that was not in use for a while: the server may have gone away meanwhile."""
+    if monotonic() - record.info.get(_USED, 0.0) < _TRUSTED_SECONDS:
+        return
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except Exception as error:
+        raise DisconnectionError from error  # the pool opens another
 
 
 def _set_pragmas(connection: SqliteConnection, _record: Any) -> None:

@@ -23,6 +23,11 @@ def waiting_since(session: Session, kind: str, before: datetime, limit: int) -> 
     return cast("Sequence[Upload]", session.scalars(query.order_by(table.id).limit(limit)).all())
 
 
+def states(session: Session, table: Table, ids: Sequence[str]) -> list[tuple[str, str]]:
+    """Read the states of uploads of whatever project, each with its id."""
+    return [(id_, state) for id_, state in session.execute(select(table.id, table.state).where(table.id.in_(ids)))]
+
+
 def touch(session: Session, row: Upload, now: datetime, *, unless_since: datetime | None = None) -> bool:
     """Note that an inspection was asked for or is at work; false where it was since a time, or has ended."""
     table = type(row)

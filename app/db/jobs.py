@@ -2,18 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import and_, exists, func, or_, select, update
+from sqlalchemy import Integer, Select, and_, bindparam, exists, func, literal, select, union_all, update
 from sqlalchemy.orm import Session
 
-from app.db import usage
+from app.db import usage, webhooks
 from app.db.paging import page
 from app.db.tables import ArtifactRow, EventRow, JobLabelRow, JobModelRow, JobRow
 from app.domain.errors import Failure
 from app.domain.job import MOST_RETRIES, TRANSITIONS, EventType, JobState
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
+MOST_COUNTED = 1000
 _RUNNING = (JobState.RUNNING, JobState.CANCELLING)
 
 
@@ -63,16 +65,59 @@ def listed(
         query = query.join(JobLabelRow, JobLabelRow.job_id == JobRow.id).where(
             JobLabelRow.project_id == project_id, JobLabelRow.key == key, JobLabelRow.value == value
         )
+        # By the label's own column: its index holds the order, and what is newest is read first.
+        return page(session, query, JobLabelRow.job_id, before=before, limit=limit)
     return page(session, query, JobRow.id, before=before, limit=limit)
 
 
-def queue_position(session: Session, job: JobRow) -> int | None:
-    """Count the queued jobs that are served up to this one: 1 is next; null once it left the queue."""
-    if job.state != JobState.QUEUED:
-        return None
-    ahead = or_(JobRow.priority > job.priority, and_(JobRow.priority == job.priority, JobRow.id <= job.id))
-    query = select(func.count()).where(JobRow.queue == job.queue, JobRow.state == JobState.QUEUED, ahead)
-    return session.scalar(query)
+def queue_positions(session: Session, rows: Sequence[JobRow]) -> dict[str, int]:
+    """Tell how many queued jobs are served up to each of these that are queued, itself included, in one query.
+
+    It counts no further than to MOST_COUNTED, which stands for so many and more: a long queue costs what a short does.
+    """
+    queued = [row for row in rows if row.state == JobState.QUEUED]
+    if not queued:
+        return {}
+    if len(queued) == 1:
+        return {queued[0].id: _position(session, queued[0])}
+    levels = sorted({(row.queue, row.priority) for row in queued})
+    values: dict[str, Any] = {"ids": [row.id for row in queued]}
+    for number, (queue, priority) in enumerate(levels):
+        values |= {f"queue_{number}": queue, f"priority_{number}": priority}
+    known = {job_id: int(place) for job_id, place in session.execute(_positions(len(levels)), values)}
+    return {row.id: min(known.get(row.id, MOST_COUNTED), MOST_COUNTED) for row in queued}
+
+
+def _position(session: Session, row: JobRow) -> int:
+    """Count the jobs up to one alone, which takes less than to number them."""
+    values = {"queue": row.queue, "priority": row.priority, "id": row.id}
+    return min(session.execute(_one_position(), values).scalar_one(), MOST_COUNTED)
+
+
+@cache
+def _one_position() -> Select[Any]:
+    queued = and_(JobRow.queue == bindparam("queue"), JobRow.state == JobState.QUEUED)
+    priority = bindparam("priority", type_=Integer)
+    parts = (JobRow.priority > priority, and_(JobRow.priority == priority, JobRow.id <= bindparam("id")))
+    counts = [select(literal(1)).where(queued, part).limit(MOST_COUNTED).subquery() for part in parts]
+    before, beside = (select(func.count()).select_from(it).scalar_subquery() for it in counts)
+    return select(before + beside)
+
+
+@cache
+def _positions(levels: int) -> Select[Any]:
+    """Number the jobs of so many priorities of queues, each behind those of its queue that go before all of them."""
+    branches: list[Any] = []
+    for number in range(levels):
+        priority = bindparam(f"priority_{number}", type_=Integer)
+        queued = and_(JobRow.queue == bindparam(f"queue_{number}"), JobRow.state == JobState.QUEUED)
+        before = select(JobRow.id).where(queued, JobRow.priority > priority).limit(MOST_COUNTED).subquery()
+        ahead = select(func.count()).select_from(before).scalar_subquery().label("ahead")
+        level = select(JobRow.id).where(queued, JobRow.priority == priority)
+        first = level.order_by(JobRow.id).limit(MOST_COUNTED).subquery()
+        branches.append(select(first.c.id, ahead, func.row_number().over(order_by=first.c.id).label("place")))
+    places = union_all(*branches).subquery()
+    return select(places.c.id, places.c.ahead + places.c.place).where(places.c.id.in_(bindparam("ids", expanding=True)))
 
 
 def count_active(session: Session, project_id: str, *, at_most: int) -> int:
@@ -158,6 +203,7 @@ def finish(
         return False
     session.add(_state_event(job_id, event_id, state, now))
     session.flush()
+    webhooks.announce_job(session, job_id, state, now)
     usage.add_attempt(session, job_id, now)
     return True
 
@@ -245,6 +291,8 @@ def cancel(session: Session, job_id: str, now: datetime) -> JobState | None:
         return JobState.CANCELLING if asked else None
     session.add(_state_event(job_id, event_id, state, now))
     session.flush()
+    if state.ended:
+        webhooks.announce_job(session, job_id, state, now)
     return state
 
 
@@ -252,6 +300,12 @@ def state_of(session: Session, job_id: str, attempt: int) -> JobState | None:
     """Read the state that an attempt's job is in; null where another attempt has taken over."""
     state = session.scalar(select(JobRow.state).where(JobRow.id == job_id, JobRow.attempt == attempt))
     return JobState(state) if state is not None else None
+
+
+def marks(session: Session, job_ids: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Read how far jobs are, of whatever project: each one's id, state and the number of its last event."""
+    rows = session.execute(select(JobRow.id, JobRow.state, JobRow.last_event_id).where(JobRow.id.in_(job_ids)))
+    return [(job_id, state, last) for job_id, state, last in rows]
 
 
 def artifact_contents(session: Session, job_id: str) -> Sequence[str]:

@@ -1,6 +1,6 @@
 """API keys."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -17,6 +17,12 @@ def get_open(session: Session, key_id: str) -> KeyRow | None:
     """Get a key, as it is now, whose project has not been revoked."""
     query = select(KeyRow).join(ProjectRow, ProjectRow.id == KeyRow.project_id)
     return session.scalar(query.where(KeyRow.id == key_id, ProjectRow.revoked_at.is_(None)))
+
+
+def get_open_among(session: Session, key_ids: Collection[str]) -> Sequence[KeyRow]:
+    """Get those of these keys, as they are now, whose projects have not been revoked."""
+    query = select(KeyRow).join(ProjectRow, ProjectRow.id == KeyRow.project_id)
+    return session.scalars(query.where(KeyRow.id.in_(key_ids), ProjectRow.revoked_at.is_(None))).all()
 
 
 def get_held(session: Session, project_id: str, key_id: str) -> KeyRow | None:

@@ -1,12 +1,13 @@
 """Uploaded models."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import exists, or_, select, update
 from sqlalchemy.orm import Session, undefer
 
-from app.db import contents
+from app.db import contents, webhooks
 from app.db.paging import page
 from app.db.tables import JobModelRow, JobRow, ModelRow
 from app.domain.errors import Failure
@@ -62,7 +63,10 @@ def finish_inspection(session: Session, model_id: str, outcome: ModelFacts | Fai
         .returning(ModelRow.id)
         .execution_options(synchronize_session=False)
     )
-    return session.scalar(statement) is not None
+    if session.scalar(statement) is None:
+        return False
+    webhooks.announce_upload(session, "model", model_id, values["state"], datetime.now(UTC))
+    return True
 
 
 def in_use(session: Session, model_id: str) -> bool:

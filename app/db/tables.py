@@ -290,6 +290,56 @@ class ArtifactRow(Base):
     created_at: Mapped[datetime]
 
 
+class WebhookRow(Base):
+    """An address that is told of events.
+
+    ``secret`` signs what is sent, and ``old_secret`` beside it until ``old_secret_until``. ``failing_since`` is the
+    first attempt that failed since the last that did not.
+    """
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index(None, "project_id", "id"),)
+
+    id: Mapped[str] = mapped_column(type_id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    url: Mapped[str] = mapped_column(Text)
+    events: Mapped[list[str]] = mapped_column(JSON)
+    secret: Mapped[str] = mapped_column(type_hex)
+    old_secret: Mapped[str | None] = mapped_column(type_hex)
+    old_secret_until: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    failing_since: Mapped[datetime | None]
+    disabled_at: Mapped[datetime | None]
+
+
+class DeliveryRow(Base):
+    """An event on its way to a webhook: to be tried at ``due_at``, null once it has ended.
+
+    While an attempt is underway, ``due_at`` is when it counts as lost.
+    """
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        Index(None, "webhook_id", "id"),
+        Index(None, "webhook_id", "state", "id"),
+        Index(None, "webhook_id", "due_at"),
+    )
+
+    id: Mapped[str] = mapped_column(type_id, primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    event: Mapped[str] = mapped_column(type_word)
+    body: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(type_word)
+    attempts: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime | None]
+    give_up_at: Mapped[datetime]
+    attempted_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    response_status: Mapped[int | None]
+    error: Mapped[str | None] = mapped_column(type_word)
+
+
 class OutboxRow(Base):
     """A message to publish once its transaction is committed, and it is due. ``priority``: 9 is served first."""
 

@@ -171,6 +171,10 @@ class InUse(Conflict):
     code, title = "in_use", "Other objects still refer to this one"
 
 
+class TooManyWebhooks(Conflict):
+    code, title = "too_many_webhooks", "The project has as many webhooks as it may"
+
+
 class TooLarge(ClientError):
     code, kind, title = "too_large", Kind.TOO_LARGE, "The body is over the limit"
 
@@ -216,6 +220,10 @@ class ValidationFailed(Invalid):
 
 class IdempotencyKeyReused(Invalid):
     code, title = "idempotency_key_reused", "This Idempotency-Key was sent with another request"
+
+
+class AddressRefused(Invalid):
+    code, title = "address_refused", "The service sends nothing to this address"
 
 
 class CorruptFile(Invalid):

@@ -3,6 +3,7 @@
 import secrets
 import threading
 import time
+from datetime import datetime
 from enum import StrEnum
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -23,6 +24,7 @@ class Prefix(StrEnum):
     WEBHOOK = "whk"
     KEY = "key"
     PROJECT = "prj"
+    DELIVERY = "dlv"
     AUDIT = "aud"
     REQUEST = "req"
 
@@ -52,12 +54,20 @@ def new_id(prefix: Prefix) -> str:
 
     Source: https://github.com/ulid/spec, monotonic, with random steps.
     """
-    number = _numbers.take()
-    digits = (_CROCKFORD[(number >> shift) & 31] for shift in range(5 * (_ULID_LENGTH - 1), -1, -5))
-    return f"{prefix.value}_{''.join(digits)}"
+    return f"{prefix.value}_{_digits(_numbers.take())}"
 
 
 def is_id(prefix: Prefix, text: str) -> bool:
     """Tell whether ``text`` has the form of an id of this kind."""
     head, _, ulid = text.partition("_")
     return head == prefix.value and len(ulid) == _ULID_LENGTH and set(ulid) <= set(_CROCKFORD)
+
+
+def first_id(prefix: Prefix, moment: datetime) -> str:
+    """Give an id that sorts before all that are made from a moment on, and behind all before it."""
+    number = int(moment.timestamp() * 1000) << _RANDOM_BITS
+    return f"{prefix.value}_{_digits(number)}"
+
+
+def _digits(number: int) -> str:
+    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(5 * (_ULID_LENGTH - 1), -1, -5))

@@ -23,6 +23,9 @@ Action = Literal[
     "job.cancelled",
     "sweep.cancelled",
     "sweep.deleted",
+    "webhook.created",
+    "webhook.rotated",
+    "webhook.deleted",
 ]
 
 

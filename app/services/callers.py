@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -48,14 +49,25 @@ def authenticate(session: Session, token: str | None) -> Caller:
 
 def still_valid(session: Session, caller: Caller) -> bool:
     """Tell whether the key was neither revoked nor rotated since, for answers that take long."""
-    row = keys.get_open(session, caller.key_id)
-    return row is not None and _valid(row) and hmac.compare_digest(row.secret_sha256, caller.secret_sha256)
+    return _still(keys.get_open(session, caller.key_id), caller)
+
+
+def ended_among(session: Session, asked: Collection[Caller]) -> set[Caller]:
+    """Tell which of them have a key that was revoked, rotated or has expired since."""
+    if not asked:
+        return set()
+    rows = {row.id: row for row in keys.get_open_among(session, {caller.key_id for caller in asked})}
+    return {caller for caller in asked if not _still(rows.get(caller.key_id), caller)}
 
 
 def require_valid(session: Session, caller: Caller) -> None:
     """Raise Unauthenticated where the key has ended since its request came."""
     if not still_valid(session, caller):
         raise Unauthenticated(_REFUSAL)
+
+
+def _still(row: KeyRow | None, caller: Caller) -> bool:
+    return row is not None and _valid(row) and hmac.compare_digest(row.secret_sha256, caller.secret_sha256)
 
 
 def digest(secret: str) -> str:

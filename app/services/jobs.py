@@ -26,7 +26,7 @@ Row = TypeVar("Row", ModelRow, DatasetRow)
 
 @dataclass(frozen=True)
 class JobView:
-    """A job and its place in the queue, null once it has left it."""
+    """A job and its place in the queue, counted to a thousand; null once it has left it."""
 
     row: JobRow
     queue_position: int | None
@@ -116,7 +116,8 @@ def list_page(
         before=before,
         limit=limit,
     )
-    return [_view(session, row) for row in rows]
+    positions = jobs.queue_positions(session, rows)
+    return [JobView(row, positions.get(row.id)) for row in rows]
 
 
 def cancel(session: Session, by: Caller, job_id: str) -> JobView:
@@ -190,7 +191,7 @@ def _facts(model: ModelRow) -> ModelFacts:
 
 
 def _view(session: Session, row: JobRow) -> JobView:
-    return JobView(row, jobs.queue_position(session, row))
+    return JobView(row, jobs.queue_positions(session, [row]).get(row.id))
 
 
 def _ready(row: Row | None, pointer: str, what: str) -> Row:

@@ -20,6 +20,8 @@ KINDS = {
     "artifact_id": Prefix.ARTIFACT,
     "key_id": Prefix.KEY,
     "project_id": Prefix.PROJECT,
+    "webhook_id": Prefix.WEBHOOK,
+    "delivery_id": Prefix.DELIVERY,
 }
 """What the parameters of paths name. One that is missing here makes the tests below fail."""
 
@@ -44,6 +46,8 @@ def owned(server):
     key = owner.client.post("keys", json={"name": "mine"}).json()
     asked = {"model_id": model, "dataset_id": dataset, "objective": {"max_drop": 0.1}}
     sweep = owner.client.post("sweeps", json=asked).json()
+    body = {"url": "https://receiver.invalid/", "events": ["job.succeeded"]}
+    webhook = owner.client.post("webhooks", json=body).json()["id"]
     with owner.client_with(key["key"]) as client:
         yield {
             "model_id": model,
@@ -53,6 +57,8 @@ def owned(server):
             "artifact_id": owner.add_artifact(job, "report.json", b"{}"),
             "key_id": key["id"],
             "project_id": owner.id,
+            "webhook_id": webhook,
+            "delivery_id": owner.client.post(f"webhooks/{webhook}:ping").json()["id"],
         }
         # Nobody has cancelled, revoked or rotated anything.
         assert client.get(f"jobs/{job}").json()["state"] == "queued"

@@ -50,7 +50,7 @@ def test_pages_follow_each_other_without_gap_or_repetition_while_rows_come(proje
     assert seen == ids[::-1]
 
 
-@pytest.mark.parametrize("table", ["models", "jobs", "api_keys", "audit", "sweeps"])
+@pytest.mark.parametrize("table", ["models", "jobs", "api_keys", "audit", "webhooks", "sweeps"])
 def test_a_deep_page_reads_an_index_and_sorts_nothing(engine, project, table):
     last = project.queued() if table == "jobs" else project.add_model()
     query = f"SELECT * FROM {table} WHERE project_id = :project AND id < :last ORDER BY id DESC LIMIT 51"

@@ -86,17 +86,21 @@ def test_a_worker_asked_to_end_mid_job_leaves_no_process_and_the_job_goes_on_els
 
 
 def test_messages_wait_in_the_outbox_while_the_broker_is_away(queue):
-    queue.broker.terminate()
-    queue.broker.wait(10)
-    with queue.site.sessions.begin() as session:
-        outbox.add(session, "winnow.inspect", "inspect", 5, {"kind": "model", "id": "mdl_none"})
-    queue.relay.wake()
-    time.sleep(1.5)
+    def send():
+        with queue.site.sessions.begin() as session:
+            outbox.add(session, "winnow.inspect", "inspect", 5, {"kind": "model", "id": "mdl_none"})
+        queue.relay.wake()
 
     def waiting():
         with queue.site.sessions() as session:
             return len(session.scalars(select(OutboxRow)).all())
 
+    send()  # over the connection that is then lost
+    until(lambda: not waiting())
+    queue.broker.terminate()
+    queue.broker.wait(10)
+    send()
+    time.sleep(1.5)
     assert waiting() == 1
     began = time.monotonic()
     with queue.site.sessions.begin() as session:

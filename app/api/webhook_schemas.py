@@ -1,0 +1,77 @@
+"""The bodies of ``/webhooks``."""
+
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl
+
+from app.db.tables import DeliveryRow, WebhookRow
+from app.domain.webhook import DeliveryError, DeliveryState, WebhookEvent
+
+
+class WebhookIn(BaseModel):
+    """Where to send, and what to tell of."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[HttpUrl, Field(max_length=2000, description="`http` or `https`, without a password and a fragment.")]
+    events: Annotated[list[WebhookEvent], Field(min_length=1, max_length=16)]
+
+
+class WebhookOut(BaseModel):
+    """A webhook without its secret.
+
+    ``failing_since`` is the first attempt that failed since the last that did not. Nothing is sent once it is disabled.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    url: str
+    events: list[WebhookEvent]
+    created_at: datetime
+    failing_since: datetime | None
+    disabled_at: datetime | None
+
+    @classmethod
+    def of(cls, row: WebhookRow) -> Self:
+        return cls.model_validate(row)
+
+
+class WebhookMade(WebhookOut):
+    """A webhook with its secret."""
+
+    secret: str | None = Field(
+        description="`whsec_…`, shown this once: verifies what is sent, by Standard Webhooks. Null in a replay."
+    )
+
+
+class DeliveryOut(BaseModel):
+    """An event on its way to a webhook, by the id that its receiver sees as ``webhook-id``.
+
+    ``response_status`` and ``error`` are the last attempt's; ``next_attempt_at`` is null once there is none to come.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    webhook_id: str
+    event: str
+    state: DeliveryState
+    attempts: int
+    created_at: datetime
+    attempted_at: datetime | None
+    next_attempt_at: datetime | None = Field(validation_alias="due_at")
+    ended_at: datetime | None
+    response_status: int | None
+    error: DeliveryError | None
+
+    @classmethod
+    def of(cls, row: DeliveryRow) -> Self:
+        return cls.model_validate(row)
+
+
+class DeliveryWhole(DeliveryOut):
+    """A delivery with what is sent."""
+
+    body: dict[str, Any]
