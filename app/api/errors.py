@@ -125,7 +125,10 @@ async def _on_framework(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed(request: Request) -> str:
-    routes = request.app.router.routes
+    routes = [route for route in request.app.router.routes if route.matches(request.scope)[0] is not Match.NONE]
+    # An id might hold a colon for all that the router knows; what is asked for is the action behind it.
+    actions = [route for route in routes if ":" in getattr(route, "path", "").rpartition("/")[2]]
+    routes = actions or routes
     found = [
         method
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
