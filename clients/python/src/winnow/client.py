@@ -236,7 +236,12 @@ class Client:
         return found
 
     def _upload(
-        self, noun: str, path: Path, name: str | None, progress: Progress | None, resumable: bool | None
+        self,
+        noun: str,
+        path: Path,
+        name: str | None,
+        progress: Progress | None,
+        resumable: bool | None,  # noqa: FBT001
     ) -> Any:
         told = progress or (_say(path.name) if self.verbose else None)
         query = {"name": path.stem if name is None else name}
