@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from app.api import idempotency, refusals
 from app.api.artifacts import ZSTANDARD
-from app.api.deps import OCTETS
+from app.api.deps import JSON, OCTETS
 from app.api.errors import MEDIA_TYPE, STATUS, Problem
 from app.api.middleware import REQUEST_ID
 from app.domain.errors import Kind, WinnowError
@@ -77,8 +77,34 @@ def complete(document: dict[str, Any], prefix: str) -> None:
     for path, methods in document["paths"].items():
         for method in _METHODS:
             if operation := methods.get(method):
+                _name_bodies(operation, components["schemas"])
                 _complete(operation, method, components["examples"], versioned=path.startswith(prefix))
     idempotency.describe(document, prefix)
+    _spell_out_constants(document)
+
+
+def _name_bodies(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Give the schemas of bodies that endpoints read themselves a name, as all others have one."""
+    body = operation.get("requestBody", {}).get("content", {}).get(JSON)
+    for place in (body["schema"], *body["schema"].get("anyOf", ())) if body else ():
+        if name := place.get("title"):
+            schema = dict(place)
+            schemas |= schema.pop("$defs", {})
+            schemas[name] = schema
+            place.clear()
+            place["$ref"] = f"#/components/schemas/{name}"
+
+
+def _spell_out_constants(node: Any) -> None:
+    """Write a constant among alternatives as an enumeration of one, which is the same to a validator.
+
+    Generators of clients take a constant for the only thing that can come.
+    """
+    for part in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _spell_out_constants(part)
+    for choice in node.get("anyOf", ()) if isinstance(node, dict) else ():
+        if "const" in choice:
+            choice["enum"] = [choice.pop("const")]
 
 
 def _complete(operation: dict[str, Any], method: str, shown: dict[str, Any], *, versioned: bool) -> None:

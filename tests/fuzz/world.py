@@ -1,5 +1,6 @@
 """A service with something of everything in it, for requests that nobody foresaw."""
 
+import json
 import subprocess
 import threading
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
 
+from app.api.openapi import examples
 from app.db import datasets, models, projects
 from app.db.tables import DatasetRow, ModelRow, WorkerRow
 from app.domain.job import JobState
@@ -18,11 +20,11 @@ from tests.factories import PRUNE, QUANTIZE, dataset_facts, model_facts, pt2
 from tests.serving import Project, serving
 
 _INSPECTION_SECONDS = 0.2
-REPORT = b'{"fuzzed": true}'
+REPORT = json.dumps(examples()["get_job_report"]["response"]).encode()
 
 
 class World:
-    """``key`` is the operator's; ``ids`` are of objects of the operator's own project, by kind."""
+    """``key`` is the operator's; ``ids`` are of an object of each kind, of the operator's own project."""
 
     def __init__(self, server):
         self.server = server
@@ -43,10 +45,10 @@ class World:
             project.claim(job)
             project.report_event(job, "log", {"level": "info", "message": "Halfway."})
             project.add_artifact(job, "report.json", REPORT, kind="report")
-            project.finish(job, state, summary={"size_ratio": 2.0, "accuracy": 0.9, "p50_ms": 1.0, "size_bytes": 100})
+            project.finish(job, state, summary=examples()["get_job"]["response"]["summary"])
             jobs[state] = job
         artifact = project.add_artifact(jobs["succeeded"], "model.pt2", pt2())
-        return {"model_id": [model], "dataset_id": [dataset], "job_id": [*jobs.values()], "artifact_id": [artifact]}
+        return {"model_id": model, "dataset_id": dataset, "job_id": jobs["succeeded"], "artifact_id": artifact}
 
     def _hire(self):
         """Let a worker be seen for as long as this lasts, so that the service is ready."""

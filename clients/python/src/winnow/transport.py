@@ -14,7 +14,7 @@ from winnow.config import Config
 from winnow.errors import ConnectionFailed, ProblemError, from_response
 
 API = "/api/v1/"
-Body = Callable[[], Iterable[bytes]]
+Body = Callable[[], bytes | Iterable[bytes]]
 _AGAIN = frozenset({429, 502, 503, 504})
 _HOPELESS = frozenset({"quota_reached"})
 """Limits that no waiting lifts."""

@@ -162,7 +162,7 @@ class _Sender:
             # The one algorithm that every server with this extension must have; it guards against damage alone.
             "Upload-Checksum": f"sha1 {base64.b64encode(hashlib.sha1(chunk, usedforsecurity=False).digest()).decode()}",
         }
-        response = self.transport.request("PATCH", self.location, content=lambda: [chunk], headers=headers, retry=False)
+        response = self.transport.request("PATCH", self.location, content=lambda: chunk, headers=headers, retry=False)
         return int(response.headers["Upload-Offset"])
 
     def _where(self, offset: int) -> int:
