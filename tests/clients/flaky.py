@@ -47,7 +47,8 @@ class _Handler(BaseHTTPRequestHandler):
         text = json.dumps(body).encode()
         self._send(status, {"Content-Type": "application/json", "Content-Length": len(text), **headers}, text)
 
-    do_POST = do_GET
+    def do_POST(self):
+        self.do_GET()
 
     def _content(self):
         whole, start = self.server.content, 0

@@ -48,7 +48,7 @@ def test_damage_is_told_and_nothing_kept(artifact, flaky, tmp_path, stated):
     flaky.digest = stated
     if stated is None:
         flaky.content = flaky.content[:-1] + bytes([flaky.content[-1] ^ 1])
-    with pytest.raises(winnow.DamagedTransfer, match="small.onnx arrived"):
+    with pytest.raises(winnow.DamagedTransfer, match=r"small\.onnx arrived"):
         artifact.download(tmp_path / "small.onnx")
     assert list(tmp_path.glob("*.onnx*")) == []
     assert list(tmp_path.glob(".*.part")) == []
