@@ -124,6 +124,12 @@ def test_a_rejected_upload_is_told_with_its_reason(client, project):
     assert (caught.value.code, caught.value.object_id) == ("corrupt_file", model.id)
 
 
+def test_what_is_no_id_leads_nowhere_else(client):
+    for job_id in ("../models", "job_1?wait=9", "a\x03b/c"):
+        with pytest.raises(winnow.NotFound):
+            client.get_job(job_id)
+
+
 def test_devices_and_methods_are_listed(client):
     (device,) = client.get_devices()
     assert (device.name, device.formats) == (winnow.DEVICE, ["onnx"])

@@ -46,7 +46,7 @@ def _known(ids):
 
 def main():
     parser = argparse.ArgumentParser(prog="tests.fuzz", description=__doc__)
-    parser.add_argument("--examples", type=int, default=150, help="cases an operation and a phase, at most")
+    parser.add_argument("--examples", type=int, default=120, help="cases an operation and a phase, at most")
     parser.add_argument("--least", type=int, default=5000, help="fail where fewer cases were made in all")
     parser.add_argument("--seed", type=int, default=None)
     asked = parser.parse_args()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 from winnow import config, uploading
 from winnow.jobs import Job
@@ -102,7 +103,7 @@ class Client:
         return Dataset.of(body, _transport=self._transport)
 
     def get_model(self, model_id: str) -> Model:
-        return Model.of(self._transport.get(f"models/{model_id}"), _transport=self._transport)
+        return Model.of(self._transport.get(f"models/{quote(model_id, safe='')}"), _transport=self._transport)
 
     def get_models(self, offset: int = 0, limit: int = 50, *, state: str | None = None) -> list[Model]:
         """List models, newest first."""
@@ -110,7 +111,7 @@ class Client:
         return [Model.of(it, _transport=self._transport) for it in found]
 
     def get_dataset(self, dataset_id: str) -> Dataset:
-        return Dataset.of(self._transport.get(f"datasets/{dataset_id}"), _transport=self._transport)
+        return Dataset.of(self._transport.get(f"datasets/{quote(dataset_id, safe='')}"), _transport=self._transport)
 
     def get_datasets(self, offset: int = 0, limit: int = 50, *, state: str | None = None) -> list[Dataset]:
         """List data sets, newest first."""
@@ -213,7 +214,7 @@ class Client:
         return self.submit_job(model, dataset, [cast], name=name, device=device, **fields)
 
     def get_job(self, job_id: str) -> Job:
-        return Job(self._transport, self._transport.get(f"jobs/{job_id}"))
+        return Job(self._transport, self._transport.get(f"jobs/{quote(job_id, safe='')}"))
 
     def get_jobs(
         self,

@@ -19,8 +19,9 @@ def table(report: Mapping[str, Any]) -> str:
     ]
     header = ("", ["before", "after"] if after else ["measured"])
     gains = ["gain", *_gains(before, after, delta)] if after else [""] * (len(rows) + 1)
+    width = max(17, *(len(name) + 2 for name, _ in rows))
     lines = [
-        f"{name:<22}" + "".join(f"{cell:>26}" for cell in cells) + f"{gain:>24}"
+        f"{name:<{width}}" + "".join(f"{cell:>26}" for cell in cells) + f"{gain:>21}"
         for (name, cells), gain in zip((header, *rows), gains, strict=True)
     ]
     return "\n".join([line.rstrip() for line in lines] + list(report["verdict"]["reasons"]))
