@@ -1,7 +1,8 @@
 """The table that the command prints, of a report that a job left."""
 
-from app.api.openapi import examples
 from winnow.table import table
+
+from app.api.openapi import examples
 
 REPORT = examples()["get_job_report"]["response"]
 
