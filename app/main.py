@@ -21,6 +21,7 @@ from app.api import (
     keys,
     methods,
     models,
+    openapi,
     operations,
     projects,
     signing,
@@ -30,7 +31,7 @@ from app.api import (
     webhooks,
 )
 from app.api.deps import Parts
-from app.api.idempotency import HEADER, REPLAYED, Idempotency, describe
+from app.api.idempotency import HEADER, REPLAYED, Idempotency
 from app.api.middleware import REQUEST_ID, BodyLimit, Head, RequestId
 from app.api.watching import Watch
 from app.courier import Courier
@@ -117,12 +118,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(operations.router)
     documented = app.openapi
 
-    def openapi() -> dict[str, Any]:
-        document = documented()
-        describe(document, API)
-        return document
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            openapi.complete(documented(), API)
+        assert app.openapi_schema is not None
+        return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = document  # type: ignore[method-assign]
     return app
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import winnow
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
-from compress import checked, connect, download, upload
 from demo import service
 
 from app.domain.steps.training import FinetuneSpec
@@ -102,21 +102,12 @@ class Case:
         with (
             tempfile.TemporaryDirectory(prefix="winnow-bench-") as folder,
             service(Path(folder)) as (url, key),
-            connect(url, key) as client,
+            winnow.Client(url, key) as client,
         ):
-            ids = {
-                "model_id": upload(client, "models", self.path / "model.pt2"),
-                "dataset_id": upload(client, "datasets", self.path / "data.npz"),
-            }
-            job = {"recipe": self.recipe, "time_limit_seconds": 4 * 3600}
-            item = checked(client.post("jobs", json=job | ids))
-            while item["state"] in {"queued", "running"}:
-                item = checked(client.get(f"jobs/{item['id']}", params={"wait": 30}))
-            if item["state"] != "succeeded":
-                sys.exit(f"the job {item['state']}: {item['failure']}")
-            report = checked(client.get(f"jobs/{item['id']}/report"))
-            written.with_suffix(".json").write_text(json.dumps(report, indent=2), encoding="utf-8")
-            download(client, item["id"], "model.onnx", written)
+            model, data = self.path / "model.pt2", self.path / "data.npz"
+            job = client.submit_job(model, data, self.recipe, time_limit_seconds=4 * 3600).result()
+            written.with_suffix(".json").write_text(json.dumps(job.get_report(), indent=2), encoding="utf-8")
+            job.download_target_model(written)
 
     def row(self, name: str, make: Make) -> Row:
         """Give a line from the cache, or make its file and measure it."""

@@ -13,7 +13,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
-from compress import RECIPE, checked, connect, upload
+import winnow
+from compress import RECIPE
 from demo import service
 from digits import DigitsNet, save_digits, save_model
 
@@ -45,19 +46,13 @@ def by_engine(folder: Path, job: dict[str, Any]) -> float:
 
 def by_service(folder: Path, job: dict[str, Any]) -> float:
     """Run the same as a job; give the seconds from its submission to its end."""
-    with service(folder) as (url, key), connect(url, key) as client:
-        ids = {
-            "model_id": upload(client, "models", folder / "digits.pt2"),
-            "dataset_id": upload(client, "datasets", folder / "digits.npz"),
-        }
+    with service(folder) as (url, key), winnow.Client(url, key) as client:
+        model = client.upload_model(folder / "digits.pt2").wait()
+        dataset = client.upload_dataset(folder / "digits.npz").wait()
+        fields = {name: value for name, value in job.items() if name not in {"model_id", "dataset_id", "recipe"}}
         began = time.monotonic()
-        item = checked(client.post("jobs", json={**job, **ids}))
-        while item["state"] in {"queued", "running"}:
-            item = checked(client.get(f"jobs/{item['id']}", params={"wait": 30}))
-        seconds = time.monotonic() - began
-        if item["state"] != "succeeded":
-            sys.exit(f"the job {item['state']}: {item['failure']}")
-    return seconds
+        client.submit_job(model, dataset, job["recipe"], **fields).result()
+        return time.monotonic() - began
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import onnxruntime
+import winnow
 from compress import compress
 from digits import save_digits, save_model, train
 
@@ -76,7 +77,8 @@ def main() -> None:
             save_digits(data)
             save_model(train(data), model)
             print(f"compressing it through {url} …", flush=True)
-            compress(url, key, model, data, small)
+            with winnow.Client(url, key) as client:
+                compress(client, model, data, small)
         run_in_onnxruntime(small, data)
     print(f"done in {time.monotonic() - began:.0f} s")
 

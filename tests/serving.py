@@ -18,6 +18,7 @@ from app.main import create_app
 from app.services import keys
 from app.settings import Settings
 from app.storage import content_key
+from tests.api.operations import refusals
 from tests.factories import PRUNE, dataset_facts, model_facts, npz, pt2
 
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -202,6 +203,10 @@ def problem(response, status, code):
     assert body["instance"] == response.request.url.path
     assert body["title"]
     assert body["detail"]
+    # What a test makes happen is what the OpenAPI document says can happen.
+    method = response.request.method.replace("HEAD", "GET")
+    documented = refusals(method, response.request.url.path)
+    assert documented is None or code in documented.get(status, ()), f"{code} is not documented: app/api/refusals.py"
     return body
 
 

@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from app.api import catalogue
+from app.api.errors import STATUS
+from app.api.openapi import examples
+from app.api.refusals import OF_OPERATIONS
 from app.main import create_app
 from app.settings import Settings
 
@@ -44,11 +48,31 @@ def test_every_operation_has_an_id_of_its_own_and_a_description(document):
 def test_both_bodies_of_a_model_are_described(document):
     content = document["paths"]["/api/v1/models"]["post"]["requestBody"]["content"]
     assert content["application/octet-stream"]["schema"] == {"type": "string", "format": "binary"}
-    assert content["application/json"]["schema"]["required"] == ["name", "artifact_id"]
+    name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    assert document["components"]["schemas"][name]["required"] == ["name", "artifact_id"]
 
 
 def test_every_operation_under_the_version_needs_a_key_and_tells_of_problems(document):
     for name, operation in operations(document).items():
         versioned = " /api/v1/" in name
         assert bool(operation.get("security")) is versioned, name
-        assert ("4XX" in operation["responses"]) is versioned, name
+        assert not any("X" in status for status in operation["responses"]), name
+        assert ({"401", "403", "422", "429"} <= set(operation["responses"])) is versioned, name
+
+
+def test_every_refusal_is_a_problem_with_its_codes(document):
+    known = {error.code: STATUS[error.kind] for error in catalogue.error_classes()}
+    for name, operation in operations(document).items():
+        for status, response in operation["responses"].items():
+            assert "X-Request-ID" in response["headers"], name
+            if int(status) >= 400:
+                (content,) = response["content"].items()
+                assert content[0] == "application/problem+json"
+                assert {known[code] for code in content[1]["examples"]} == {int(status)}, name
+    told = set(document["components"]["examples"])
+    assert told <= set(known)
+
+
+def test_no_operation_is_listed_that_does_not_exist(document):
+    assert set(OF_OPERATIONS) == {operation["operationId"] for operation in operations(document).values()}
+    assert set(examples()) <= set(OF_OPERATIONS)

@@ -131,6 +131,10 @@ def _allowed(request: Request) -> str:
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
     ]
+    # An id might hold a colon for all that the router knows; what is asked for is the action behind it.
+    if (action := request.url.path.rpartition("/")[2].partition(":")[2]) and "POST" in found:
+        paths: Mapping[str, Any] = request.app.openapi()["paths"]
+        found = ["POST"] if any(path.endswith(f"}}:{action}") for path in paths) else found
     return ", ".join([*found, "HEAD"] if "GET" in found else found)
 
 
@@ -148,9 +152,11 @@ async def _on_validation(request: Request, error: Exception) -> JSONResponse:
     return problem(_leaf(faults)(detail, errors=found), request.scope)
 
 
-async def _on_unforeseen(request: Request, error: Exception) -> JSONResponse:
-    log.error("unforeseen_error", request_id=request.state.request_id, path=request.url.path, exc_info=error)
-    return problem(InternalError("The service met an error of its own; the request id finds it."), request.scope)
+async def _on_unforeseen(request: Request, unforeseen: Exception) -> JSONResponse:
+    log.error("unforeseen_error", request_id=request.state.request_id, path=request.url.path, exc_info=unforeseen)
+    error = InternalError("The service met an error of its own; the request id finds it.")
+    # The framework answers this one outside all middleware.
+    return problem(error, request.scope, {"X-Request-ID": request.state.request_id})
 
 
 def _leaf(faults: Sequence[Mapping[str, Any]]) -> type[WinnowError]:
@@ -187,7 +193,7 @@ def _pointer(fault: Mapping[str, Any], body: Any) -> str:
     for number, step in enumerate(steps, start=1):
         is_tag = isinstance(here, dict) and step not in here and (number < len(steps) or step == here.get("method"))
         # Nothing lies within a plain value: what is named there is a kind of value that it could have been.
-        is_tag = is_tag or isinstance(here, str | int | float)
+        is_tag = is_tag or isinstance(here, str | int | float) or (isinstance(here, list) and isinstance(step, str))
         if is_tag or step == "[key]":
             continue
         kept.append(step)

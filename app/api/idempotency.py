@@ -34,7 +34,7 @@ _DESCRIBED: dict[str, Any] = {
     "name": HEADER,
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": idempotency.KEY_PATTERN},
     "description": "Sent again within 24 hours with the same payload, the request is answered as the first was.",
 }
 

@@ -110,9 +110,10 @@ def delete_job(parts: PartsDep, caller: Writer, job_id: str) -> None:
 @router.post("/{job_id}:cancel", status_code=202)
 def cancel_job(response: Response, session: Writing, caller: Writer, job_id: str) -> JobOut:
     """End a queued job at once; ask a running one to end."""
+    view = jobs.cancel(session, caller, job_id)
     response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
-    response.headers["Location"] = f"/api/v1/jobs/{job_id}"
-    return JobOut.of(jobs.cancel(session, caller, job_id))
+    response.headers["Location"] = f"/api/v1/jobs/{view.row.id}"
+    return JobOut.of(view)
 
 
 @router.post("/{job_id}:retry", status_code=202)
@@ -121,7 +122,7 @@ def retry_job(response: Response, parts: PartsDep, caller: Writer, job_id: str) 
     view = jobs.retry(parts.sessions, parts.storage, caller.project_id, job_id, limit=parts.settings.max_active_jobs)
     parts.relay.wake()
     response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
-    response.headers["Location"] = f"/api/v1/jobs/{job_id}"
+    response.headers["Location"] = f"/api/v1/jobs/{view.row.id}"
     return JobOut.of(view)
 
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from app.db.tables import ArtifactRow, AuditRow, DatasetRow, EventRow, JobRow, KeyRow, ModelRow, ProjectRow, SweepRow
 from app.domain.dataset import DatasetFacts, LabelFacts, SplitFacts
 from app.domain.errors import Failure
+from app.domain.exact import Exact
 from app.domain.job import PRINTABLE, EventType, JobSpec, JobState, Stage
 from app.domain.model import Layer, ObjectState, Signature, TensorSpec
 from app.domain.recipe import Recipe
@@ -85,7 +86,7 @@ class ModelOut(_UploadOut):
         return cls.model_validate({**_columns(row, _UploadOut), **found, "origin": row.origin})
 
 
-class ModelFromArtifact(BaseModel):
+class ModelFromArtifact(Exact):
     """A job's result that is to be a model of its own."""
 
     model_config = ConfigDict(extra="forbid")
@@ -231,13 +232,13 @@ def _ahead(time: datetime) -> datetime:
     return time
 
 
-class KeyIn(BaseModel):
+class KeyIn(Exact):
     """What a new key may do, and until when; ``project_id`` is the operator's to give."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: NameText
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = ["read", "write"]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = ["read", "write"]  # noqa: RUF012  pydantic copies it
     expires_at: Annotated[AwareDatetime, AfterValidator(_ahead)] | None = None
     project_id: str | None = None
 
@@ -273,7 +274,7 @@ class KeyMade(KeyOut):
         return cls(**KeyOut.of(made.row).model_dump(), key=made.text)
 
 
-class ProjectIn(BaseModel):
+class ProjectIn(Exact):
     model_config = ConfigDict(extra="forbid")
 
     name: NameText

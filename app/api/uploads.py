@@ -14,6 +14,7 @@ from app.services import uploads
 from app.services.uploads import Expectation
 from app.storage import Incoming
 
+REF = "#/components/schemas/{model}"
 Body = TypeVar("Body", bound=BaseModel)
 _RAW: dict[str, Any] = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
 ReprDigest = Annotated[str | None, Header(description="`sha-256=:<base64>:` (RFC 9530)")]
@@ -22,7 +23,12 @@ RAW_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": _RAW}}
 
 def raw_or_json(schema: type[BaseModel]) -> dict[str, Any]:
     """Describe a body that is the file itself, or JSON that names what is here already."""
-    return {"requestBody": {"required": True, "content": {**_RAW, JSON: {"schema": schema.model_json_schema()}}}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {**_RAW, JSON: {"schema": schema.model_json_schema(ref_template=REF)}},
+        }
+    }
 
 
 def is_json(request: Request) -> bool:

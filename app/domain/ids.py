@@ -57,6 +57,11 @@ def new_id(prefix: Prefix) -> str:
     return f"{prefix.value}_{_digits(_numbers.take())}"
 
 
+def id_pattern(prefix: Prefix) -> str:
+    """Give the form of an id of this kind as a regular expression."""
+    return f"^{prefix.value}_[{_CROCKFORD}]{{{_ULID_LENGTH}}}$"
+
+
 def is_id(prefix: Prefix, text: str) -> bool:
     """Tell whether ``text`` has the form of an id of this kind."""
     head, _, ulid = text.partition("_")

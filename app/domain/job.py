@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from app.domain.exact import Exact
 from app.domain.learning_task import LearningTask, Metric
 from app.domain.recipe import Recipe
 
@@ -80,7 +81,7 @@ class Event(BaseModel):
     data: dict[str, Any]
 
 
-class Objective(BaseModel):
+class Objective(Exact):
     """What the user accepts to lose of a metric of which more is better, as an absolute difference."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -97,7 +98,7 @@ class Objective(BaseModel):
 Threads = Annotated[int, Field(ge=1, le=256)]
 
 
-class LatencySpec(BaseModel):
+class LatencySpec(Exact):
     """Where latency is measured; the first of each is what the report's headline is of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -118,7 +119,7 @@ PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=PRINTABLE)]
 
 
-class JobSpec(BaseModel):
+class JobSpec(Exact):
     """The body of ``POST /jobs``: stored with every default filled in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

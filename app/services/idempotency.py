@@ -20,7 +20,8 @@ from app.services.callers import Caller
 KEPT = timedelta(hours=24)
 LEASE = timedelta(seconds=60)
 """A request in flight that was not renewed for so long died with its process."""
-_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+KEY_PATTERN = r"^[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?$"
+_KEY = re.compile(KEY_PATTERN)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Every operation of the OpenAPI document, so that a new one is asked what the others are."""
 
+import re
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -29,14 +30,34 @@ class Operation:
 
 
 @cache
-def operations():
+def document():
     with tempfile.TemporaryDirectory() as folder:
         app = create_app(Settings(data=Path(folder)))
-        document = app.openapi()
+        found = app.openapi()
         app.state.parts.engine.dispose()
+    return found
+
+
+@cache
+def refusals(method, path):
+    """Give the codes that the document names for a request, by status; null where it knows no such operation."""
+    for template, methods in document()["paths"].items():
+        pattern = re.sub(r"\\\{[^}]*\\\}", "[^/]+", re.escape(template))
+        if method.lower() in methods and re.fullmatch(pattern, path) and (":" in path) == (":" in template):
+            responses = methods[method.lower()]["responses"]
+            return {
+                int(status): set(response["content"].get("application/problem+json", {}).get("examples", ()))
+                for status, response in responses.items()
+                if "content" in response
+            }
+    return None
+
+
+@cache
+def operations():
     return tuple(
         _operation(method, path, methods[method])
-        for path, methods in document["paths"].items()
+        for path, methods in document()["paths"].items()
         for method in METHODS
         if path.startswith(API) and method in methods
     )

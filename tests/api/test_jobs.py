@@ -214,3 +214,15 @@ def test_a_page_may_be_looked_at_and_does_nothing(reported):
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["content-disposition"].startswith("inline;")
     assert reported("application/json").headers["x-content-type-options"] == "nosniff"
+
+
+def test_an_id_that_no_header_can_hold_is_no_fault_of_the_service(project):
+    for action in ("cancel", "retry"):
+        problem(project.client.post(f"jobs/5%C3%A5%03p%F4%86%A9%9E:{action}"), 404, "not_found")
+
+
+def test_an_action_allows_what_it_is_for(project):
+    response = project.client.request("OPTIONS", "jobs/job_1:cancel")
+    problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "POST"
+    assert project.client.request("OPTIONS", "jobs/job_1").headers["allow"] == "GET, DELETE, HEAD"

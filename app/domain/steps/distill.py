@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
+from app.domain.exact import Exact
 from app.domain.steps.training import TrainingSpec
 
 BASELINE = "baseline"
@@ -28,7 +29,7 @@ _OF_CLASSES = ("temperature", "temperature_end", "logit_standardization")
 _OF_DKD = ("dkd_alpha", "dkd_beta")
 
 
-class HintPair(BaseModel):
+class HintPair(Exact):
     """A layer of the student that learns to give what a layer of the teacher gives."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,7 +38,7 @@ class HintPair(BaseModel):
     student: str = Field(description="Name of the student's layer.")
 
 
-class DerivedStudent(BaseModel):
+class DerivedStudent(Exact):
     """A student made from the network: of fewer channels, of fewer blocks, or both."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -4,8 +4,9 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from app.domain.exact import Exact
 from app.domain.steps.distill import DistillSpec
 from app.domain.steps.step import StepSpec
 from app.domain.steps.training import FinetuneSpec, TrainingSpec
@@ -14,7 +15,7 @@ Observer = Literal["histogram", "minmax", "percentile", "mse"]
 Choice = Literal["auto", "on", "off"]
 
 
-class LayerOverride(BaseModel):
+class LayerOverride(Exact):
     """How one layer departs from the rest of its step; what is not given stays as it is there."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

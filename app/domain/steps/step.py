@@ -1,9 +1,11 @@
 """What every step of a recipe shares."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from app.domain.exact import Exact
 
 
-class StepSpec(BaseModel):
+class StepSpec(Exact):
     """What all steps share: unknown fields are refused, and a spec never changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from app.domain.exact import Exact
 from app.domain.steps.step import StepSpec
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
@@ -16,7 +17,7 @@ _MEANT = {
 """Fields that mean something beside one choice of another field alone."""
 
 
-class Augmentation(BaseModel):
+class Augmentation(Exact):
     """Random changes of images (batch, channels, height, width), drawn anew for every row in every epoch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

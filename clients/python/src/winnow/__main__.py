@@ -1,0 +1,5 @@
+import sys
+
+from winnow.command import main
+
+sys.exit(main())
