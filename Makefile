@@ -69,6 +69,10 @@ bench-quantization: bench-setup ## Quantize beside ONNX Runtime and NNCF, and tr
 bench-pruning: setup ## Prune network F beside Torch-Pruning
 	$(BIN)/python -m benchmarks.pruning
 
+.PHONY: bench-recipes
+bench-recipes: bench-setup ## Run the recipes of docs/recipes.md through the service
+	$(BIN)/python -m benchmarks.recipes
+
 .PHONY: lint
 lint: setup ## Check style, types and imports
 	$(BIN)/ruff check .
