@@ -100,6 +100,7 @@ CASES: dict[str, Write] = {
     "clothes": write_clothes_to_train,
     "digits": write_digits,
     "patients": write_patients,
+    "patients-float": write_patients,
     "pictures": write_pictures,
     "news": write_news,
 }
