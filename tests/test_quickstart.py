@@ -39,13 +39,13 @@ def script(folder):
     return "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n" + "\n".join(lines)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_every_block_of_the_quickstart_runs(tmp_path):
     text = script(tmp_path).replace(PORT, free_port())
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     done = subprocess.run(
-        ["bash"], input=text, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=220
+        ["bash"], input=text, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=570
     )
     log = tmp_path / "winnow-try" / "winnowd.log"
     told = log.read_text()[-3000:] if log.exists() else ""
