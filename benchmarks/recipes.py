@@ -125,14 +125,15 @@ def row(name: str, job: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     metric, drop, speed = report["objective"]["metric"], delta["metric_drop"], delta["latency_ratio"]
     p50 = [side["latency"][0]["p50_ms"] for side in (before, after)]
     seconds = (datetime.fromisoformat(job["ended_at"]) - datetime.fromisoformat(job["started_at"])).total_seconds()
-    noisy = " noisy" if after["latency"][0]["noisy"] else ""
+    # A time that other work disturbed is told as such, and not as a figure.
+    noisy = any(side["latency"][0]["noisy"] for side in (before, after))
     cells = [
         f"`{name}`",
         metric,
         *(f"{side['metrics'][metric]['value']:.4f}" for side in (before, after)),
         f"{drop['value']:.4f} ({drop['ci95'][0]:.4f} to {drop['ci95'][1]:.4f})",
-        f"{p50[0]:.3f} → {p50[1]:.3f}",
-        f"{speed['value']:.2f} ({speed['ci95'][0]:.2f} to {speed['ci95'][1]:.2f}){noisy}",
+        "noisy" if noisy else f"{p50[0]:.3f} → {p50[1]:.3f}",
+        "noisy" if noisy else f"{speed['value']:.2f} ({speed['ci95'][0]:.2f} to {speed['ci95'][1]:.2f})",
         f"{before['size_bytes'] / 1000:,.0f} → {after['size_bytes'] / 1000:,.0f}",
         f"{delta['size_ratio']:.2f}",
         f"{delta['macs_ratio']:.2f}",
