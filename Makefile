@@ -81,6 +81,10 @@ bench-api: setup ## Read beside a million jobs, submit jobs and upload, on SQLit
 bench-listeners: setup ## Have a thousand listeners follow one job
 	$(BIN)/python -m benchmarks.listeners
 
+.PHONY: bench-recipes
+bench-recipes: bench-setup ## Run the recipes of docs/recipes.md through the service
+	$(BIN)/python -m benchmarks.recipes
+
 .PHONY: lint
 lint: setup ## Check style, types and imports
 	$(BIN)/ruff check .

@@ -164,14 +164,19 @@ def minilm_rows(
     return (lifted(encoder, train), train, labels), (rows, wanted)
 
 
-def classifier() -> tuple[Subject, Array]:
-    """MiniLM-L6 with the linear head within the network, and the labels of its rows by the head's classes."""
+def _fit_head(encoder: _Sentence, train: tuple[Array, ...], labels: list[str]) -> tuple[_Classifier, Array]:
+    """Put a linear head, fitted to what the encoder gives for these texts, on top of it; give its classes too."""
     from sklearn.linear_model import LogisticRegression
 
-    encoder, train, labels, rows, wanted = _read_minilm(10_000, None)
     head = LogisticRegression(max_iter=1000, C=10.0).fit(embed(lifted(encoder, train), train), labels)
-    module = _Classifier(encoder, head.coef_.astype(np.float32), head.intercept_.astype(np.float32))
-    indices = np.searchsorted(head.classes_, wanted).astype(np.int64)
+    return _Classifier(encoder, head.coef_.astype(np.float32), head.intercept_.astype(np.float32)), head.classes_
+
+
+def classifier() -> tuple[Subject, Array]:
+    """MiniLM-L6 with the linear head within the network, and the labels of its rows by the head's classes."""
+    encoder, train, labels, rows, wanted = _read_minilm(10_000, None)
+    module, classes = _fit_head(encoder, train, labels)
+    indices = np.searchsorted(classes, wanted).astype(np.int64)
     subject = Subject(
         "MiniLM",
         "accuracy",
@@ -181,6 +186,19 @@ def classifier() -> tuple[Subject, Array]:
         lambda logits: float((logits.argmax(1) == indices).mean()),
     )
     return subject, indices
+
+
+def minilm_classifier(
+    train_rows: int, calibration_rows: int, limit: int
+) -> tuple[Network, tuple[tuple[Array, ...], Array], tuple[tuple[Array, ...], Array]]:
+    """Give MiniLM-L6 with a head fitted on some texts of R8, the next ones to calibrate on, and some that test."""
+    encoder, texts, names, rows, wanted = _read_minilm(train_rows + calibration_rows, limit)
+    train, calibration = (
+        tuple(values[part] for values in texts) for part in (slice(train_rows), slice(train_rows, None))
+    )
+    module, classes = _fit_head(encoder, train, names[:train_rows])
+    held, asked = (np.searchsorted(classes, found).astype(np.int64) for found in (names[train_rows:], wanted))
+    return lifted(module, calibration), (calibration, held), (rows, asked)
 
 
 def minilm(limit: int) -> Subject:

@@ -75,9 +75,11 @@ def _save(path: Path, x: NDArray[np.float32], y: NDArray[np.generic], count: int
     np.savez(path, allow_pickle=False, **splits)
 
 
-def save_model(network: nn.Module, data: Path, loss: Loss, epochs: int, path: Path) -> None:
-    """Train on the rows of train and export with a dynamic batch."""
+def save_model(make: Callable[[], nn.Module], data: Path, loss: Loss, epochs: int, path: Path) -> None:
+    """Make a network, train it on the rows of train and export it with a dynamic batch."""
+    # The weights that it begins with are drawn too.
     torch.manual_seed(0)
+    network = make()
     with np.load(data) as arrays:
         x, y = torch.from_numpy(arrays["train.x"]), torch.from_numpy(arrays["train.y"]).float()
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=0.05)
@@ -92,8 +94,8 @@ def save_model(network: nn.Module, data: Path, loss: Loss, epochs: int, path: Pa
 
 
 def save_patients_model(data: Path, path: Path) -> None:
-    save_model(PatientsNet(), data, F.mse_loss, 8, path)
+    save_model(PatientsNet, data, F.mse_loss, 8, path)
 
 
 def save_pictures_model(data: Path, path: Path) -> None:
-    save_model(PicturesNet(), data, F.binary_cross_entropy_with_logits, 10, path)
+    save_model(PicturesNet, data, F.binary_cross_entropy_with_logits, 10, path)

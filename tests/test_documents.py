@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from app.api import catalogue
+from app.api.remedies import REMEDIES
 from app.domain.errors import ClientError, Kind
 from app.domain.report import report_schema
 from app.settings import Settings
@@ -30,6 +31,13 @@ def test_no_setting_is_described_that_does_not_exist():
 
 def test_every_error_code_is_listed():
     assert (DOCS / "errors.md").read_text() == catalogue.markdown(), "docs/errors.md is stale: run `make errors`"
+
+
+def test_every_error_says_what_to_do_about_it():
+    codes = {error.code for error in catalogue.error_classes()}
+    assert codes - REMEDIES.keys() == set(), "app/api/remedies.py lacks a line"
+    assert REMEDIES.keys() - codes == set(), "app/api/remedies.py tells of an error that there is not"
+    assert [code for code, text in REMEDIES.items() if not text.endswith(".") or len(text) > 200] == []
 
 
 def test_every_error_has_a_code_of_its_own_and_a_kind_that_fits():

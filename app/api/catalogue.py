@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from app.api.errors import STATUS
+from app.api.remedies import REMEDIES
 from app.domain.errors import WinnowError
 
 _HEADER = """# Error codes
@@ -10,10 +11,12 @@ _HEADER = """# Error codes
 Made by `make errors` from `app/domain/errors.py`; a test fails when it is stale.
 
 A problem carries its `code` and HTTP status; a failed job (`failure`) and a rejected upload (`problem`) carry the
-`code` with the class of who can mend it: `user`, `service`, or `transient`, which a job tries again by itself.
+`code` with the class of who can mend it: `user`, `service`, or `transient`, which a job tries again by itself. The
+`detail` says what was wrong and where, the `hint` often what to do about this very case; `errors` points into the body.
+Codes are stable: decide by `code`, not by the words. Every answer has an `X-Request-ID`, the problem's `request_id`.
 
-| code | status | class | meaning |
-|---|---|---|---|
+| code | status | class | meaning | what to do |
+|---|---|---|---|---|
 """
 
 
@@ -30,4 +33,8 @@ def markdown() -> str:
     rows = sorted(
         (STATUS[error.kind], error.code, error("").failure().class_, error.title) for error in error_classes()
     )
-    return _HEADER + "".join(f"| `{code}` | {status} | {blame} | {title} |\n" for status, code, blame, title in rows)
+    lines = (
+        f"| `{code}` | {status} | {blame} | {title} | {REMEDIES.get(code, '')} |\n"
+        for status, code, blame, title in rows
+    )
+    return _HEADER + "".join(lines)

@@ -84,7 +84,7 @@ class TrainingSpec(StepSpec):
         "t takes for min(ema, (1 + t) / (10 + t)).",
     )
     mixup: float | None = Field(
-        None, gt=0, le=100, description="Mix pairs of rows by shares drawn from Beta(mixup, mixup) (Zhang 2018, eq. 1)."
+        None, gt=0, le=100, description="Mix pairs of rows by shares drawn from Beta(mixup, mixup) (Zhang 2018)."
     )
     augment: Augmentation | None = Field(None, description="Random changes of images; null: rows stay as they are.")
     early_stopping: int | None = Field(

@@ -62,7 +62,7 @@ REFUSED = re.compile(
     r"result_type|can_cast|is_.*|ccol_indices.*|crow_indices.*|row_indices.*|col_indices.*|values.*|"
     r"indices.*|dense_dim|.*_cuda.*|.*rand.*|normal.*|bernoulli.*|multinomial|poisson|binomial|uniform.*|"
     r"exponential.*|geometric.*|cauchy.*|log_normal.*|rrelu.*|special_.*polynomial.*|thread_.*|"
-    r"unsafe_chunk|unsafe_split.*|lu_unpack|linalg_.*|symeig|svd|qr|geqrf|ormqr|orgqr|lstsq|cholesky.*|"
+    r"unsafe_chunk|unsafe_split.*|lu_unpack|linalg_(?!vector_norm$).*|symeig|svd|qr|geqrf|ormqr|orgqr|lstsq|cholesky.*|"
     r"triangular_solve|Storage.*|fft_.*|istft|copy_sparse.*|to_padded.*|[A-Z]\w+|__interpolate|"
     r"__upsample.*|batch_norm_(?:elemt|gather.*|stats|update_stats)|to_mkldnn|hspmm|smm|sspaddmm|"
     r"convolution_overrideable|cuda|cpu|get_device|element_size|len|dim|tensor|as_tensor|hash_tensor|"

@@ -40,6 +40,16 @@ def test_admits_what_torch_exports(name, tmp_path):
     assert torch.export.load(path).graph_module.graph.nodes
 
 
+class _Unit(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.normalize(x, dim=1)
+
+
+def test_admits_outputs_of_length_one_as_encoders_of_sentences_give_them(tmp_path):
+    torch.export.save(torch.export.export(_Unit(), (torch.ones(2, 3),)), tmp_path / "unit.pt2")
+    admit(tmp_path / "unit.pt2", "pt2")
+
+
 def test_admits_arrays_of_numpy(tmp_path):
     for save_arrays in (np.savez, np.savez_compressed):
         save_arrays(tmp_path / "a.npz", **ARRAYS, fortran=np.asfortranarray(np.ones((3, 2))), empty=np.zeros((0, 3)))

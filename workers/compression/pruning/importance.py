@@ -22,7 +22,7 @@ def l2(filters: torch.Tensor) -> torch.Tensor:
 
 
 def taylor(filters: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-    """``|Σ w·∂L/∂w|`` of each filter; both are [filters, weights] (Molchanov et al. 2019, eq. 8 over a filter)."""
+    """``|Σ w·∂L/∂w|`` of each filter; both are [filters, weights] (Molchanov et al. 2019, who square it)."""
     return (filters * gradients).sum(dim=1).abs()
 
 

@@ -143,7 +143,7 @@ def macro_f1(sums: Values) -> Values:
 def mean_iou(sums: Values) -> Values:
     """Give the mean over classes of TP / (chosen + given − TP); one that is neither chosen nor given does not count.
 
-    Everingham et al. 2010, "The PASCAL Visual Object Classes Challenge", section 4.3: counted over all rows together.
+    Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC) Challenge": counted over all rows together.
     """
     right, chosen, given = np.split(sums, 3)
     either = chosen + given - right

@@ -43,7 +43,7 @@ def change(batch: Batch, spec: TrainingSpec, generator: Generator) -> Batch | Mi
 def mix(batch: Batch, alpha: float, generator: Generator) -> Mixed:
     """Mix every row with another of its batch: x̃ = λ·x_i + (1 − λ)·x_j with λ from Beta(α, α), one λ a batch.
 
-    Zhang, Cissé, Dauphin and Lopez-Paz 2018, "mixup: Beyond Empirical Risk Minimization", eq. 1. The labels are not
+    Zhang, Cissé, Dauphin and Lopez-Paz 2018, "mixup: Beyond Empirical Risk Minimization". The labels are not
     mixed, the losses are: that is the same for cross-entropy, and works for any loss.
     """
     share = float(generator.beta(alpha, alpha))
@@ -93,7 +93,7 @@ def cutout(
 ) -> Tensor:
     """Blank out a square around a pixel, chosen by ``centres`` (2, rows) as shares of height and width.
 
-    DeVries and Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout", section 3.1: the
+    DeVries and Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout", section 3: the
     square may reach beyond the border.
     """
     hidden = []
