@@ -15,13 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
+import winnow
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
-from compress import checked, connect, upload
 from demo import service
 from digits import save_digits, train
 from digits import save_model as save_digits_model
@@ -106,17 +105,16 @@ CASES: dict[str, Write] = {
 }
 
 
-def run(client: httpx.Client, name: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def run(client: winnow.Client, name: str, folder: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """Run one case as a job; give the job and its report."""
     model, data = folder / f"{name}.pt2", folder / f"{name}.npz"
     CASES[name](model, data)
-    ids = {"model_id": upload(client, "models", model), "dataset_id": upload(client, "datasets", data)}
-    job = checked(client.post("jobs", json=ids | jobs()[name]))
-    while job["state"] in {"queued", "running"}:
-        job = checked(client.get(f"jobs/{job['id']}", params={"wait": 60}))
-    if (job["failure"] or {}).get("code", "objective_missed") != "objective_missed":
-        sys.exit(f"{name}: {job['failure']}")
-    return job, checked(client.get(f"jobs/{job['id']}/report"))
+    asked = jobs()[name]
+    job = client.submit_job(model, data, asked.pop("recipe"), **asked)
+    job.wait()
+    if (job.failure or {}).get("code", "objective_missed") != "objective_missed":
+        sys.exit(f"{name}: {job.failure}")
+    return job.raw, job.get_report()
 
 
 def row(name: str, job: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -156,7 +154,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="winnow-recipes-") as temporary:
         folder = Path(temporary)
-        with service(folder) as (url, key), connect(url, key) as client:
+        with service(folder) as (url, key), winnow.Client(url, key) as client:
             for place, name in enumerate(asked.cases):
                 job, report = run(client, name, folder)
                 if not place:

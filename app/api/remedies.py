@@ -14,6 +14,11 @@ REMEDIES = {
     "not_ready": "Wait with `?wait=60` until the upload is `ready`; of a `rejected` one see its `problem`.",
     "conflict": "Read the object again: its state allows something else now.",
     "no_report": "Name jobs that have ended with a report; an analysis has no result to compare.",
+    "sweep_ended": "Nothing is left to cancel; `GET /sweeps/{id}` has the best job that it found.",
+    "no_trial_succeeded": "See the `failure` of the trials; allow a larger drop, gentler ranges or more trials.",
+    "address_refused": "Give an `https` address on the open internet; operators allow others by"
+    " `WINNOW_WEBHOOK_PRIVATE_ADDRESSES`.",
+    "too_many_webhooks": "Delete webhooks that are no longer wanted.",
     "job_ended": "Nothing is left to cancel. `:retry` queues a job that failed, was cancelled or timed out.",
     "input_expired": "Upload the file again and submit the job anew.",
     "name_taken": "Choose another name.",

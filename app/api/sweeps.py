@@ -1,6 +1,7 @@
 """``/sweeps``: recipes tried until the smallest is found that keeps what must be kept."""
 
 from datetime import UTC, datetime
+from operator import attrgetter
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -76,9 +77,10 @@ async def get_sweep(parts: PartsDep, caller: Reader, sweep_id: str, wait: Wait =
             return sweeps.get(session, caller.project_id, sweep_id)
 
     first = await run_in_threadpool(read)
-    if first.row.state not in UNDERWAY:
+    if not wait or first.row.state not in UNDERWAY:
         return SweepWhole.whole(first)
-    return SweepWhole.whole(await read_until(read, lambda view: view.row.state != first.row.state, wait))
+    watched = parts.watch, caller, sweep_id, read, attrgetter("row.state")
+    return SweepWhole.whole(await read_until(*watched, leaves=first.row.state, seconds=wait))
 
 
 @router.delete("/{sweep_id}", status_code=204)

@@ -35,6 +35,12 @@ def underway(session: Session) -> Sequence[tuple[str, str]]:
     return [(project_id, sweep_id) for project_id, sweep_id in session.execute(query)]
 
 
+def states(session: Session, sweep_ids: Sequence[str]) -> Sequence[tuple[str, str]]:
+    """Read the ids and states of sweeps, of whatever project."""
+    query = select(SweepRow.id, SweepRow.state).where(SweepRow.id.in_(sweep_ids))
+    return [(sweep_id, state) for sweep_id, state in session.execute(query)]
+
+
 def trials(session: Session, project_id: str, sweep_id: str) -> Sequence[JobRow]:
     """List the jobs of a sweep, the oldest first."""
     query = select(JobRow).where(JobRow.project_id == project_id, JobRow.sweep_id == sweep_id).order_by(JobRow.id)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from app.db import events, inspections, jobs
+from app.db import events, inspections, jobs, sweeps
 from app.db.tables import DatasetRow, EventRow, ModelRow
 from app.domain.ids import Prefix
 from app.domain.job import JobState
@@ -30,13 +30,15 @@ def over(mark: Mark) -> bool:
 
 
 def marks(session: Session, object_ids: Sequence[str]) -> dict[str, Mark]:
-    """Read how far jobs, models and data sets are, of whatever project; those that are gone are left out."""
+    """Read how far jobs, sweeps, models and data sets are, of whatever project; those that are gone are left out."""
     found: dict[str, Mark] = {}
     for start in range(0, len(object_ids), _AT_ONCE):
         ids = object_ids[start : start + _AT_ONCE]
         by_kind = {kind: [it for it in ids if it.startswith(f"{kind}_")] for kind in Prefix}
         if of_jobs := by_kind[Prefix.JOB]:
             found |= {name: Mark(state, last) for name, state, last in jobs.marks(session, of_jobs)}
+        if of_sweeps := by_kind[Prefix.SWEEP]:
+            found |= {name: Mark(state) for name, state in sweeps.states(session, of_sweeps)}
         for kind, table in ((Prefix.MODEL, ModelRow), (Prefix.DATASET, DatasetRow)):
             if of_kind := by_kind[kind]:
                 found |= {name: Mark(state) for name, state in inspections.states(session, table, of_kind)}

@@ -11,7 +11,7 @@ from tests.api.operations import METHODS, document
 from tests.fuzz.world import world
 
 JSON = "application/json"
-ID = re.compile(r"(mdl|dat|job|art|prj|key)_[0-9A-Z]{26}")
+ID = re.compile(r"(mdl|dat|job|art|prj|key|swp|whk|dlv)_[0-9A-Z]{26}")
 KINDS = {"mdl": "model_id", "dat": "dataset_id", "job": "job_id", "art": "artifact_id"}
 
 
@@ -112,10 +112,12 @@ def test_examples_of_answers_look_as_answers_do(found):
 def test_examples_of_actions_look_as_their_answers_do(found):
     job_id = found.project.queued(model_id=found.ids["model_id"], dataset_id=found.ids["dataset_id"])
     key_id = found.asking.post("keys", json={"name": "phone"}).json()["id"]
-    for name in ("cancel_job", "retry_job", "rotate_key"):
+    ids = found.ids | {"job_id": job_id, "key_id": key_id}
+    actions = "cancel_job retry_job rotate_key ping_webhook rotate_webhook enable_webhook redeliver cancel_sweep"
+    for name in actions.split():
         _, path, operation = operations()[name]
         status, answer = success(operation)
-        response = found.asking.post(found.server.url + path.format(job_id=job_id, key_id=key_id))
+        response = found.asking.post(found.server.url + path.format_map(ids))
         assert response.status_code == status, response.text
         check(response.json(), answer["schema"])
         assert shape(response.json()) == shape(answer["example"])

@@ -48,7 +48,19 @@ class World:
             project.finish(job, state, summary=examples()["get_job"]["response"]["summary"])
             jobs[state] = job
         artifact = project.add_artifact(jobs["succeeded"], "model.pt2", pt2())
-        return {"model_id": model, "dataset_id": dataset, "job_id": jobs["succeeded"], "artifact_id": artifact}
+        asked = {"model_id": model, "dataset_id": dataset, "objective": {"max_drop": 0.01}}
+        sweep = project.client.post("sweeps", json=asked).json()["id"]
+        body = {"url": "https://receiver.invalid/", "events": ["job.failed"]}
+        webhook = project.client.post("webhooks", json=body).json()["id"]
+        return {
+            "model_id": model,
+            "dataset_id": dataset,
+            "job_id": jobs["succeeded"],
+            "artifact_id": artifact,
+            "sweep_id": sweep,
+            "webhook_id": webhook,
+            "delivery_id": project.client.post(f"webhooks/{webhook}:ping").json()["id"],
+        }
 
     def _hire(self):
         """Let a worker be seen for as long as this lasts, so that the service is ready."""
