@@ -58,23 +58,23 @@ def write_pictures(model: Path, data: Path) -> None:
     save_pictures_model(data, model)
 
 
-def write_clothes(model: Path, data: Path, train_rows: int) -> None:
-    """Write network F with its 10,000 rows that judge, 512 to calibrate on and so many to train on, or none."""
-    module, _ = read_network_f()
-    pt2.save(as_network(module), model)
-    x, y = fashion_mnist("train")
-    splits = {"validation": fashion_mnist("t10k"), "calibration": (x[-512:], y[-512:])}
-    if train_rows:
-        splits["train"] = x[:train_rows], y[:train_rows]
-    _save(data, {split: {"x": values, "y": labels} for split, (values, labels) in splits.items()})
-
-
 def write_clothes_alone(model: Path, data: Path) -> None:
-    write_clothes(model, data, 0)
+    """Write network F with its 10,000 rows that judge and 512 labelled ones to calibrate on."""
+    x, y = fashion_mnist("train")
+    _write_clothes(model, data, {"calibration": {"x": x[-512:], "y": y[-512:]}})
 
 
 def write_clothes_to_train(model: Path, data: Path) -> None:
-    write_clothes(model, data, 6000)
+    """Write network F with its 10,000 rows that judge and all 60,000 to train on, as ``benchmarks.cases`` does."""
+    x, y = fashion_mnist("train")
+    _write_clothes(model, data, {"train": {"x": x, "y": y}, "calibration": {"x": x[:256]}})
+
+
+def _write_clothes(model: Path, data: Path, splits: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+    module, _ = read_network_f()
+    pt2.save(as_network(module), model)
+    x, y = fashion_mnist("t10k")
+    _save(data, {**splits, "validation": {"x": x, "y": y}})
 
 
 def write_news(model: Path, data: Path) -> None:
