@@ -83,16 +83,17 @@ def serving(data: Path, database_url: str | None = None, **more: str) -> Iterato
     sessions = make_sessions(engine)
     with sessions.begin() as session:
         key = keys.create_default_key(session, keys.SCOPES, name="benchmark")
-    broker = Path(tempfile.mkdtemp(prefix="winnow-broker-")) / "broker.sock"
     port = free_port()
-    environment = {
-        **os.environ,
-        "WINNOW_DATA": str(data),
-        "WINNOW_DATABASE_URL": settings.database_url,
-        "WINNOW_BROKER_URL": f"redis+socket://{broker}",
-        **more,
-    }
     with ExitStack() as stack:
+        # A folder of its own, as the path of a socket is short.
+        broker = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="winnow-broker-"))) / "broker.sock"
+        environment = {
+            **os.environ,
+            "WINNOW_DATA": str(data),
+            "WINNOW_DATABASE_URL": settings.database_url,
+            "WINNOW_BROKER_URL": f"redis+socket://{broker}",
+            **more,
+        }
         start(stack, broker_command(broker.parent, broker), environment)
         process = start(stack, [sys.executable, "-m", "app.cli", "api", "--port", str(port)], environment)
         wait_for(f"http://127.0.0.1:{port}/healthz", process)
