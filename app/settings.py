@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     input_days: float | None = Field(
         None, ge=0, description="Models and data sets are kept for so long after the last job on them; else for ever."
     )
+    upload_hours: float = Field(
+        24, gt=0, description="A resumable upload is kept for so long after the last piece of it."
+    )
     collect_seconds: float = Field(3600, gt=0, description="The API clears away what has expired so often.")
     signing_key: Path = Field(
         default_factory=_default_signing_key,

@@ -25,7 +25,7 @@ from app.storage import check_size
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
 _RENEW_SECONDS = 15
-_KEPT_HEADERS = ("content-type", "location", "retry-after", "cache-control")
+_KEPT_HEADERS = ("content-type", "location", "retry-after", "cache-control", "upload-expires")
 _SECRET = "key"  # noqa: S105  the name of the field of a body that is shown once
 
 

@@ -163,12 +163,18 @@ class LayerFigures(_Part):
 
 
 class ClassFigures(_Part):
-    """Accuracy within one class, of baseline and result."""
+    """Accuracy within one class, of baseline and result; ``name`` where the data set has names."""
 
     class_: int = Field(alias="class")
+    name: str | None = None
     samples: int
     baseline: float
     compressed: float
+
+    @property
+    def label(self) -> str:
+        """What to call it on a page."""
+        return str(self.class_) if self.name is None else self.name
 
 
 class FileAgreement(_Part):

@@ -17,6 +17,7 @@ KINDS = {
     "dataset_id": Prefix.DATASET,
     "job_id": Prefix.JOB,
     "artifact_id": Prefix.ARTIFACT,
+    "upload_id": Prefix.UPLOAD,
     "key_id": Prefix.KEY,
     "project_id": Prefix.PROJECT,
 }
@@ -41,17 +42,20 @@ def owned(server):
     model, dataset = owner.add_model(), owner.add_dataset()
     job = owner.queued(model_id=model, dataset_id=dataset)
     key = owner.client.post("keys", json={"name": "mine"}).json()
+    begun = owner.client.post("uploads", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "4"})
     with owner.client_with(key["key"]) as client:
         yield {
             "model_id": model,
             "dataset_id": dataset,
             "job_id": job,
             "artifact_id": owner.add_artifact(job, "report.json", b"{}"),
+            "upload_id": begun.headers["location"].rpartition("/")[2],
             "key_id": key["id"],
             "project_id": owner.id,
         }
         # Nobody has cancelled, revoked or rotated anything.
         assert client.get(f"jobs/{job}").json()["state"] == "queued"
+        assert len(client.get("uploads").json()["items"]) == 1
     owner.client.close()
 
 

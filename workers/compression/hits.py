@@ -1,6 +1,7 @@
 """Shares of rows that are right, with the interval and the test that rows which are hits or not have of their own."""
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -51,7 +52,10 @@ def measure_drop(before: NDArray[np.bool_], after: NDArray[np.bool_], seed: int)
 
 
 def by_class(
-    before: NDArray[np.bool_], after: NDArray[np.bool_], labels: NDArray[np.int64]
+    before: NDArray[np.bool_],
+    after: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    names: Sequence[str] | None = None,
 ) -> tuple[ClassFigures, ...]:
     """Give the shares within each class that stands in the labels."""
     figures = []
@@ -60,6 +64,7 @@ def by_class(
         figures.append(
             ClassFigures(
                 class_=int(label),
+                name=None if names is None else names[label],
                 samples=int(mask.sum()),
                 baseline=float(before[mask].mean()),
                 compressed=float(after[mask].mean()),
