@@ -19,7 +19,6 @@ from app.api.deps import (
     Wait,
     Writer,
     checked_cursor,
-    invalid_query,
     refuse_query,
     require_name,
 )
@@ -28,6 +27,7 @@ from app.api.uploads import ReprDigest, collected, expectation, is_json, parsed,
 from app.api.waiting import read_until
 from app.db.tables import DatasetRow
 from app.domain.dataset import DatasetFormat, Preprocessing
+from app.domain.errors import FieldError, ValidationFailed
 from app.domain.ids import Prefix
 from app.domain.model import ObjectState
 from app.services import callers, datasets
@@ -89,9 +89,12 @@ def _preprocessing(text: str | None) -> Preprocessing | None:
     except ValidationError as error:
         faults: dict[str, str] = {}
         for fault in error.errors(include_url=False):
-            place = "/".join(str(step) for step in ("preprocessing", *fault["loc"]))
-            faults.setdefault(place, fault["msg"].removeprefix("Value error, "))
-        raise invalid_query(faults) from error
+            # Behind a field stand numbers, and what pydantic calls the kinds of value that it tried.
+            place = [str(step) for at, step in enumerate(fault["loc"]) if at == 0 or isinstance(step, int)]
+            pointer = "/".join(["/query/preprocessing", *place])
+            faults.setdefault(pointer, fault["msg"].removeprefix("Value error, "))
+        found = [FieldError(pointer=pointer, message=message) for pointer, message in faults.items()]
+        raise ValidationFailed("; ".join(f"{it.pointer}: {it.message}" for it in found), errors=found) from error
 
 
 @router.get("")

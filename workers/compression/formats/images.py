@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from app.domain.dataset import LABEL, SPLITS, Preprocessing
 from app.domain.errors import CorruptFile, InvalidDataset
@@ -119,6 +119,8 @@ def decode(name: str, data: bytes, preprocessing: Preprocessing) -> Row:
             if image.width * image.height > MAX_PIXELS:
                 raise InvalidDataset(f"the image {name!r} has more than {MAX_PIXELS} pixels")
             return _prepare(name, image.convert("RGB" if preprocessing.color == "rgb" else "L"), preprocessing)
+    except UnidentifiedImageError as error:
+        raise CorruptFile(f"the image {name!r} is no PNG or JPEG that can be read") from error
     except _BROKEN as error:
         raise CorruptFile(f"the image {name!r} cannot be decoded: {error}") from error
 

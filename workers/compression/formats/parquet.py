@@ -25,7 +25,8 @@ SPLIT = "split"
 """The column that says where a row belongs; without it, every row is one of train."""
 _ROWS = 256
 _MOST_COLUMNS = 1000
-_MOST_COLUMN_BYTES = 1 << 30
+_MOST_VALUES = 1 << 24
+_BATCH_VALUES = 1 << 22
 _LONGEST_NAME = 200
 _DEPTH = 8
 _BUFFER_BYTES = 1 << 20
@@ -82,7 +83,9 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def _batches(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    for batch in file.iter_batches(_ROWS, columns=columns, use_threads=False):
+    """Read few rows at a time, and fewer where they are long."""
+    rows = max(1, min(_ROWS, _BATCH_VALUES // _values_a_row(file)))
+    for batch in file.iter_batches(rows, columns=columns, use_threads=False):
         if batch.num_rows:
             yield batch
 
@@ -103,15 +106,24 @@ def _check(file: pq.ParquetFile, schema: pa.Schema) -> None:
         raise UnsafeFile(f"the file holds a column of the name {odd[0][:80]!r}")
     if SPLIT in schema.names and not _is_text(schema.field(SPLIT).type):
         raise InvalidDataset(f"the column {SPLIT!r} holds {schema.field(SPLIT).type}; it names {', '.join(SPLITS)}")
-    for group in range(metadata.num_row_groups):
-        for column in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(column)
-            if chunk.total_uncompressed_size > _MOST_COLUMN_BYTES:
+
+
+def _values_a_row(file: pq.ParquetFile) -> int:
+    """Tell the most values of all columns together that the rows of a group have on average, by the footer."""
+    most = 1
+    for number in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(number)
+        values = 0
+        for place in range(group.num_columns):
+            chunk = group.column(place)
+            found = chunk.num_values // max(1, group.num_rows)
+            if found > _MOST_VALUES:
                 raise UnsafeFile(
-                    f"the column {chunk.path_in_schema!r} unpacks to {chunk.total_uncompressed_size} bytes within one"
-                    f" row group; at most {_MOST_COLUMN_BYTES} are read",
-                    hint="Write smaller row groups (row_group_size).",
+                    f"the column {chunk.path_in_schema!r} has {found} values a row; at most {_MOST_VALUES} are read"
                 )
+            values += found
+        most = max(most, values)
+    return most
 
 
 def _class_names(file: pq.ParquetFile) -> tuple[str, ...]:
@@ -153,7 +165,7 @@ def _decoder(
         inner, depth = inner.value_type, depth + 1
     if not (pa.types.is_integer(inner) or pa.types.is_floating(inner) or pa.types.is_boolean(inner)):
         raise InvalidDataset(
-            f"the column {name!r} holds {kind}; read are numbers, lists of them, and images as bytes",
+            f"the column {name!r} holds {str(kind)[:80]}; read are numbers, lists of them, and images as bytes",
             hint=f"Labels go into the column {LABEL!r}; leave other columns out.",
         )
     return lambda column, start: _numbers(column, name, start)

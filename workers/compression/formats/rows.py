@@ -16,11 +16,16 @@ from app.domain.errors import InvalidDataset
 Reader = Callable[[], NDArray[Any]]
 
 
+def rows_folder(path: Path) -> Path:
+    """Name the folder that the rows of a file are decoded into."""
+    return path.with_name(f"{path.name}.rows")
+
+
 class RowFiles:
     """A file for each split and field, in a folder of its own beside ``path``."""
 
     def __init__(self, path: Path) -> None:
-        self._folder = path.with_name(f"{path.name}.rows")
+        self._folder = rows_folder(path)
         self._folder.mkdir()
         self._files: dict[str, tuple[IO[bytes], np.dtype[Any], tuple[int, ...]]] = {}
         self._rows: dict[str, int] = {}
