@@ -40,9 +40,8 @@ def open_images(path: Path, format_: str, preprocessing: Preprocessing) -> tuple
 
     Rows stand in the order of their names. Raises InvalidDataset or CorruptFile naming the member.
     """
-    with _opened(path, format_) as (names, read):
+    with RowFiles(path) as files, _opened(path, format_) as (names, read):
         places, classes = _arrange(names)
-        files = RowFiles(path)
         shape: tuple[int, ...] | None = None
         first = ""
         for name, row in in_parallel(read(), preprocessing):

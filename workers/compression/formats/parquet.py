@@ -40,13 +40,12 @@ def open_parquet(path: Path, preprocessing: Preprocessing) -> tuple[dict[str, Re
 
     Raises InvalidDataset, CorruptFile or UnsafeFile naming the column.
     """
-    with _opened(path) as file:
+    with RowFiles(path) as files, _opened(path) as file:
         schema = file.schema_arrow
         _check(file, schema)
         classes = _class_names(file) if LABEL in schema.names and _is_text(schema.field(LABEL).type) else None
         decoders = {field.name: _decoder(field, classes, preprocessing) for field in schema if field.name != SPLIT}
-        files, total = RowFiles(path), file.metadata.num_rows
-        seen = 0
+        total, seen = file.metadata.num_rows, 0
         for batch in _batches(file):
             columns = {name: decode(batch.column(name), seen) for name, decode in decoders.items()}
             if seen == 0:

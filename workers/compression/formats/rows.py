@@ -6,7 +6,8 @@ import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,13 @@ class RowFiles:
         self._folder.mkdir()
         self._files: dict[str, tuple[IO[bytes], np.dtype[Any], tuple[int, ...]]] = {}
         self._rows: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        for file, _, _ in self._files.values():
+            file.close()
 
     def check_room(self, rows: int, row_bytes: int) -> None:
         """Raise InvalidDataset where so much has no room in the folder, or in one file of this process."""
@@ -60,9 +68,7 @@ class RowFiles:
         self._rows[name] = max(self._rows[name], first + len(rows))
 
     def readers(self) -> dict[str, Reader]:
-        """End the writing; give a way to map each file."""
-        for file, _, _ in self._files.values():
-            file.close()
+        """Give a way to map each file, once the writing has ended."""
         return {name: self._reader(name) for name in self._files}
 
     def _reader(self, name: str) -> Reader:
