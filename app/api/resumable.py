@@ -159,7 +159,7 @@ def delete_upload(parts: PartsDep, caller: Writer, upload_id: str, tus_resumable
     """End an upload, and drop what has come of it."""
     parts.uploads.get(caller.project_id, upload_id)
     _check_version(tus_resumable)
-    parts.uploads.remove(caller.project_id, upload_id)
+    parts.uploads.remove(caller, upload_id)
 
 
 def _describe(response: Response, row: UploadRow) -> None:

@@ -35,7 +35,8 @@ from app.domain.errors import (
 )
 from app.domain.ids import Prefix, is_id, new_id
 from app.drafts import Drafts, Held, Piece, in_thread, open_drafts
-from app.services import limits
+from app.services import audit, limits
+from app.services.callers import Caller
 from app.settings import Settings
 from app.storage import Incoming, Storage, check_size
 
@@ -175,11 +176,12 @@ class Uploads:
             row.offset_bytes = _offset(row, self.drafts.size_bytes(row.id))
         return rows
 
-    def remove(self, project_id: str, upload_id: str) -> None:
+    def remove(self, by: Caller, upload_id: str) -> None:
         """End an upload; whoever still writes to it writes to nothing."""
         with self.sessions.begin() as session:
-            self._find(session, project_id, upload_id)
-            resumable.take(session, project_id, upload_id)
+            self._find(session, by.project_id, upload_id)
+            resumable.take(session, by.project_id, upload_id)
+            audit.record(session, by, "upload.deleted", upload_id, project_id=by.project_id)
         self.drafts.remove(upload_id)
 
     async def append(

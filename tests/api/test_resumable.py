@@ -308,6 +308,8 @@ def test_an_upload_that_is_ended_is_gone_with_its_bytes(project):
     assert send(project, upload, 0, b"abcd").status_code == 204
     response = project.client.delete(f"uploads/{upload}", headers=TUS)
     assert (response.status_code, response.headers["tus-resumable"]) == (204, "1.0.0")
+    last = project.client.get("audit").json()["items"][0]
+    assert (last["action"], last["object_id"]) == ("upload.deleted", upload)
     assert not draft(project, upload).exists()
     problem(send(project, upload, 4, b"efgh"), 404, "not_found")
     assert project.client.head(f"uploads/{upload}", headers=TUS).status_code == 404

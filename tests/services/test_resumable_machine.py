@@ -19,6 +19,7 @@ from app.db.tables import ProjectRow, UploadRow
 from app.domain.errors import ChecksumMismatch, NotFound, TooLarge, UnknownFormat, UploadIncomplete, WrongOffset
 from app.domain.ids import Prefix, new_id
 from app.services import datasets, models
+from app.services.callers import Caller
 from app.services.resumable import Checksum, Uploads, clear_expired
 from app.services.uploads import Expectation
 from app.settings import Settings
@@ -119,7 +120,7 @@ class UploadMachine(RuleBasedStateMachine):
 
     @rule(upload=consumes(uploads))
     def terminate(self, upload):
-        self.service.remove(self.project, upload)
+        self.service.remove(Caller(new_id(Prefix.KEY), self.project, frozenset({"write"})), upload)
         self.forget(upload)
 
     @rule(upload=consumes(uploads))
@@ -169,7 +170,7 @@ class UploadMachine(RuleBasedStateMachine):
 
 
 def test_uploads_in_a_folder():
-    run_machine(UploadMachine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None))
+    run_machine(UploadMachine, settings=settings(max_examples=15, stateful_step_count=25, deadline=None))
 
 
 @pytest.fixture
