@@ -8,8 +8,9 @@ import structlog
 from sqlalchemy import Engine
 
 from app.db.engine import make_sessions
+from app.drafts import open_drafts
 from app.queue import Relay
-from app.services import deliveries, idempotency, recovery, sweeps
+from app.services import deliveries, idempotency, recovery, resumable, sweeps
 from app.services.retention import Collector
 from app.settings import Settings
 from app.storage import Storage
@@ -28,6 +29,7 @@ class Housekeeper:
         self._readers = make_sessions(engine, read_only=True)
         self._sessions = make_sessions(engine)
         self._storage = storage
+        self._drafts = open_drafts(storage)
         self._relay = relay
         self._stopping = threading.Event()
         self._next_collection = time.monotonic()
@@ -49,6 +51,7 @@ class Housekeeper:
         if lost or started:
             self._relay.wake()
         idempotency.clear(self._readers, self._sessions, now)
+        resumable.clear_expired(self._sessions, self._readers, self._drafts, now)
         if time.monotonic() > self._next_collection:
             self._next_collection = time.monotonic() + self._settings.collect_seconds
             freed = Collector(self._sessions, self._storage, self._settings, now).collect()

@@ -24,6 +24,7 @@ from app.api import (
     openapi,
     operations,
     projects,
+    resumable,
     signing,
     sweeps,
     targets,
@@ -39,6 +40,7 @@ from app.db.engine import make_engine, make_sessions
 from app.housekeeping import Housekeeper
 from app.queue import Relay
 from app.services.limits import Rates
+from app.services.resumable import Uploads
 from app.settings import Settings
 from app.storage import Storage
 
@@ -46,6 +48,7 @@ API = "/api/v1"
 _NOUNS = (
     models,
     datasets,
+    resumable,
     methods,
     targets,
     jobs,
@@ -60,20 +63,25 @@ _NOUNS = (
     webhooks,
     audit,
 )
+_RESUMABLE = f"{API}/uploads"
 _UPLOADS = frozenset({f"{API}/models", f"{API}/datasets"})
+_ASKED_HEADERS = ("Authorization", "Content-Type", "Repr-Digest", "Range", "Last-Event-ID", HEADER)
+_TOLD_HEADERS = ("Location", "Retry-After", "ETag", "Repr-Digest", "Content-Range", REQUEST_ID, REPLAYED)
 _PROBLEM: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.Problem, "description": "A problem (RFC 9457)."}}
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the service. The database must have been migrated."""
     engine = make_engine(settings.database_url)
-    readers = make_sessions(engine, read_only=True)
+    sessions, readers = make_sessions(engine), make_sessions(engine, read_only=True)
+    storage = Storage(settings.storage_url)
     parts = Parts(
         settings=settings,
         engine=engine,
-        sessions=make_sessions(engine),
+        sessions=sessions,
         readers=readers,
-        storage=Storage(settings.storage_url),
+        storage=storage,
+        uploads=Uploads(sessions, readers, storage, settings),
         relay=Relay(settings, engine),
         rates=Rates(settings.max_requests_per_minute),
         watch=Watch(readers),
@@ -104,8 +112,9 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=[
             Middleware(RequestId, prefix=f"{API}/"),
             *_cors(settings),
+            Middleware(resumable.Tus, path=_RESUMABLE),
             Middleware(Head),
-            Middleware(BodyLimit, limit=settings.max_body_bytes, uploads=_UPLOADS),
+            Middleware(BodyLimit, limit=settings.max_body_bytes, uploads=_UPLOADS, resumable=_RESUMABLE),
             Middleware(Idempotency, prefix=f"{API}/"),
         ],
     )
@@ -136,8 +145,8 @@ def _cors(settings: Settings) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "HEAD", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Repr-Digest", "Range", "Last-Event-ID", HEADER],
-            expose_headers=["Location", "Retry-After", "ETag", "Repr-Digest", "Content-Range", REQUEST_ID, REPLAYED],
+            allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
+            allow_headers=[*_ASKED_HEADERS, *resumable.ASKED_HEADERS],
+            expose_headers=[*_TOLD_HEADERS, *resumable.TOLD_HEADERS],
         )
     ]

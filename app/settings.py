@@ -101,6 +101,9 @@ class Settings(BaseSettings):
         10, gt=0, le=60, description="A receiver of webhooks that takes longer to answer has not."
     )
     delivery_days: float = Field(30, ge=1, description="What webhooks were sent is kept in their logs for so long.")
+    upload_hours: float = Field(
+        24, gt=0, description="A resumable upload is kept for so long after the last piece of it."
+    )
     collect_seconds: float = Field(3600, gt=0, description="The API clears away what has expired so often.")
     signing_key: Path = Field(
         default_factory=_default_signing_key,

@@ -27,10 +27,12 @@ from app.domain.errors import InternalError, NotFound, StorageFull, TooLarge, Un
 
 _CHUNK_BYTES = 1024**2
 # Two parts in flight bound what one upload or download holds in memory.
-_PART_BYTES = 8 * 1024**2
-_PARTS_IN_FLIGHT = 2
+PART_BYTES = 8 * 1024**2
+PARTS_IN_FLIGHT = 2
 _INCOMING = "incoming"
 _CONTENTS = "projects"
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
+"""What file systems answer that know no hard links."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # The local store writes beside the object and renames; it lists no name of this form.
 _STAGED = re.compile(r".+#\d+")
@@ -42,11 +44,16 @@ class FileChanged(Exception):
 
 @dataclass(frozen=True)
 class Incoming:
-    """An upload that has arrived whole and has no home yet."""
+    """An upload that has arrived whole and has no home yet.
+
+    ``upload_id`` names the resumable upload that it came by, ``linked`` tells that its bytes are that upload's own.
+    """
 
     key: str
     sha256: str
     size_bytes: int
+    upload_id: str | None = None
+    linked: bool = False
 
 
 class _Writer(Protocol):
@@ -75,7 +82,7 @@ def is_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def _storing() -> Iterator[None]:
+def storing() -> Iterator[None]:
     """Say in our own words why something could not be stored."""
     try:
         yield
@@ -95,8 +102,8 @@ class Storage:
     """The store of one service, opened by URL: ``file:///folder`` or ``s3://bucket/prefix``."""
 
     def __init__(self, url: str) -> None:
-        self._folder = _folder_of(url)
-        self._store: ObjectStore = LocalStore(self._folder, mkdir=True) if self._folder else from_url(url)
+        self.folder = _folder_of(url)
+        self.store: ObjectStore = LocalStore(self.folder, mkdir=True) if self.folder else from_url(url)
 
     async def receive(self, body: AsyncIterator[bytes], *, limit: int) -> Incoming:
         """Write a stream down, hashing it on the way.
@@ -106,16 +113,16 @@ class Storage:
         key = f"{_INCOMING}/{secrets.token_hex(16)}"
         digest, size = hashlib.sha256(), 0
         writer: _Writer = obstore.open_writer_async(
-            self._store, key, buffer_size=_PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT
+            self.store, key, buffer_size=PART_BYTES, max_concurrency=PARTS_IN_FLIGHT
         )
         try:
             async for chunk in body:
                 size += len(chunk)
                 check_size(size, limit)
                 digest.update(chunk)
-                with _storing():
+                with storing():
                     await writer.write(chunk)
-            with _storing():
+            with storing():
                 await writer.close()
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -130,17 +137,28 @@ class Storage:
         await anyio.to_thread.run_sync(self.delete, key)
 
     def promote(self, incoming: Incoming, project_id: str) -> None:
-        """Give an upload its home among the project's contents, where it may already stand."""
+        """Give an upload its home among the project's contents, where it may already stand.
+
+        What is linked keeps its first name too: should the transaction fail, the upload is still there.
+        """
         key = content_key(project_id, incoming.sha256)
         if self.exists(key):
-            self.delete(incoming.key)
+            self.discard(incoming)
+        elif incoming.linked:
+            assert self.folder is not None
+            _link(self.folder / incoming.key, self.folder / key)
         else:
-            obstore.rename(self._store, incoming.key, key)
+            obstore.rename(self.store, incoming.key, key)
+
+    def discard(self, incoming: Incoming) -> None:
+        """Delete what has found no home, unless it is a resumable upload's own."""
+        if not incoming.linked:
+            self.delete(incoming.key)
 
     def open(self, key: str) -> IO[bytes]:
         """Open an object for reading at any place, without fetching the whole of it."""
         try:
-            return io.BufferedReader(_Reader(obstore.open_reader(self._store, key, buffer_size=65536)), 65536)
+            return io.BufferedReader(_Reader(obstore.open_reader(self.store, key, buffer_size=65536)), 65536)
         except FileNotFoundError as error:
             raise _missing(key) from error
 
@@ -149,7 +167,7 @@ class Storage:
         if stop <= start:
             return _nothing()
         try:
-            result = await obstore.get_async(self._store, key, options={"range": (start, stop)})
+            result = await obstore.get_async(self.store, key, options={"range": (start, stop)})
         except FileNotFoundError as error:
             raise _missing(key) from error
         return _chunks(result)
@@ -157,7 +175,7 @@ class Storage:
     def read_bytes(self, key: str) -> bytes:
         """Read a small object whole."""
         try:
-            return bytes(obstore.get(self._store, key).bytes())
+            return bytes(obstore.get(self.store, key).bytes())
         except FileNotFoundError as error:
             raise _missing(key) from error
 
@@ -165,7 +183,7 @@ class Storage:
         """Copy a content into a file, and check it against the digest in its key."""
         digest = hashlib.sha256()
         try:
-            result = obstore.get(self._store, key)
+            result = obstore.get(self.store, key)
             with path.open("wb") as file:
                 for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
                     digest.update(chunk)
@@ -191,14 +209,14 @@ class Storage:
             digest.update(piece)
         key = content_key(project_id, digest.hexdigest())
         if not self.exists(key):
-            with _storing():
+            with storing():
                 pieces = _unchanged(_pieces(file, size_bytes), digest.digest())
-                obstore.put(self._store, key, pieces, chunk_size=_PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT)
+                obstore.put(self.store, key, pieces, chunk_size=PART_BYTES, max_concurrency=PARTS_IN_FLIGHT)
         return digest.hexdigest(), size_bytes
 
     def exists(self, key: str) -> bool:
         try:
-            obstore.head(self._store, key)
+            obstore.head(self.store, key)
         except FileNotFoundError:
             return False
         return True
@@ -206,7 +224,7 @@ class Storage:
     def delete(self, key: str) -> None:
         """Delete an object; one that is not there is fine."""
         with suppress(FileNotFoundError):
-            obstore.delete(self._store, key)
+            obstore.delete(self.store, key)
 
     def sweep(self, before: datetime) -> tuple[int, int]:
         """Delete what killed processes left half stored before a time; return how many files, and their bytes.
@@ -215,7 +233,7 @@ class Storage:
         """
         stale = [
             (entry["path"], entry["size"])
-            for page in obstore.list(self._store, _INCOMING)
+            for page in obstore.list(self.store, _INCOMING)
             for entry in page
             if entry["last_modified"] < before
         ]
@@ -223,20 +241,20 @@ class Storage:
             self.delete(key)
         sizes = [size for _, size in stale]
         # Of an object store, the parts of uploads never completed are the bucket's own to expire.
-        if self._folder is not None:
-            sizes += _unlink_staged(self._folder, before)
+        if self.folder is not None:
+            sizes += _unlink_staged(self.folder, before)
         return len(sizes), sum(sizes)
 
     def contents_before(self, before: datetime) -> Iterator[tuple[str, int]]:
         """Give the key and the size in bytes of every content that was stored before a time."""
-        for page in obstore.list(self._store, _CONTENTS):
+        for page in obstore.list(self.store, _CONTENTS):
             yield from ((entry["path"], entry["size"]) for entry in page if entry["last_modified"] < before)
 
     def check(self) -> None:
         """Write, read and delete a small object. Raises Unavailable where any of it fails."""
         key = f"{_INCOMING}/probe-{secrets.token_hex(8)}"
-        with _storing():
-            obstore.put(self._store, key, b"ready")
+        with storing():
+            obstore.put(self.store, key, b"ready")
             self.delete(key)
 
 
@@ -289,6 +307,18 @@ def _unchanged(pieces: Iterator[bytes], sha256: bytes) -> Iterator[bytes]:
         yield piece
     if digest.digest() != sha256:
         raise FileChanged("its content changed")
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileNotFoundError as error:
+        raise NotFound("The upload has been deleted meanwhile.") from error
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise Unavailable("The storage cannot be written.") from error
+        source.rename(target)
 
 
 def _unlink_staged(folder: Path, before: datetime) -> Iterator[int]:

@@ -45,11 +45,14 @@ def test_every_operation_has_an_id_of_its_own_and_a_description(document):
     assert [name for name, operation in found.items() if not operation.get("description")] == []
 
 
-def test_both_bodies_of_a_model_are_described(document):
-    content = document["paths"]["/api/v1/models"]["post"]["requestBody"]["content"]
-    assert content["application/octet-stream"]["schema"] == {"type": "string", "format": "binary"}
-    name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
-    assert document["components"]["schemas"][name]["required"] == ["name", "artifact_id"]
+def test_every_body_of_a_model_and_of_a_data_set_is_described(document):
+    required = {"models": [["name", "artifact_id"], ["name", "upload_id"]], "datasets": [["name", "upload_id"]]}
+    for noun, wanted in required.items():
+        content = document["paths"][f"/api/v1/{noun}"]["post"]["requestBody"]["content"]
+        assert content["application/octet-stream"]["schema"] == {"type": "string", "format": "binary"}
+        schema = content["application/json"]["schema"]
+        names = [body["$ref"].rpartition("/")[2] for body in schema.get("anyOf", [schema])]
+        assert [document["components"]["schemas"][name]["required"] for name in names] == wanted
 
 
 def test_every_operation_under_the_version_needs_a_key_and_tells_of_problems(document):

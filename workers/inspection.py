@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from app.db import datasets, inspections, models, outbox
 from app.db.tables import DatasetRow, ModelRow
-from app.domain.dataset import DatasetFacts, DatasetFormat
+from app.domain.dataset import DatasetFacts, DatasetFormat, Preprocessing
 from app.domain.errors import Failure, TimeLimitExceeded, Unavailable, WinnowError
 from app.domain.model import ModelFacts, ModelFormat
 from app.domain.task import (
@@ -127,7 +127,8 @@ def _look_once(workplace: Workplace, row: ModelRow | DatasetRow, folder: Path) -
     if isinstance(row, ModelRow):
         write_task(folder, InspectModel(path=path, format=cast("ModelFormat", row.format)))
     else:
-        write_task(folder, InspectDataset(path=path, format=cast("DatasetFormat", row.format)))
+        steps = None if row.preprocessing is None else Preprocessing.model_validate(row.preprocessing)
+        write_task(folder, InspectDataset(path=path, format=cast("DatasetFormat", row.format), preprocessing=steps))
     watcher = InspectionWatcher(workplace, row)
     exit_ = supervise(
         workplace.engine(folder), folder, watcher, workplace.sandbox, threads=len(os.sched_getaffinity(0))

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import artifacts, datasets, jobs, models, outbox
 from app.db.tables import JobRow
-from app.domain.dataset import DatasetFormat
+from app.domain.dataset import DatasetFormat, Preprocessing
 from app.domain.errors import (
     ChildCrashed,
     Failure,
@@ -230,6 +230,7 @@ def _fetch(workplace: Workplace, job: JobRow, folder: Path, threads: int) -> Com
         model_format=cast("ModelFormat", model.format),
         dataset_path=dataset_path,
         dataset_format=cast("DatasetFormat", dataset.format),
+        preprocessing=None if dataset.preprocessing is None else Preprocessing.model_validate(dataset.preprocessing),
         job=spec,
         sensitivities=table_paths,
         model=Upload(name=model.name, sha256=model.sha256),

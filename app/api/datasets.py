@@ -4,6 +4,7 @@ from operator import attrgetter
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from app.api.contents import content
@@ -12,45 +13,89 @@ from app.api.deps import (
     OCTETS,
     Cursor,
     Limit,
-    Name,
+    OptionalName,
     PartsDep,
     Reader,
     Reading,
     Wait,
     Writer,
     checked_cursor,
+    refuse_query,
+    require_name,
 )
-from app.api.schemas import DatasetOut, Page
-from app.api.uploads import RAW_BODY, ReprDigest, expectation, received
+from app.api.schemas import DatasetFromUpload, DatasetOut, Page
+from app.api.uploads import ReprDigest, collected, expectation, is_json, parsed, raw_or_json, received
 from app.api.waiting import read_until
 from app.db.tables import DatasetRow
-from app.domain.dataset import DatasetFormat
+from app.domain.dataset import DatasetFormat, Preprocessing
+from app.domain.errors import FieldError, ValidationFailed
 from app.domain.ids import Prefix
 from app.domain.model import ObjectState
 from app.services import callers, datasets
+from app.services.uploads import Expectation
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
 
-@router.post("", status_code=201, openapi_extra=RAW_BODY)
+@router.post("", status_code=201, openapi_extra=raw_or_json(DatasetFromUpload))
 async def create_dataset(
     request: Request,
     response: Response,
     parts: PartsDep,
     caller: Writer,
-    name: Name,
+    name: OptionalName = None,
     repr_digest: ReprDigest = None,
     asserted: Annotated[DatasetFormat | None, Query(alias="format", description="What the file must be.")] = None,
+    preprocessing: Annotated[
+        str | None, Query(description="How images become rows: `resize`, `mean` and so on, as JSON.")
+    ] = None,
 ) -> DatasetOut:
-    """Upload a data set as the raw body. Its format is told from the content."""
-    expected = expectation(request, parts, repr_digest, asserted)
-    incoming = await received(request, parts, expected)
-    row = await run_in_threadpool(
-        datasets.register, parts.sessions, parts.storage, caller.project_id, name, incoming, expected
-    )
+    """Upload a data set as the raw body, named in the query; or make one of a resumable upload, by JSON.
+
+    Its format is told from the content either way.
+    """
+    if is_json(request):
+        refuse_query(request)
+        asked = await parsed(request, DatasetFromUpload)
+        expected = Expectation(None, None, asked.format, parts.settings.max_project_bytes)
+        async with collected(parts, caller, asked.upload_id) as incoming:
+            row = await run_in_threadpool(
+                datasets.register,
+                parts.sessions,
+                parts.storage,
+                caller.project_id,
+                asked.name,
+                incoming,
+                expected,
+                asked.preprocessing,
+            )
+    else:
+        expected, given = expectation(request, parts, repr_digest, asserted), require_name(name)
+        steps = _preprocessing(preprocessing)
+        incoming = await received(request, parts, expected)
+        row = await run_in_threadpool(
+            datasets.register, parts.sessions, parts.storage, caller.project_id, given, incoming, expected, steps
+        )
     parts.relay.wake()
     response.headers["Location"] = f"{request.url.path}/{row.id}"
     return DatasetOut.of(row)
+
+
+def _preprocessing(text: str | None) -> Preprocessing | None:
+    """Read the JSON in the query. Raises ValidationFailed with a pointer below ``/query/preprocessing``."""
+    if text is None:
+        return None
+    try:
+        return Preprocessing.model_validate_json(text)
+    except ValidationError as error:
+        faults: dict[str, str] = {}
+        for fault in error.errors(include_url=False):
+            # Behind a field stand numbers, and what pydantic calls the kinds of value that it tried.
+            place = [str(step) for at, step in enumerate(fault["loc"]) if at == 0 or isinstance(step, int)]
+            pointer = "/".join(["/query/preprocessing", *place])
+            faults.setdefault(pointer, fault["msg"].removeprefix("Value error, "))
+        found = [FieldError(pointer=pointer, message=message) for pointer, message in faults.items()]
+        raise ValidationFailed("; ".join(f"{it.pointer}: {it.message}" for it in found), errors=found) from error
 
 
 @router.get("")

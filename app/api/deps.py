@@ -18,12 +18,14 @@ from app.queue import Relay
 from app.services import callers
 from app.services.callers import Caller, Scope
 from app.services.limits import Rates
+from app.services.resumable import Uploads
 from app.settings import Settings
 from app.storage import Storage
 
 MAX_INTEGER = 2**31 - 1
 JSON, HTML, MARKDOWN = "application/json", "text/html", "text/markdown"
 OCTETS = "application/octet-stream"
+OFFSET_OCTETS = "application/offset+octet-stream"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Parts:
     sessions: Sessions
     readers: Sessions
     storage: Storage
+    uploads: Uploads
     relay: Relay
     rates: Rates
     watch: Watch
@@ -114,7 +117,6 @@ DEFAULT_LIMIT = 50
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for the state to change.")]
 _NAME = Query(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
-Name = Annotated[str, _NAME]
 OptionalName = Annotated[str | None, _NAME]
 
 

@@ -25,7 +25,7 @@ from app.storage import check_size
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
 _RENEW_SECONDS = 15
-_KEPT_HEADERS = ("content-type", "location", "retry-after", "cache-control")
+_KEPT_HEADERS = ("content-type", "location", "retry-after", "cache-control", "upload-expires")
 _SECRETS = ("key", "secret")
 """The names of the fields of bodies that are shown once."""
 

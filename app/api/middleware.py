@@ -7,7 +7,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.deps import OCTETS
+from app.api.deps import OCTETS, OFFSET_OCTETS
 from app.api.errors import problem
 from app.domain.errors import TooLarge
 from app.domain.ids import Prefix, new_id
@@ -95,10 +95,11 @@ class Head:
 class BodyLimit:
     """Reads the body ahead and refuses one over the limit; uploads are streamed and bound themselves."""
 
-    def __init__(self, app: ASGIApp, limit: int, uploads: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, limit: int, uploads: frozenset[str], resumable: str) -> None:
         self._app = app
         self._limit = limit
         self._uploads = uploads
+        self._resumable = f"{resumable}/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
@@ -106,7 +107,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if scope["method"] == "POST" and scope["path"] in self._uploads and media_type == OCTETS:
+        if self._streams(scope, media_type):
             await self._app(scope, receive, send)
             return
         body = bytearray()
@@ -127,6 +128,12 @@ class BodyLimit:
             await problem(refusal, scope)(scope, receive, send)
             return
         await self._app(scope, _replay(bytes(body), receive), send)
+
+    def _streams(self, scope: Scope, media_type: str) -> bool:
+        """Tell whether the body is a file, or a piece of one."""
+        if scope["method"] == "PATCH":
+            return scope["path"].startswith(self._resumable) and media_type == OFFSET_OCTETS
+        return scope["method"] == "POST" and scope["path"] in self._uploads and media_type == OCTETS
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -22,18 +22,19 @@ from app.api.deps import (
     refuse_query,
     require_name,
 )
-from app.api.schemas import LayersOut, ModelFromArtifact, ModelOut, Page
-from app.api.uploads import ReprDigest, expectation, is_json, parsed, raw_or_json, received
+from app.api.schemas import LayersOut, ModelFromArtifact, ModelFromUpload, ModelOut, Page
+from app.api.uploads import ReprDigest, collected, expectation, is_json, names_upload, parsed, raw_or_json, received
 from app.api.waiting import read_until
 from app.db.tables import ModelRow
 from app.domain.ids import Prefix
 from app.domain.model import ModelFormat, ObjectState
 from app.services import callers, models
+from app.services.uploads import Expectation
 
 router = APIRouter(prefix="/models", tags=["models"])
 
 
-@router.post("", status_code=201, openapi_extra=raw_or_json(ModelFromArtifact))
+@router.post("", status_code=201, openapi_extra=raw_or_json(ModelFromArtifact, ModelFromUpload))
 async def create_model(
     request: Request,
     response: Response,
@@ -43,11 +44,19 @@ async def create_model(
     repr_digest: ReprDigest = None,
     asserted: Annotated[ModelFormat | None, Query(alias="format", description="What the file must be.")] = None,
 ) -> ModelOut:
-    """Upload a model as the raw body, named in the query, or make one of a job's artifact, by JSON.
+    """Upload a model as the raw body, named in the query; or make one of a resumable upload or an artifact, by JSON.
 
     Its format is told from the content either way.
     """
-    if is_json(request):
+    if is_json(request) and await names_upload(request):
+        refuse_query(request)
+        named = await parsed(request, ModelFromUpload)
+        expected = Expectation(None, None, named.format, parts.settings.max_project_bytes)
+        async with collected(parts, caller, named.upload_id) as incoming:
+            row = await run_in_threadpool(
+                models.register, parts.sessions, parts.storage, caller.project_id, named.name, incoming, expected
+            )
+    elif is_json(request):
         refuse_query(request)
         asked = await parsed(request, ModelFromArtifact)
         row = await run_in_threadpool(

@@ -7,12 +7,23 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from app.db.tables import ArtifactRow, AuditRow, DatasetRow, EventRow, JobRow, KeyRow, ModelRow, ProjectRow, SweepRow
-from app.domain.dataset import DatasetFacts, LabelFacts, SplitFacts
+from app.db.tables import (
+    ArtifactRow,
+    AuditRow,
+    DatasetRow,
+    EventRow,
+    JobRow,
+    KeyRow,
+    ModelRow,
+    ProjectRow,
+    SweepRow,
+    UploadRow,
+)
+from app.domain.dataset import DatasetFacts, DatasetFormat, LabelFacts, Preprocessing, SplitFacts
 from app.domain.errors import Failure
 from app.domain.exact import Exact
 from app.domain.job import PRINTABLE, EventType, JobSpec, JobState, Stage
-from app.domain.model import Layer, ObjectState, Signature, TensorSpec
+from app.domain.model import Layer, ModelFormat, ObjectState, Signature, TensorSpec
 from app.domain.recipe import Recipe
 from app.domain.steps.step import StepSpec
 from app.domain.steps.training import TrainingSpec
@@ -24,6 +35,7 @@ from app.services.callers import Scope
 from app.services.comparisons import Compared, judged_by
 from app.services.jobs import JobView
 from app.services.keys import NewKey
+from app.services.resumable import parse_details
 from app.services.sweeps import SweepView
 from app.services.workers import ServedTarget
 
@@ -95,17 +107,58 @@ class ModelFromArtifact(Exact):
     artifact_id: str = Field(description="An artifact of the kind `model`, in a format that is taken for models.")
 
 
+class ModelFromUpload(BaseModel):
+    """A resumable upload that has come to its end and is to be a model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: NameText
+    upload_id: str
+    format: ModelFormat | None = Field(None, description="What the file must be.")
+
+
+class DatasetFromUpload(BaseModel):
+    """A resumable upload that has come to its end and is to be a data set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: NameText
+    upload_id: str
+    format: DatasetFormat | None = Field(None, description="What the file must be.")
+    preprocessing: Preprocessing | None = Field(None, description="How images become rows.")
+
+
+class UploadOut(BaseModel):
+    """How far a resumable upload has come; ``metadata`` is what its client sent along."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    size_bytes: int
+    offset_bytes: int
+    metadata: dict[str, str]
+    created_at: datetime
+    expires_at: datetime
+
+    @classmethod
+    def of(cls, row: UploadRow) -> Self:
+        shown = {name: getattr(row, name) for name in cls.model_fields if name != "metadata"}
+        return cls(**shown, metadata=parse_details(row.details))
+
+
 class LayersOut(Items[Layer]):
     """Every layer with weights, in the order of execution."""
 
 
 class DatasetOut(_UploadOut):
-    """``splits``, ``fields``, ``classes`` and ``labels`` are empty until the inspection found them."""
+    """``splits``, ``fields``, ``classes``, ``class_names`` and ``labels`` are empty until the inspection found them."""
 
     splits: dict[str, SplitFacts]
     fields_: tuple[TensorSpec, ...] = Field(serialization_alias="fields")
     classes: int | None
+    class_names: tuple[str, ...] | None
     labels: LabelFacts | None
+    preprocessing: Preprocessing | None
 
     @classmethod
     def of(cls, row: DatasetRow) -> Self:
@@ -116,7 +169,9 @@ class DatasetOut(_UploadOut):
                 "splits": facts.splits if facts else {},
                 "fields_": facts.fields if facts else (),
                 "classes": facts.classes if facts else None,
+                "class_names": facts.class_names if facts else None,
                 "labels": facts.labels if facts else None,
+                "preprocessing": row.preprocessing,
             }
         )
 

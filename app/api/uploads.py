@@ -1,16 +1,27 @@
 """The raw body of an upload."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Header, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from app.api.deps import JSON, OCTETS, Parts
-from app.domain.errors import Malformed, TruncatedUpload, Unsupported
+from app.domain.errors import (
+    FieldError,
+    Malformed,
+    NotFound,
+    TruncatedUpload,
+    Unsupported,
+    UploadIncomplete,
+    UploadLocked,
+)
 from app.services import uploads
+from app.services.callers import Caller
 from app.services.uploads import Expectation
 from app.storage import Incoming
 
@@ -18,17 +29,13 @@ REF = "#/components/schemas/{model}"
 Body = TypeVar("Body", bound=BaseModel)
 _RAW: dict[str, Any] = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
 ReprDigest = Annotated[str | None, Header(description="`sha-256=:<base64>:` (RFC 9530)")]
-RAW_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": _RAW}}
 
 
-def raw_or_json(schema: type[BaseModel]) -> dict[str, Any]:
+def raw_or_json(*schemas: type[BaseModel]) -> dict[str, Any]:
     """Describe a body that is the file itself, or JSON that names what is here already."""
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {**_RAW, JSON: {"schema": schema.model_json_schema(ref_template=REF)}},
-        }
-    }
+    found = [schema.model_json_schema(ref_template=REF) for schema in schemas]
+    json_body = found[0] if len(found) == 1 else {"anyOf": found}
+    return {"requestBody": {"required": True, "content": {**_RAW, JSON: {"schema": json_body}}}}
 
 
 def is_json(request: Request) -> bool:
@@ -43,6 +50,26 @@ async def parsed(request: Request, schema: type[Body]) -> Body:
     except ValidationError as error:
         faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]
         raise RequestValidationError(faults) from error
+
+
+async def names_upload(request: Request) -> bool:
+    """Tell whether a JSON body names a resumable upload; one that cannot be read does not."""
+    try:
+        body = from_json(await request.body())
+    except ValueError:
+        return False
+    return isinstance(body, dict) and "upload_id" in body
+
+
+@asynccontextmanager
+async def collected(parts: Parts, caller: Caller, upload_id: str) -> AsyncIterator[Incoming]:
+    """Give a resumable upload to be kept; a refusal points at where it is named."""
+    try:
+        async with parts.uploads.collected(caller.project_id, upload_id) as incoming:
+            yield incoming
+    except (NotFound, UploadIncomplete, UploadLocked) as error:
+        error.errors = (FieldError(pointer="/upload_id", message=error.detail),)
+        raise
 
 
 def expectation(request: Request, parts: Parts, repr_digest: str | None, format_: str | None) -> Expectation:

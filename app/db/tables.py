@@ -174,6 +174,39 @@ class DatasetRow(_Upload, Base):
         Index(None, "project_id", "sha256"),
     )
 
+    preprocessing: Mapped[dict[str, Any] | None]
+
+
+class UploadRow(Base):
+    """A resumable upload that has not become a model or a data set yet.
+
+    ``checking`` tells that a piece with a checksum is on its way, so that what stands behind ``offset_bytes`` is worth
+    nothing. ``sha256`` is known once all bytes went through one process.
+    """
+
+    __tablename__ = "uploads"
+    __table_args__ = (Index(None, "project_id", "id"),)
+
+    id: Mapped[str] = mapped_column(type_id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    offset_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    checking: Mapped[bool] = mapped_column(default=False)
+    sha256: Mapped[str | None] = mapped_column(type_hex)
+    details: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class UploadPieceRow(Base):
+    """A piece of a resumable upload that an object store keeps as an object of its own."""
+
+    __tablename__ = "upload_pieces"
+
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True)
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    key: Mapped[str] = mapped_column(String(200))
+
 
 class JobRow(Base):
     """``spec`` is the JobSpec with every default; ``last_event_id`` numbers the job's events.

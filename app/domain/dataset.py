@@ -1,13 +1,53 @@
 """What is known of an uploaded data set once it has been inspected."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.domain.model import TensorSpec
 
-DatasetFormat = Literal["npz", "safetensors"]
+DatasetFormat = Literal["npz", "safetensors", "zip", "tar", "parquet"]
+FOLDERS: tuple[DatasetFormat, ...] = ("zip", "tar")
+"""Archives of ``<split>/<class>/<image>``."""
+WITH_IMAGES: tuple[DatasetFormat, ...] = (*FOLDERS, "parquet")
 SPLITS = ("train", "calibration", "validation")
+
+
+_Side = Annotated[int, Field(ge=1, le=4096)]
+_Size = _Side | tuple[_Side, _Side]
+_Channels = Annotated[
+    tuple[Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)], ...], Field(min_length=1, max_length=3)
+]
+
+
+class Preprocessing(BaseModel):
+    """How an image becomes a row, in this order: colour, resize, centre crop, values from 0 to 1, mean and std, layout.
+
+    A single number for ``resize`` is the shorter side, and the other keeps its ratio; a pair is height and width.
+    Resizing is bilinear with antialiasing, as in torchvision. Rows are float32.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    color: Literal["rgb", "gray"] = "rgb"
+    resize: _Size | None = None
+    center_crop: _Size | None = None
+    mean: _Channels = (0.0,)
+    std: _Channels = (1.0,)
+    layout: Literal["chw", "hwc"] = "chw"
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.color == "rgb" else 1
+
+    @model_validator(mode="after")
+    def _fits_the_channels(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in {1, self.channels}:
+                raise ValueError(f"{name} has {len(values)} values for {self.channels} channels; give 1 or as many.")
+        if min(self.std) < 1e-6:
+            raise ValueError("std divides, so that its values must be positive.")
+        return self
 
 
 class SplitFacts(BaseModel):
@@ -57,6 +97,8 @@ class DatasetFacts(BaseModel):
     fields: tuple[TensorSpec, ...]
     classes: int | None
     labels: LabelFacts | None = None
+    class_names: tuple[str, ...] | None = None
+    """The names of the classes in the order of their indices, where the data set has names."""
 
     @model_validator(mode="before")
     @classmethod

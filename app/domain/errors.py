@@ -9,6 +9,9 @@
     │   ├── NotFound, MethodNotAllowed
     │   ├── NotAcceptable, RangeNotSatisfiable
     │   ├── Conflict                    the object is in another state
+    │   ├── UploadLocked                somebody else writes to it
+    │   ├── ChecksumMismatch, VersionMismatch
+    │   │                               of tus, with statuses of their own
     │   ├── TooLarge
     │   ├── Unsupported                 a file in no format that is known
     │   ├── Invalid                     well formed and impossible
@@ -38,6 +41,9 @@ class Kind(StrEnum):
     UNSATISFIABLE = "unsatisfiable"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     CONFLICT = "conflict"
+    LOCKED = "locked"
+    CHECKSUM = "checksum"
+    PRECONDITION = "precondition"
     TOO_LARGE = "too_large"
     UNSUPPORTED = "unsupported"
     INVALID = "invalid"
@@ -173,6 +179,27 @@ class InUse(Conflict):
 
 class TooManyWebhooks(Conflict):
     code, title = "too_many_webhooks", "The project has as many webhooks as it may"
+
+
+class WrongOffset(Conflict):
+    code, title = "wrong_offset", "The upload stands at another offset"
+
+
+class UploadIncomplete(Conflict):
+    code, title = "upload_incomplete", "The upload has not come to its end"
+
+
+class UploadLocked(ClientError):
+    code, kind, title = "upload_locked", Kind.LOCKED, "Another request writes to the upload"
+
+
+class ChecksumMismatch(ClientError):
+    code, kind, title = "checksum_mismatch", Kind.CHECKSUM, "The bytes received do not match the checksum sent"
+
+
+class VersionMismatch(ClientError):
+    code, kind, title = "version_mismatch", Kind.PRECONDITION, "The service speaks another version of tus"
+    headers: ClassVar[dict[str, str]] = {"Tus-Version": "1.0.0"}
 
 
 class TooLarge(ClientError):

@@ -163,12 +163,21 @@ class LayerFigures(_Part):
 
 
 class ClassFigures(_Part):
-    """Accuracy within one class, of baseline and result; ``samples`` are rows, tokens or pixels as the task has it."""
+    """Accuracy within one class, of baseline and result; ``samples`` are rows, tokens or pixels as the task has it.
+
+    ``name`` is there where the data set has names.
+    """
 
     class_: int = Field(alias="class")
+    name: str | None = None
     samples: int
     baseline: float
     compressed: float
+
+    @property
+    def label(self) -> str:
+        """What to call it on a page."""
+        return str(self.class_) if self.name is None else self.name
 
 
 class FileAgreement(_Part):

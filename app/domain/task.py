@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from app.domain.dataset import DatasetFormat
+from app.domain.dataset import DatasetFormat, Preprocessing
 from app.domain.errors import Failure
 from app.domain.job import EventType, JobSpec
 from app.domain.model import ModelFormat
@@ -44,6 +44,7 @@ class InspectDataset(_Part):
     kind: Literal["inspect_dataset"] = "inspect_dataset"
     path: str
     format: DatasetFormat
+    preprocessing: Preprocessing | None = None
 
 
 class Upload(_Part):
@@ -59,6 +60,7 @@ class Compress(_Part):
     model_format: ModelFormat
     dataset_path: str
     dataset_format: DatasetFormat
+    preprocessing: Preprocessing | None = None
     job: JobSpec
     sensitivities: dict[str, str] = {}
     """For each job whose table a step takes, the path of that table."""

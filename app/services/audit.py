@@ -19,6 +19,7 @@ Action = Literal[
     "key.revoked",
     "model.deleted",
     "dataset.deleted",
+    "upload.deleted",
     "job.deleted",
     "job.cancelled",
     "sweep.cancelled",

@@ -1,13 +1,15 @@
 """Uploaded data sets."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 from sqlalchemy.orm import Session
 
 from app.db import datasets, projects
 from app.db.engine import Sessions
 from app.db.tables import DatasetRow
-from app.domain.errors import InUse, NotFound
+from app.domain.dataset import FOLDERS, WITH_IMAGES, DatasetFormat, Preprocessing
+from app.domain.errors import FieldError, InUse, NotFound, ValidationFailed
 from app.domain.ids import Prefix, is_id
 from app.domain.model import ObjectState
 from app.services import audit, contents, uploads
@@ -15,15 +17,29 @@ from app.services.callers import Caller
 from app.services.uploads import Expectation
 from app.storage import Incoming, Storage
 
-FORMATS = ("npz", "safetensors")
+FORMATS = get_args(DatasetFormat)
 
 
 def register(
-    sessions: Sessions, storage: Storage, project_id: str, name: str, incoming: Incoming, expected: Expectation
+    sessions: Sessions,
+    storage: Storage,
+    project_id: str,
+    name: str,
+    incoming: Incoming,
+    expected: Expectation,
+    preprocessing: Preprocessing | None = None,
 ) -> DatasetRow:
     """Keep an upload as a data set that waits for its inspection."""
     with uploads.admitted(storage, incoming, expected, FORMATS) as format_:
-        row = DatasetRow(**uploads.describe(Prefix.DATASET, project_id, name, format_, incoming))
+        if preprocessing is not None and format_ not in WITH_IMAGES:
+            message = f"A .{format_} file holds tensors: there is nothing to preprocess."
+            raise ValidationFailed(message, errors=[FieldError(pointer="/preprocessing", message=message)])
+        if preprocessing is None and format_ in FOLDERS:
+            preprocessing = Preprocessing()
+        row = DatasetRow(
+            **uploads.describe(Prefix.DATASET, project_id, name, format_, incoming),
+            preprocessing=None if preprocessing is None else preprocessing.model_dump(mode="json"),
+        )
 
         def add(session: Session) -> str:
             datasets.add(session, row)

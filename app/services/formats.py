@@ -12,6 +12,17 @@ _HEADER_LIMIT_BYTES = 2 * 1024**2
 _LOCAL_FILE = b"PK\x03\x04"
 _END = b"PK\x05\x06"
 _END_BYTES = 22
+_LOCATOR_64, _LOCATOR_64_BYTES = b"PK\x06\x07", 20
+_END_64, _END_64_BYTES = b"PK\x06\x06", 56
+_CENTRAL = b"PK\x01\x02"
+_CENTRAL_BYTES = 46
+_NAMES_LOOKED_AT = 100
+_PARQUET, _ENCRYPTED_PARQUET = b"PAR1", b"PARE"
+_PARQUET_END_BYTES = 8
+_TAR_MAGIC, _TAR_MAGIC_AT, _TAR_BLOCK_BYTES = b"ustar", 257, 512
+_GZIP = b"\x1f\x8b"
+_IMAGES = (".png", ".jpg", ".jpeg")
+_NEITHER = "The file is neither a .pt2 archive, tensors (.npz, .safetensors), images (.zip, .tar) nor a .parquet file."
 _PICKLE_PROTOCOL = 0x80
 _EXPORT = "Export the network with torch.export.export and save it with torch.export.save(program, 'model.pt2')."
 
@@ -38,23 +49,31 @@ class _Bounded(io.BufferedIOBase):
 
 
 def tell(file: IO[bytes], size_bytes: int) -> str:
-    """Name the format: ``pt2``, ``npz`` or ``safetensors``.
+    """Name the format: ``pt2``, ``npz``, ``safetensors``, ``zip`` or ``tar`` of images, or ``parquet``.
 
     Raises UnknownFormat, TruncatedUpload, CorruptFile or UnsafeFile.
     """
-    head = file.read(16)
+    head = file.read(_TAR_MAGIC_AT + len(_TAR_MAGIC))
     if not head:
         raise TruncatedUpload("The body is empty.")
     if head[:4] in {_LOCAL_FILE, _END}:
         return _tell_archive(file, size_bytes)
     if head[0] == _PICKLE_PROTOCOL:
         raise UnknownFormat("The file is a pickle, which can run code when it is read.", hint=_EXPORT)
+    if head.startswith(_PARQUET):
+        return _tell_parquet(file, size_bytes)
+    if head[_TAR_MAGIC_AT:] == _TAR_MAGIC:
+        return _tell_tar(file, size_bytes)
+    if head.startswith(_GZIP):
+        raise UnknownFormat("The file is compressed as a whole.", hint="Send a .zip, or the .tar as it is.")
     if len(head) > 8 and head[8:9] == b"{":
         return _tell_safetensors(file, size_bytes)
-    raise UnknownFormat("The file is neither a .pt2 archive, an .npz archive nor a .safetensors file.")
+    raise UnknownFormat(_NEITHER)
 
 
 def _tell_archive(file: IO[bytes], size_bytes: int) -> str:
+    if _tells_many_images(file, size_bytes):
+        return "zip"
     try:
         with zipfile.ZipFile(_Bounded(file)) as archive:
             names = archive.namelist()
@@ -69,6 +88,65 @@ def _tell_archive(file: IO[bytes], size_bytes: int) -> str:
         # A member may be an archive itself: cut behind it, the file shows that one's directory.
         raise TruncatedUpload("The archive's directory is not at its end, or tells of only a part of the file.")
     return _tell_members(names)
+
+
+def _tells_many_images(file: IO[bytes], size_bytes: int) -> bool:
+    """Tell whether the directory is too long to be read here, ends the file, and begins with names of images.
+
+    A folder of images may have a million members; what else is an archive has few.
+    """
+    file.seek(max(0, size_bytes - _END_BYTES))
+    end = file.read(_END_BYTES)
+    if not end.startswith(_END):
+        return False
+    length, offset = int.from_bytes(end[12:16], "little"), int.from_bytes(end[16:20], "little")
+    if 0xFFFFFFFF in {length, offset}:
+        length, offset = _long_directory(file, size_bytes)
+    if length <= _HEADER_LIMIT_BYTES or offset + length > size_bytes - _END_BYTES:
+        return False
+    file.seek(offset)
+    for _ in range(_NAMES_LOOKED_AT):
+        entry = file.read(_CENTRAL_BYTES)
+        if not entry.startswith(_CENTRAL):
+            return False
+        sizes = [int.from_bytes(entry[at : at + 2], "little") for at in (28, 30, 32)]
+        name = file.read(sum(sizes))[: sizes[0]].decode("utf-8", "replace")
+        if not name.endswith("/") and not name.lower().endswith(_IMAGES):
+            return False
+    return True
+
+
+def _long_directory(file: IO[bytes], size_bytes: int) -> tuple[int, int]:
+    """Give length and place of the directory of an archive beyond 4 GiB; zeros where its record is not there."""
+    file.seek(max(0, size_bytes - _END_BYTES - _LOCATOR_64_BYTES))
+    locator = file.read(_LOCATOR_64_BYTES)
+    at = int.from_bytes(locator[8:16], "little")
+    if not locator.startswith(_LOCATOR_64) or at > size_bytes:
+        return 0, 0
+    file.seek(at)
+    record = file.read(_END_64_BYTES)
+    if not record.startswith(_END_64):
+        return 0, 0
+    return int.from_bytes(record[40:48], "little"), int.from_bytes(record[48:56], "little")
+
+
+def _tell_tar(file: IO[bytes], size_bytes: int) -> str:
+    file.seek(max(0, size_bytes - 2 * _TAR_BLOCK_BYTES))
+    if size_bytes % _TAR_BLOCK_BYTES or any(file.read(2 * _TAR_BLOCK_BYTES)):
+        raise TruncatedUpload("The tar archive does not end as one does: it was cut.")
+    return "tar"
+
+
+def _tell_parquet(file: IO[bytes], size_bytes: int) -> str:
+    file.seek(max(0, size_bytes - _PARQUET_END_BYTES))
+    end = file.read(_PARQUET_END_BYTES)
+    if end.endswith(_ENCRYPTED_PARQUET):
+        raise UnknownFormat("The .parquet file is encrypted.", hint="Write it in the clear.")
+    if not end.endswith(_PARQUET) or int.from_bytes(end[:4], "little") > size_bytes - _PARQUET_END_BYTES - len(
+        _PARQUET
+    ):
+        raise TruncatedUpload("The .parquet file has no footer at its end: it was cut.")
+    return "parquet"
 
 
 def _ends_at(file: IO[bytes], end: int, size_bytes: int) -> bool:
@@ -90,14 +168,16 @@ def _tell_members(names: Sequence[str]) -> str:
         raise UnknownFormat("The file is a pickled checkpoint, which can run code when it is read.", hint=_EXPORT)
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
-    raise UnknownFormat("The archive is neither a .pt2 nor an .npz file.")
+    if any(name.lower().endswith(_IMAGES) for name in names):
+        return "zip"
+    raise UnknownFormat("The archive is neither a .pt2, an .npz nor a folder of PNG or JPEG images.")
 
 
 def _tell_safetensors(file: IO[bytes], size_bytes: int) -> str:
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if length > _HEADER_LIMIT_BYTES:
-        raise UnknownFormat("The file is neither a .pt2 archive, an .npz archive nor a .safetensors file.")
+        raise UnknownFormat(_NEITHER)
     header = file.read(length)
     if len(header) < length:
         raise TruncatedUpload("The file ends within its safetensors header.")

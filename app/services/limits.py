@@ -8,7 +8,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 from sqlalchemy.orm import Session
 
-from app.db import contents, jobs, usage
+from app.db import contents, jobs, resumable, usage
 from app.domain.errors import QuotaReached, RateLimited, TooLarge, TooManyJobs
 
 _JOBS_RETRY_SECONDS = 30
@@ -44,20 +44,26 @@ def check_jobs(session: Session, project_id: str, limit: int | None) -> None:
 
 
 def check_room(session: Session, project_id: str, sha256: str, size_bytes: int, limit: int | None) -> None:
-    """Raise where a content has no room in the project, which is locked; one that it has already needs none.
+    """Raise where a content has no room in the project, which is locked; one that it has already needs none."""
+    if limit is not None and not contents.counted(session, project_id, sha256):
+        check_new_room(session, project_id, size_bytes, limit)
+
+
+def check_new_room(session: Session, project_id: str, size_bytes: int, limit: int | None) -> None:
+    """Raise where so many bytes have no room in the project beside what it stores and what is on its way.
 
     Raises:
         TooLarge: it would not even have room alone.
         QuotaReached: it would, had something else been deleted.
     """
-    if limit is None or contents.counted(session, project_id, sha256):
+    if limit is None:
         return
     if size_bytes > limit:
         raise TooLarge(f"The body has {size_bytes} bytes; the limit for all of a project is {limit}.")
-    stored_bytes = usage.stored_bytes(session, project_id)
+    stored_bytes = usage.stored_bytes(session, project_id) + resumable.reserved_bytes(session, project_id)
     if stored_bytes + size_bytes > limit:
         raise QuotaReached(
-            f"The limit is {limit} bytes; {stored_bytes} are stored, and this needs {size_bytes} more.",
-            hint="Delete models, data sets or jobs.",
+            f"The limit is {limit} bytes; {stored_bytes} are stored or on their way, and this needs {size_bytes} more.",
+            hint="Delete models, data sets, jobs or uploads.",
             retry_after_seconds=_QUOTA_RETRY_SECONDS,
         )

@@ -7,7 +7,8 @@ from app.db import artifacts, projects, retention
 from app.db.engine import Sessions
 from app.db.inspections import TABLES
 from app.domain.errors import InputExpired
-from app.services import contents
+from app.drafts import open_drafts
+from app.services import contents, resumable
 from app.settings import Settings
 from app.storage import Storage, split_key
 
@@ -99,6 +100,9 @@ class Collector:
             self._release(*split_key(key), size_bytes)
         self._freed.unfinished, size_bytes = self._storage.sweep(self._now - _STALE)
         self._freed.bytes += size_bytes
+        self._freed.unfinished += resumable.clear_orphans(
+            self._sessions, open_drafts(self._storage), self._now - _GRACE
+        )
 
     def _release(self, project_id: str, sha256: str, size_bytes: int) -> None:
         if contents.release(self._sessions, self._storage, project_id, sha256):

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
-from app.db import outbox, projects
+from app.db import outbox, projects, resumable
 from app.db.engine import Sessions
 from app.db.tables import ArtifactRow
-from app.domain.errors import DigestMismatch, Malformed, UnknownFormat
+from app.domain.errors import DigestMismatch, Malformed, NotFound, UnknownFormat
 from app.domain.ids import Prefix, new_id
 from app.domain.model import ObjectState
 from app.services import contents, formats, limits
@@ -85,7 +85,7 @@ def admitted(storage: Storage, incoming: Incoming, expected: Expectation, accept
             raise UnknownFormat(f"The file is .{found}, not .{expected.format} as the query says.")
         yield found
     finally:
-        storage.delete(incoming.key)
+        storage.discard(incoming)
 
 
 def check_accepted(format_: str, accepted: tuple[str, ...]) -> None:
@@ -112,9 +112,16 @@ def keep(
     try:
         with sessions.begin() as session:
             projects.lock(session, project_id)
+            _take(session, project_id, incoming)
             limits.check_room(session, project_id, incoming.sha256, incoming.size_bytes, room_bytes)
             storage.promote(incoming, project_id)
             ask_for_inspection(session, kind, add(session))
     except BaseException:
         contents.release(sessions, storage, project_id, incoming.sha256)
         raise
+
+
+def _take(session: Session, project_id: str, incoming: Incoming) -> None:
+    """End the resumable upload that a content came by, if any. Raises NotFound where somebody else has."""
+    if incoming.upload_id is not None and not resumable.take(session, project_id, incoming.upload_id):
+        raise NotFound(f"The upload {incoming.upload_id} has been used or deleted meanwhile.")

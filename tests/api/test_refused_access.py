@@ -18,6 +18,7 @@ KINDS = {
     "job_id": Prefix.JOB,
     "sweep_id": Prefix.SWEEP,
     "artifact_id": Prefix.ARTIFACT,
+    "upload_id": Prefix.UPLOAD,
     "key_id": Prefix.KEY,
     "project_id": Prefix.PROJECT,
     "webhook_id": Prefix.WEBHOOK,
@@ -48,6 +49,7 @@ def owned(server):
     sweep = owner.client.post("sweeps", json=asked).json()
     body = {"url": "https://receiver.invalid/", "events": ["job.succeeded"]}
     webhook = owner.client.post("webhooks", json=body).json()["id"]
+    begun = owner.client.post("uploads", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "4"})
     with owner.client_with(key["key"]) as client:
         yield {
             "model_id": model,
@@ -55,6 +57,7 @@ def owned(server):
             "job_id": job,
             "sweep_id": sweep["id"],
             "artifact_id": owner.add_artifact(job, "report.json", b"{}"),
+            "upload_id": begun.headers["location"].rpartition("/")[2],
             "key_id": key["id"],
             "project_id": owner.id,
             "webhook_id": webhook,
@@ -63,6 +66,7 @@ def owned(server):
         # Nobody has cancelled, revoked or rotated anything.
         assert client.get(f"jobs/{job}").json()["state"] == "queued"
         assert client.get(f"sweeps/{sweep['id']}").json()["state"] == "running"
+        assert len(client.get("uploads").json()["items"]) == 1
     owner.client.close()
 
 

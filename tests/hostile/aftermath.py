@@ -1,6 +1,7 @@
 """What a damaged file that was let pass holds, and what comes of working with it."""
 
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,13 @@ from app.domain.dataset import DatasetFormat
 from app.domain.errors import WinnowError
 from app.domain.model import Signature, TensorSpec
 from tests.hostile.rezip import read_members
-from workers.compression.datasets import load_dataset
+from workers.compression.datasets import load_dataset, open_tables
 from workers.compression.formats import pt2
+from workers.compression.formats.rows import rows_folder
 
 _ADDRESS_SPACE_BYTES = 4 << 30
 _ROWS = TensorSpec(name="x", dtype="float32", shape=("batch", 8))
+_PICTURES = TensorSpec(name="x", dtype="float32", shape=("batch", 3, 8, 8))
 _CLASSES = TensorSpec(name="output", dtype="float32", shape=("batch", 4))
 _REFUSALS = (
     WinnowError,
@@ -44,11 +47,24 @@ def _of_npz(path: Path) -> object:
         return _of_arrays(dict(archive))
 
 
+def _of_rows(path: Path, format_: DatasetFormat) -> object:
+    try:
+        tables, names = open_tables(path, format_)
+        return names, {
+            split: _of_arrays({name: read() for name, read in table.items()}) for split, table in tables.items()
+        }
+    finally:
+        shutil.rmtree(rows_folder(path), ignore_errors=True)
+
+
 CONTENTS: dict[str, Callable[[Path], object]] = {
     "pt2": lambda path: read_members(path)[1],
     "onnx": lambda path: onnx.load(path).SerializeToString(deterministic=True),
     "npz": _of_npz,
     "safetensors": lambda path: _of_arrays(load_file(path)),
+    "zip": lambda path: _of_rows(path, "zip"),
+    "tar": lambda path: _of_rows(path, "tar"),
+    "parquet": lambda path: _of_rows(path, "parquet"),
 }
 """Give what a file says, whatever the bytes that say nothing."""
 
@@ -67,11 +83,14 @@ def _run_onnx(path: Path) -> None:
     session.run(None, {"x": np.zeros((2, 3, 16, 16), "float32")})
 
 
-def _read_rows(path: Path, format_: DatasetFormat) -> None:
-    dataset = load_dataset(path, format_, Signature(inputs=(_ROWS,), outputs=(_CLASSES,)), 0)
-    for split in dataset.splits:
-        for inputs, _ in dataset.batches(split, 16):
-            inputs[0].sum()
+def _read_rows(path: Path, format_: DatasetFormat, rows: TensorSpec = _ROWS) -> None:
+    try:
+        dataset = load_dataset(path, format_, Signature(inputs=(rows,), outputs=(_CLASSES,)), 0)
+        for split in dataset.splits:
+            for inputs, _ in dataset.batches(split, 16):
+                inputs[0].sum()
+    finally:
+        shutil.rmtree(rows_folder(path), ignore_errors=True)
 
 
 WORK: dict[str, Callable[[Path], None]] = {
@@ -79,6 +98,9 @@ WORK: dict[str, Callable[[Path], None]] = {
     "onnx": _run_onnx,
     "npz": lambda path: _read_rows(path, "npz"),
     "safetensors": lambda path: _read_rows(path, "safetensors"),
+    "zip": lambda path: _read_rows(path, "zip", _PICTURES),
+    "tar": lambda path: _read_rows(path, "tar", _PICTURES),
+    "parquet": lambda path: _read_rows(path, "parquet"),
 }
 
 

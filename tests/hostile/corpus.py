@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from app.domain.errors import WinnowError
+from tests.compression.folders import png, write_tar, write_zip
 from tests.hostile.aftermath import CONTENTS, work_with
 from tests.hostile.crafted import make_all
 from tests.hostile.labels import make_labels
@@ -23,6 +27,7 @@ from tests.hostile.networks import NETWORKS
 from workers.compression.admission import admit
 from workers.compression.dataset_inspection import inspect_dataset
 from workers.compression.formats import pt2
+from workers.compression.formats.rows import rows_folder
 
 
 def _check_onnx(path: Path) -> None:
@@ -34,6 +39,9 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     "onnx": _check_onnx,
     "npz": lambda path: inspect_dataset(path, "npz"),
     "safetensors": lambda path: inspect_dataset(path, "safetensors"),
+    "zip": lambda path: inspect_dataset(path, "zip"),
+    "tar": lambda path: inspect_dataset(path, "tar"),
+    "parquet": lambda path: inspect_dataset(path, "parquet"),
 }
 _CLEAN = (WinnowError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError)
 
@@ -88,8 +96,12 @@ def run(tally: Tally, group: str, kind: str, path: Path) -> None:
     try:
         LOADERS[kind](path)
     except _CLEAN as error:
-        tally.add(group, f"loader:{getattr(error, 'code', type(error).__name__)}")
+        code = getattr(error, "code", type(error).__name__)
+        tally.add(group, f"loader:{code}")
+        tally.reasons[path.name] = f"{code}: {getattr(error, 'detail', error)}".replace(str(path.parent), "")
         return
+    finally:
+        shutil.rmtree(rows_folder(path), ignore_errors=True)
     tally.add(group, "loaded")
     tally.passed.append(path)
 
@@ -108,6 +120,16 @@ def write_real(folder: Path) -> dict[str, Path]:
     }
     np.savez_compressed(files["npz"], **arrays)
     save_file(arrays, files["safetensors"])
+    table = {"x": arrays["train.x"].tolist(), "y": arrays["train.y"].tolist(), "split": ["train"] * 40}
+    pq.write_table(pa.table(table), files["parquet"], write_page_checksum=True)
+    pictures = [
+        (f"{split}/{label}/{row}.png", png(rng.integers(0, 256, (8, 8, 3), "uint8")))
+        for split in ("train", "validation")
+        for label in "ab"
+        for row in range(4)
+    ]
+    write_zip(files["zip"], pictures)
+    write_tar(files["tar"], pictures)
     files["onnx"].write_bytes(_real_onnx(rng).SerializeToString())
     return files
 

@@ -1,17 +1,46 @@
 """Formats are told from bytes; what was cut, damaged or hidden is named for what it is."""
 
+import gzip
 import io
 import json
 import random
+import secrets
+import tarfile
 import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from app.domain.errors import CorruptFile, TruncatedUpload, UnknownFormat, UnsafeFile, WinnowError
 from app.services.formats import tell
 from tests.factories import archive, npz, pt2, safetensors
 
-WHOLE = {"pt2": pt2(), "npz": npz(), "safetensors": safetensors()}
+
+def tar():
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as file:
+        for name in ("train/a/0.png", "train/b/1.png"):
+            entry = tarfile.TarInfo(name)
+            entry.size = 512
+            file.addfile(entry, io.BytesIO(secrets.token_bytes(512)))
+    return stream.getvalue()[: 2 * 1024 + 1024]  # without the blocks that fill it up
+
+
+def parquet():
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"x": [[1.0, 2.0]] * 3}), stream)
+    return stream.getvalue()
+
+
+WHOLE = {
+    "pt2": pt2(),
+    "npz": npz(),
+    "safetensors": safetensors(),
+    "zip": archive("train/a/0.png", "train/b/1.JPG"),
+    "tar": tar(),
+    "parquet": parquet(),
+}
 
 
 def told(content):
@@ -26,8 +55,8 @@ def test_a_whole_file_is_told_by_its_content(format_):
 @pytest.mark.parametrize("format_", WHOLE)
 def test_a_file_cut_anywhere_was_cut(format_):
     content = WHOLE[format_]
-    # Of fewer bytes nothing can be told yet.
-    for size in range(17, len(content)):
+    # Of fewer bytes nothing can be told yet: a tar names itself there.
+    for size in range(263, len(content)):
         with pytest.raises(TruncatedUpload):
             told(content[:size])
 
@@ -57,6 +86,31 @@ def test_an_archive_with_a_huge_directory_is_not_read():
     names = [f"{number}{'n' * 60_000}.npy" for number in range(40)]
     with pytest.raises(UnsafeFile, match="directory"):
         told(archive(*names))
+
+
+def many_images(count, length):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        for number in range(count):
+            file.writestr(f"train/a/{number}{'n' * length}.png", b"")
+    return stream.getvalue()
+
+
+def test_a_folder_of_very_many_images_is_told_by_the_first_of_them():
+    content = many_images(300, 9000)
+    assert told(content) == "zip"
+    for cut in (content[:-1], content[: len(content) // 2]):
+        with pytest.raises((TruncatedUpload, UnsafeFile)):
+            told(cut)
+
+
+def test_what_is_compressed_as_a_whole_or_encrypted_says_what_to_do():
+    with pytest.raises(UnknownFormat) as compressed:
+        told(gzip.compress(WHOLE["tar"]))
+    assert ".zip" in compressed.value.hint
+    with pytest.raises(UnknownFormat) as encrypted:
+        told(WHOLE["parquet"][:-4] + b"PARE")
+    assert encrypted.value.hint
 
 
 @pytest.mark.parametrize("header", [b"{}x", b"[1]", b'{"a": []}', b'{"a": {"data_offsets": "x"}}', b"{" * 9999])

@@ -136,7 +136,7 @@ def pieces():
         yield bytes(1 << 20)
         print(flush=True)
 storage = Storage(sys.argv[1])
-obstore.put(storage._store, content_key(sys.argv[2], "0" * 64), pieces(), chunk_size=1 << 20, max_concurrency=1)
+obstore.put(storage.store, content_key(sys.argv[2], "0" * 64), pieces(), chunk_size=1 << 20, max_concurrency=1)
 """
 
 

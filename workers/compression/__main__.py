@@ -103,7 +103,7 @@ def _run(folder: Path, send: Send, turn: Callable[[], AbstractContextManager[Non
             admit(folder / task.path, task.format)
             from workers.compression.dataset_inspection import inspect_dataset
 
-            _write_facts(output, inspect_dataset(folder / task.path, task.format))
+            _write_facts(output, inspect_dataset(folder / task.path, task.format, task.preprocessing))
         case Compress():
             # Told before torch is imported, which takes seconds.
             send(EventMessage(type=EventType.STAGE, data={"stage": Stage.PREPARING.value}))
@@ -133,7 +133,10 @@ def _compress(folder: Path, task: Compress, send: Send, turn: Callable[[], Abstr
     if device.type == "cuda" and not torch.cuda.is_available():
         raise Unavailable("This worker serves the queue of GPU jobs and finds no GPU.")
     network = pt2.load(folder / task.model_path)
-    data = load_dataset(folder / task.dataset_path, task.dataset_format, network.signature, job.seed, job.task)
+    path = folder / task.dataset_path
+    data = load_dataset(
+        path, task.dataset_format, network.signature, job.seed, job.task, preprocessing=task.preprocessing
+    )
     output = Output(folder / OUTPUT_FOLDER, folder / CHECKPOINTS_FOLDER, send, send)
     match job.recipe:
         case (PruneSpec(analyze=True) as spec,):

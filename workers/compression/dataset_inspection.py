@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.dataset import LABEL, DatasetFacts, DatasetFormat, SplitFacts
+from app.domain.dataset import LABEL, DatasetFacts, DatasetFormat, Preprocessing, SplitFacts
 from app.domain.errors import InvalidDataset
 from app.domain.model import TensorSpec
 from workers.compression.datasets import Reader, Tables, labels_of, open_tables
@@ -22,9 +22,9 @@ _INPUT_DTYPES = frozenset(
 _CHECKS: dict[DatasetFormat, Callable[[Path], None]] = {"npz": check_npz}
 
 
-def inspect_dataset(path: Path, format_: DatasetFormat) -> DatasetFacts:
+def inspect_dataset(path: Path, format_: DatasetFormat, preprocessing: Preprocessing | None = None) -> DatasetFacts:
     """Read a data set through. Raises InvalidDataset, InvalidLabels, CorruptFile or UnsafeFile naming the tensor."""
-    tables = open_tables(path, format_)
+    tables, class_names = open_tables(path, format_, preprocessing)
     if format_ in _CHECKS:
         _CHECKS[format_](path)
     if not {"train", "validation"} & set(tables):
@@ -37,8 +37,13 @@ def inspect_dataset(path: Path, format_: DatasetFormat) -> DatasetFacts:
             if field.name != LABEL:
                 _check_finite(f"{split}.{field.name}", table[field.name]())
     labels = describe_labels(labels_of(tables))
+    if labels is not None and class_names is not None:
+        # A class may have no row in any split that is left, and is one for all that.
+        labels = labels.model_copy(update={"classes": len(class_names)})
     classes = None if labels is None else labels.classes
-    return DatasetFacts(format=format_, splits=splits, fields=fields, classes=classes, labels=labels)
+    return DatasetFacts(
+        format=format_, splits=splits, fields=fields, classes=classes, labels=labels, class_names=class_names
+    )
 
 
 def _check_labelled(tables: Tables) -> None:

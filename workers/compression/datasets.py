@@ -17,11 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from app.domain.compatibility.task import resolve_task
-from app.domain.dataset import LABEL, SPLITS, DatasetFormat
+from app.domain.dataset import LABEL, SPLITS, DatasetFormat, Preprocessing
 from app.domain.errors import DatasetMismatch, InvalidDataset
 from app.domain.learning_task import LearningTask
 from app.domain.model import Signature
+from workers.compression.formats.images import open_images
 from workers.compression.formats.npz import open_npz
+from workers.compression.formats.parquet import open_parquet
 from workers.compression.formats.safetensors import open_safetensors
 from workers.compression.labels import Labelling, describe_labels
 
@@ -32,10 +34,15 @@ Reader = Callable[[], NDArray[Any]]
 Tables = dict[str, dict[str, Reader]]
 Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 
-OPENERS: dict[DatasetFormat, Callable[[Path], dict[str, Reader]]] = {
-    "npz": open_npz,
-    "safetensors": open_safetensors,
+Opened = tuple[dict[str, Reader], tuple[str, ...] | None]
+OPENERS: dict[DatasetFormat, Callable[[Path, Preprocessing], Opened]] = {
+    "npz": lambda path, _: (open_npz(path), None),
+    "safetensors": lambda path, _: (open_safetensors(path), None),
+    "zip": lambda path, preprocessing: open_images(path, "zip", preprocessing),
+    "tar": lambda path, preprocessing: open_images(path, "tar", preprocessing),
+    "parquet": open_parquet,
 }
+"""What gives the tensors of a file, and the names of the classes where it has some."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Dataset:
     overlap: int = 0
     """Validation rows left out because they also stand in train or calibration."""
     labelling: Labelling = field(default_factory=Labelling)
+    class_names: tuple[str, ...] | None = None
 
     @property
     def task(self) -> LearningTask:
@@ -111,18 +119,25 @@ class Dataset:
 
 
 def load_dataset(
-    path: Path, format_: DatasetFormat, signature: Signature, seed: int, task: LearningTask | None = None
+    path: Path,
+    format_: DatasetFormat,
+    signature: Signature,
+    seed: int,
+    task: LearningTask | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
 ) -> Dataset:
     """Open a data set for a network; ``task`` is the one asked for, None where both tell it.
 
     Raises DatasetMismatch, LabelsOutOfRange, TaskMismatch or UnsupportedNetwork where they do not fit.
     """
-    tables = open_tables(path, format_)
+    tables, class_names = open_tables(path, format_, preprocessing)
     splits = {name: _bind(name, table, signature) for name, table in tables.items()}
     dtypes = tuple(getattr(torch, spec.dtype) for spec in signature.inputs)
     kept, overlap = _without_leaks(_fill(splits, seed))
     facts = describe_labels(labels_of(tables))
-    return Dataset(kept, dtypes, overlap, Labelling.of(resolve_task(task, facts, signature), facts, signature))
+    labelling = Labelling.of(resolve_task(task, facts, signature), facts, signature)
+    return Dataset(kept, dtypes, overlap, labelling, class_names)
 
 
 def labels_of(tables: Tables) -> dict[str, NDArray[Any]]:
@@ -130,10 +145,16 @@ def labels_of(tables: Tables) -> dict[str, NDArray[Any]]:
     return {f"{split}.{LABEL}": table[LABEL]() for split, table in tables.items() if LABEL in table}
 
 
-def open_tables(path: Path, format_: DatasetFormat) -> Tables:
-    """Sort the tensors of a file by split and field. Raises InvalidDataset naming what has no place."""
+def open_tables(
+    path: Path, format_: DatasetFormat, preprocessing: Preprocessing | None = None
+) -> tuple[Tables, tuple[str, ...] | None]:
+    """Sort the tensors of a file by split and field; give the classes' names beside, where there are some.
+
+    Raises InvalidDataset naming what has no place.
+    """
     tables: Tables = {}
-    for name, reader in OPENERS[format_](path).items():
+    tensors, class_names = OPENERS[format_](path, preprocessing or Preprocessing())
+    for name, reader in tensors.items():
         split, dot, field = name.partition(".")
         if not dot or not field or split not in SPLITS:
             raise InvalidDataset(
@@ -141,7 +162,7 @@ def open_tables(path: Path, format_: DatasetFormat) -> Tables:
                 hint="Name tensors train.x, train.y, validation.x and so on.",
             )
         tables.setdefault(split, {})[field] = reader
-    return tables
+    return tables, class_names
 
 
 def _bind(split: str, table: dict[str, Reader], signature: Signature) -> Split:

@@ -1,6 +1,6 @@
 """How well exported files do, run in ONNX Runtime, and the difference between two of them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,13 @@ def measure(judged: Judged, seed: int) -> dict[str, MetricValue]:
     return {name: _value(judged, name, drawn["", name]) for name in judged.figures}
 
 
-def compare(baseline: Judged, compressed: Judged, seed: int, metric: str | None = None) -> Comparison:
+def compare(
+    baseline: Judged,
+    compressed: Judged,
+    seed: int,
+    metric: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Comparison:
     """Compare two sides on the same rows in the same order; ``metric`` is the task's own where none is given."""
     drawn = _resample({"before": baseline, "after": compressed}, seed)
     sides = {
@@ -192,7 +198,7 @@ def compare(baseline: Judged, compressed: Judged, seed: int, metric: str | None 
         assert baseline.labels is not None
         labels = baseline.labels[baseline.labels != IGNORED]
         before, after = (side.decisions == labels for side in (baseline, compressed))
-        classes = by_class(before, after, labels)
+        classes = by_class(before, after, labels, class_names)
         if baseline.task.name is LearningTask.CLASSIFICATION:
             drops["accuracy"] = measure_drop(before, after, seed)
     return Comparison(

@@ -1,6 +1,7 @@
 """Shares of rows that are right, with the interval and the test that rows which are hits or not have of their own."""
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -51,7 +52,10 @@ def measure_drop(before: NDArray[np.bool_], after: NDArray[np.bool_], seed: int)
 
 
 def by_class(
-    before: NDArray[np.bool_], after: NDArray[np.bool_], labels: NDArray[np.int64]
+    before: NDArray[np.bool_],
+    after: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    names: Sequence[str] | None = None,
 ) -> tuple[ClassFigures, ...]:
     """Give the shares within each class that stands in the labels, of rows, tokens or pixels."""
     counts = np.bincount(labels)
@@ -59,6 +63,7 @@ def by_class(
     return tuple(
         ClassFigures(
             class_=int(label),
+            name=None if names is None else names[label],
             samples=int(counts[label]),
             baseline=float(right[0][label] / counts[label]),
             compressed=float(right[1][label] / counts[label]),

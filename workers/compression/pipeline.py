@@ -141,7 +141,7 @@ def compress(
         with tracker.part(Stage.EVALUATING, "Comparing both files on the validation rows"):
             after = evaluation.judge(files[1], data, torch.get_num_threads(), before)
             metric = learning.objective_metric(objective, data.task) if objective else None
-            comparison = evaluation.compare(before, after, seed, metric)
+            comparison = evaluation.compare(before, after, seed, metric, data.class_names)
             context.metric(f"compressed_{headline}", 0, comparison.compressed[headline].value)
             rows = _count_rows(data, recipe, steps)
         with tracker.part(Stage.PROFILING, "Timing both files in turn, with no other measurement beside"), turn():

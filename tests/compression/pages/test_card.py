@@ -58,7 +58,7 @@ def test_it_tells_recipe_hashes_figures_and_limits(card):
     assert f"| data set | `digits` | `{'cd' * 32}` |" in card
     assert "| Accuracy | 0.9600 (0.9400 to 0.9800) | 0.9500 (0.9300 to 0.9700) |" in card
     assert "| ONNX file | 21.68 kB | 7.11 kB |" in card
-    assert "class 6 goes from 0.9500 to 0.8900 on 36 rows" in card
+    assert "class `6` goes from 0.9500 to 0.8900 on 36 rows" in card
     assert sum(token.type == "table_open" for token in tokens(card)) == 2
 
 

@@ -6,7 +6,7 @@ Code that gets to run makes the file that the environment names as MARKER.
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.hostile.crafted import archives, data, onnx, pt2
+from tests.hostile.crafted import archives, data, onnx, pictures, pt2, tables
 from tests.hostile.crafted.payload import Made
 
 
@@ -21,3 +21,5 @@ def make_all(folder: Path, real: Path) -> Iterator[Made]:
     yield from data.make_tensors(folder)
     yield from onnx.make_models(folder)
     yield from data.make_images(folder)
+    yield from pictures.make_pictures(folder)
+    yield from tables.make_tables(folder)

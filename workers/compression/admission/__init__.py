@@ -10,6 +10,7 @@ from app.domain.errors import UnknownFormat
 from workers.compression.admission.images import admit_tar, admit_zip
 from workers.compression.admission.npz import admit_npz
 from workers.compression.admission.onnx import admit_onnx
+from workers.compression.admission.parquet import admit_parquet
 from workers.compression.admission.pt2 import admit_pt2
 from workers.compression.admission.safetensors import admit_safetensors
 
@@ -22,6 +23,7 @@ FORMATS: dict[str, Callable[[Path], None]] = {
     "safetensors": admit_safetensors,
     "zip": admit_zip,
     "tar": admit_tar,
+    "parquet": admit_parquet,
 }
 
 

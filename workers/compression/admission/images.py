@@ -12,7 +12,7 @@ from workers.compression.admission.archive import Archive, Limits
 
 MAX_IMAGE_BYTES = 64 << 20
 MAX_PIXELS = 64 << 20
-_LIMITS = Limits(members=2_000_000, member_bytes=MAX_IMAGE_BYTES, total_bytes=1 << 38, ratio=1_000)
+LIMITS = Limits(members=2_000_000, member_bytes=MAX_IMAGE_BYTES, total_bytes=1 << 38, ratio=1_000)
 _DEPTH = 3
 _HOW = "Lay the archive out as <split>/<class>/<image> with PNG or JPEG files."
 _JPEG_SIZES = frozenset({*range(0xC0, 0xD0)}) - {0xC4, 0xC8, 0xCC}
@@ -20,7 +20,7 @@ _JPEG_SIZES = frozenset({*range(0xC0, 0xD0)}) - {0xC4, 0xC8, 0xCC}
 
 def admit_zip(path: Path) -> None:
     """Raise UnsafeFile or CorruptFile unless the zip holds images alone, each of a size that can be decoded."""
-    with Archive.open(path, _LIMITS, folders=True) as archive:
+    with Archive.open(path, LIMITS, folders=True) as archive:
         for name in archive.members:
             _check_name(name)
             _check_image(archive.read(name, MAX_IMAGE_BYTES), name)
@@ -56,7 +56,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     total = 0
     for number, member in enumerate(archive):
         total += member.size
-        if number >= _LIMITS.members or total > _LIMITS.total_bytes:
+        if number >= LIMITS.members or total > LIMITS.total_bytes:
             raise UnsafeFile("The archive holds more than can be read.")
         if member.type not in {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE}:
             raise UnsafeFile(f"The archive's member {member.name!r} is a link or a device.")

@@ -82,14 +82,14 @@ def draw_classes(classes: Sequence[ClassFigures]) -> Plot | None:
         axes.hlines(places, before, after, color=FAINT, linewidth=1.5)
         axes.plot(before, places, "o", color=BASELINE, markerfacecolor="none", markersize=7, label="baseline")
         axes.plot(after, places, "o", color=COMPRESSED, markersize=4, label="compressed")
-        name_rows(axes, [str(found.class_) for found in shown])
+        name_rows(axes, [shorten(found.label, 24) for found in shown])
         axes.set_xlabel("accuracy within the class")
         axes.set_ylabel("class")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         _legend(axes)
 
     label = (
-        f"Accuracy within {len(shown)} of {len(classes)} classes. Class {worst.class_} loses most: from"
+        f"Accuracy within {len(shown)} of {len(classes)} classes. Class {shorten(worst.label, 60)} loses most: from"
         f" {share(worst.baseline)} to {share(worst.compressed)} of {worst.samples} rows."
     )
     few = (

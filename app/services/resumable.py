@@ -1,0 +1,473 @@
+"""Uploads in pieces: made, written to, cut, gone on with, and turned into a model or a data set.
+
+How far an upload has come stands in its row, except where a process was killed while a piece without a checksum came
+in: then the file itself tells. Where a piece came with a checksum, what was not checked is worth nothing.
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import anyio
+from sqlalchemy.orm import Session
+
+from app.db import projects, resumable
+from app.db.engine import Sessions
+from app.db.tables import UploadRow
+from app.domain.errors import (
+    ChecksumMismatch,
+    Malformed,
+    NotFound,
+    TooLarge,
+    TruncatedUpload,
+    UploadIncomplete,
+    UploadLocked,
+    WrongOffset,
+)
+from app.domain.ids import Prefix, is_id, new_id
+from app.drafts import Drafts, Held, Piece, in_thread, open_drafts
+from app.services import audit, limits
+from app.services.callers import Caller
+from app.settings import Settings
+from app.storage import Incoming, Storage, check_size
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+CHECKSUMS = ("sha1", "sha256", "sha512")
+_WRITE_BYTES = 1024**2
+_SILENT_SECONDS = 2.0
+_SETTLE_SECONDS = 0.5
+_REMEMBERED = 1024
+_TOUCH_SECONDS = 60.0
+_BATCH = 100
+_LONGEST_DETAILS = 4096
+_DETAIL_KEY = re.compile(r"[!-+\--~]+")
+"""Printable ASCII without spaces and commas."""
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """What a piece must come to."""
+
+    algorithm: str
+    digest: bytes
+
+
+def parse_checksum(header: str | None) -> Checksum | None:
+    """Read ``Upload-Checksum``: the name of an algorithm and base64."""
+    if header is None:
+        return None
+    algorithm, _, value = header.strip().partition(" ")
+    if algorithm not in CHECKSUMS:
+        raise Malformed(f"Upload-Checksum names {algorithm[:40]!r}; computed are {', '.join(CHECKSUMS)}.")
+    try:
+        digest = base64.b64decode(value.strip(), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Malformed("Upload-Checksum holds no base64 after the name of its algorithm.") from error
+    if len(digest) != hashlib.new(algorithm).digest_size:
+        raise Malformed(f"Upload-Checksum holds {len(digest)} bytes, which is no {algorithm}.")
+    return Checksum(algorithm, digest)
+
+
+def parse_details(header: str | None) -> dict[str, str]:
+    """Read ``Upload-Metadata``: pairs of a key and the base64 of its value, which may be left out."""
+    found: dict[str, str] = {}
+    if len(header or "") > _LONGEST_DETAILS:
+        raise Malformed(f"Upload-Metadata has more than {_LONGEST_DETAILS} characters.")
+    for pair in (header or "").split(",") if (header or "").strip() else ():
+        key, _, value = pair.strip().partition(" ")
+        if not _DETAIL_KEY.fullmatch(key) or key in found:
+            raise Malformed(f"Upload-Metadata holds the key {key[:40]!r} twice, or it is none.")
+        try:
+            found[key] = base64.b64decode(value.strip(), validate=True).decode("utf-8", "replace")
+        except (binascii.Error, ValueError) as error:
+            raise Malformed(f"Upload-Metadata holds no base64 behind the key {key[:40]!r}.") from error
+    return found
+
+
+class _Digests:
+    """The SHA-256 so far of uploads that this process has seen from their start."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[str, tuple[int, _Hash]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, upload_id: str, *, at_most: int) -> "tuple[int, _Hash]":
+        """Give how many bytes were hashed, and a hash to go on with."""
+        with self._lock:
+            size, digest = self._found.pop(upload_id, (0, None))
+        # What was hashed beyond was undone since.
+        return (size, digest) if digest is not None and size <= at_most else (0, hashlib.sha256())
+
+    def put(self, upload_id: str, size: int, digest: "_Hash") -> None:
+        with self._lock:
+            self._found[upload_id] = size, digest
+            while len(self._found) > _REMEMBERED:
+                self._found.popitem(last=False)
+
+
+class Uploads:
+    """The uploads of one process."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        readers: Sessions,
+        storage: Storage,
+        settings: Settings,
+        *,
+        write_bytes: int = _WRITE_BYTES,
+        silent_seconds: float = _SILENT_SECONDS,
+    ) -> None:
+        self.write_bytes = write_bytes
+        self.silent_seconds = silent_seconds
+        self._writers: dict[str, _Append] = {}
+        self._coming: dict[str, list[anyio.Event]] = {}
+        self.drafts: Drafts = open_drafts(storage)
+        self.digests = _Digests()
+        self.sessions = sessions
+        self._readers = readers
+        self._storage = storage
+        self._settings = settings
+
+    def create(self, project_id: str, size_bytes: int, details: str) -> UploadRow:
+        """Begin an upload. Raises TooLarge, or QuotaReached where its bytes would have no room."""
+        check_size(size_bytes, self._settings.max_upload_bytes)
+        parse_details(details)
+        now = datetime.now(UTC)
+        row = UploadRow(
+            id=new_id(Prefix.UPLOAD),
+            project_id=project_id,
+            size_bytes=size_bytes,
+            details=details,
+            created_at=now,
+            expires_at=self._expiry(now),
+        )
+        with self.sessions.begin() as session:
+            projects.lock(session, project_id)
+            limits.check_new_room(session, project_id, size_bytes, self._settings.max_project_bytes)
+            resumable.add(session, row)
+        return row
+
+    def get(self, project_id: str, upload_id: str) -> UploadRow:
+        """Read an upload as it stands now; the row is nobody's to save."""
+        with self._readers() as session:
+            row = self._find(session, project_id, upload_id)
+            session.expunge(row)
+        row.offset_bytes = _offset(row, self.drafts.size_bytes(upload_id))
+        return row
+
+    def list_page(self, project_id: str, *, before: str | None, limit: int) -> Sequence[UploadRow]:
+        with self._readers() as session:
+            rows = resumable.listed(session, project_id, datetime.now(UTC), before=before, limit=limit)
+            for row in rows:
+                session.expunge(row)
+        for row in rows:
+            row.offset_bytes = _offset(row, self.drafts.size_bytes(row.id))
+        return rows
+
+    def remove(self, by: Caller, upload_id: str) -> None:
+        """End an upload; whoever still writes to it writes to nothing."""
+        with self.sessions.begin() as session:
+            self._find(session, by.project_id, upload_id)
+            resumable.take(session, by.project_id, upload_id)
+            audit.record(session, by, "upload.deleted", upload_id, project_id=by.project_id)
+        self.drafts.remove(upload_id)
+
+    async def append(
+        self, project_id: str, upload_id: str, offset: int, checksum: Checksum | None, body: AsyncIterator[bytes]
+    ) -> UploadRow:
+        """Add a piece at an offset. What came before a cut stays, unless there is a checksum for the whole piece.
+
+        Raises WrongOffset, UploadLocked, ChecksumMismatch, TooLarge, or NotFound where the upload is gone meanwhile.
+        """
+        ended = anyio.Event()
+        coming = self._coming.setdefault(upload_id, [])
+        coming.append(ended)
+        try:
+            row = await _run(self.get, project_id, upload_id)
+            if row.offset_bytes != offset:
+                raise _elsewhere(row)
+            async with self._held(upload_id, ended) as held:
+                row = await _run(self._begin, project_id, upload_id, offset, checksum, held)
+                append = self._writers[upload_id] = _Append(self, row, held, checksum, ended)
+                try:
+                    return await append.run(body)
+                finally:
+                    self._writers.pop(upload_id, None)
+        finally:
+            ended.set()
+            coming.remove(ended)
+            if not coming:
+                self._coming.pop(upload_id, None)
+
+    async def settle(self, upload_id: str, *, but: anyio.Event | None = None) -> None:
+        """Wait a moment for pieces to end: of a connection just cut, what had come is about to be kept."""
+        with anyio.move_on_after(_SETTLE_SECONDS):
+            for ended in [it for it in self._coming.get(upload_id, ()) if it is not but]:
+                await ended.wait()
+
+    @asynccontextmanager
+    async def _held(self, upload_id: str, own: anyio.Event) -> AsyncIterator[Held]:
+        """Hold an upload; one of this process that has fallen silent gives way, as its connection may be dead."""
+        holding = self.drafts.hold(upload_id)
+        try:
+            held: Held = await _run(holding.__enter__)
+        except UploadLocked:
+            writer = self._writers.get(upload_id)
+            if writer is None:
+                raise
+            if writer.gives_way(self.silent_seconds):
+                await writer.ended.wait()
+            await self.settle(upload_id, but=own)
+            holding = self.drafts.hold(upload_id)
+            held = await _run(holding.__enter__)
+        try:
+            yield held
+        finally:
+            with anyio.CancelScope(shield=True):
+                await _run(holding.__exit__, None, None, None)
+
+    def _begin(self, project_id: str, upload_id: str, offset: int, checksum: Checksum | None, held: Held) -> UploadRow:
+        with self.sessions.begin() as session:
+            row = self._find(session, project_id, upload_id)
+            at = _offset(row, held.size_bytes())
+            if at != offset:
+                raise _elsewhere(row)
+            row.offset_bytes, row.checking = at, checksum is not None
+            row.expires_at = self._expiry(datetime.now(UTC))
+        return row
+
+    def touch(self, row: UploadRow) -> None:
+        """Put the end of an upload off while a long piece comes in."""
+        with self.sessions.begin() as session:
+            values = {"expires_at": self._expiry(datetime.now(UTC))}
+            resumable.advance(session, row.id, row.offset_bytes, values)
+
+    def finish(self, row: UploadRow, end: int, sha256: str | None, key: str | None) -> UploadRow:
+        """Write down where a piece ended. Raises NotFound or WrongOffset where that is no longer this one's to do."""
+        with self.sessions.begin() as session:
+            start, expires_at = row.offset_bytes, self._expiry(datetime.now(UTC))
+            values = {"offset_bytes": end, "checking": False, "sha256": sha256, "expires_at": expires_at}
+            if not resumable.advance(session, row.id, start, values):
+                raise _elsewhere(self._find(session, row.project_id, row.id))
+            if key is not None and end > start:
+                resumable.add_piece(session, row.id, start, key)
+        with self._readers() as session:
+            return self._find(session, row.project_id, row.id)
+
+    @asynccontextmanager
+    async def collected(self, project_id: str, upload_id: str) -> AsyncIterator[Incoming]:
+        """Give a whole upload to be kept; it ends once that was done, and stays as it is where it was not.
+
+        Raises UploadIncomplete or UploadLocked.
+        """
+        row = await _run(self._complete, project_id, upload_id)
+        key = self.drafts.key(upload_id)
+        if key is not None:
+            sha256 = row.sha256 if row.sha256 is not None else await _run(self._hash, row, key)
+            incoming = Incoming(key, sha256, row.size_bytes, upload_id, linked=True)
+        else:
+            keys = await _run(self._piece_keys, upload_id)
+            whole = await self._storage.receive(in_thread(lambda: self.drafts.read(keys, 0)), limit=row.size_bytes)
+            incoming = Incoming(whole.key, whole.sha256, whole.size_bytes, upload_id)
+        yield incoming
+        await _run(self.drafts.remove, upload_id)
+
+    def _complete(self, project_id: str, upload_id: str) -> UploadRow:
+        row = self.get(project_id, upload_id)
+        if row.offset_bytes < row.size_bytes:
+            raise UploadIncomplete(
+                f"{row.offset_bytes} of {row.size_bytes} bytes have come.", hint="Send the rest with PATCH."
+            )
+        # Whoever writes holds it; once the row says that all is there, nobody may write any more.
+        with self.drafts.hold(upload_id) as held:
+            return self._begin(project_id, upload_id, row.size_bytes, None, held)
+
+    def _hash(self, row: UploadRow, key: str) -> str:
+        """Read what this process has not hashed on its way in."""
+        size, digest = self.digests.take(row.id, at_most=row.size_bytes)
+        for block in self.drafts.read([key], size):
+            digest.update(block)
+        return digest.hexdigest()
+
+    def _piece_keys(self, upload_id: str) -> Sequence[str]:
+        with self._readers() as session:
+            return resumable.piece_keys(session, upload_id)
+
+    def _find(self, session: Session, project_id: str, upload_id: str) -> UploadRow:
+        known = is_id(Prefix.UPLOAD, upload_id)
+        row = resumable.get(session, project_id, upload_id, datetime.now(UTC)) if known else None
+        if row is None:
+            raise NotFound(f"There is no upload {upload_id!r}.", hint="It may have expired; begin another.")
+        return row
+
+    def _expiry(self, now: datetime) -> datetime:
+        return now + timedelta(hours=self._settings.upload_hours)
+
+
+class _Append:
+    """One piece on its way."""
+
+    def __init__(
+        self, uploads: Uploads, row: UploadRow, held: Held, checksum: Checksum | None, ended: anyio.Event
+    ) -> None:
+        self._uploads = uploads
+        self._row = row
+        self._held = held
+        self._checksum = checksum
+        self._check = hashlib.new(checksum.algorithm) if checksum else None
+        self._hashed, self._digest = uploads.digests.take(row.id, at_most=row.offset_bytes)
+        self._start_digest = self._digest.copy()
+        self._start = self._end = row.offset_bytes
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._writing = False
+        self._heard = self._touched = time.monotonic()
+        self._listening = anyio.CancelScope()
+        self.ended = ended
+
+    def gives_way(self, silent_seconds: float) -> bool:
+        """Stop listening where nothing has come for so long; tell whether that is so."""
+        if self._writing or time.monotonic() - self._heard < silent_seconds:
+            return False
+        self._listening.cancel()
+        return True
+
+    async def run(self, body: AsyncIterator[bytes]) -> UploadRow:
+        piece = self._held.begin(self._start)
+        try:
+            with self._listening:
+                async for chunk in body:
+                    self._heard = time.monotonic()
+                    await self._hear(piece, chunk)
+            await self._flush(piece)
+            self._judge()
+            return await self._finish(piece)
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                # An object that was broken off has an end that nobody knows.
+                torn = self._writing and piece.key is not None
+                if torn or self._checksum is not None or isinstance(error, TooLarge | NotFound | WrongOffset):
+                    await self._undo(piece)
+                else:
+                    await self._save(piece)
+            raise
+
+    def _judge(self) -> None:
+        """Raise where the piece is not whole, or not what its checksum says."""
+        if self._listening.cancelled_caught:
+            raise TruncatedUpload("Nothing came for a while, and another request goes on with the upload.")
+        if self._checksum is not None and self._check is not None:
+            found = self._check.digest()
+            if found != self._checksum.digest:
+                told = base64.b64encode(found).decode()
+                raise ChecksumMismatch(f"The {self._checksum.algorithm} of the piece is {told}.")
+
+    async def _hear(self, piece: Piece, chunk: bytes) -> None:
+        self._pending.append(chunk)
+        self._pending_bytes += len(chunk)
+        if self._end + self._pending_bytes > self._row.size_bytes:
+            raise TooLarge(
+                f"The piece goes on behind byte {self._row.size_bytes}, where the upload ends by its Upload-Length."
+            )
+        if self._pending_bytes >= self._uploads.write_bytes:
+            await self._flush(piece)
+        if time.monotonic() - self._touched > _TOUCH_SECONDS:
+            self._touched = time.monotonic()
+            await _run(self._uploads.touch, self._row)
+
+    async def _flush(self, piece: Piece) -> None:
+        data = b"".join(self._pending)
+        self._pending, self._pending_bytes = [], 0
+        if data:
+            self._writing = True
+            await piece.write(data)
+            self._writing = False
+            await _run(self._update, data)
+            self._end += len(data)
+
+    def _update(self, data: bytes) -> None:
+        if self._check is not None:
+            self._check.update(data)
+        if self._hashed == self._end:
+            self._digest.update(data)
+            self._hashed += len(data)
+
+    async def _finish(self, piece: Piece) -> UploadRow:
+        await piece.keep()
+        whole = self._end == self._hashed == self._row.size_bytes
+        sha256 = self._digest.hexdigest() if whole else None
+        row = await _run(self._uploads.finish, self._row, self._end, sha256, piece.key)
+        self._uploads.digests.put(row.id, self._hashed, self._digest)
+        return row
+
+    async def _save(self, piece: Piece) -> None:
+        """Keep what came before the cut."""
+        try:
+            await self._flush(piece)
+            await self._finish(piece)
+        except (NotFound, WrongOffset):
+            await piece.drop()
+
+    async def _undo(self, piece: Piece) -> None:
+        await piece.drop()
+        if self._hashed != self._end:  # it had begun further back, or not at all
+            self._uploads.digests.put(self._row.id, self._hashed, self._digest)
+        else:
+            self._uploads.digests.put(self._row.id, self._start, self._start_digest)
+        try:
+            await _run(self._uploads.finish, self._row, self._start, None, None)
+        except (NotFound, WrongOffset):
+            return
+
+
+def clear_expired(sessions: Sessions, readers: Sessions, drafts: Drafts, now: datetime) -> int:
+    """End the uploads that nobody went on with; return how many."""
+    count = 0
+    while True:
+        with readers() as session:
+            found = resumable.expired(session, now, _BATCH)
+        if not found:
+            return count
+        with sessions.begin() as session:
+            gone = resumable.expire(session, found, now)
+        for upload_id in gone:
+            drafts.remove(upload_id)
+        count += len(gone)
+
+
+def clear_orphans(readers: Sessions, drafts: Drafts, before: datetime) -> int:
+    """Remove bytes that a process killed between two steps has left, last written to before a time."""
+    count = 0
+    for upload_id in drafts.stale(before):
+        with readers() as session:
+            known = resumable.known(session, [upload_id])
+        if not known:
+            drafts.remove(upload_id)
+            count += 1
+    return count
+
+
+def _offset(row: UploadRow, size_bytes: int | None) -> int:
+    """Tell how much of an upload is there, from its row and the size of its file."""
+    if size_bytes is None or row.checking:
+        return row.offset_bytes
+    return min(max(row.offset_bytes, size_bytes), row.size_bytes)
+
+
+def _elsewhere(row: UploadRow) -> WrongOffset:
+    return WrongOffset(f"The upload stands at {row.offset_bytes} bytes.", hint="Ask for its offset with HEAD.")
+
+
+_run = anyio.to_thread.run_sync
