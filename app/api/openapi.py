@@ -55,6 +55,7 @@ _CURSORS = {
     "list_models": Prefix.MODEL,
     "list_datasets": Prefix.DATASET,
     "list_jobs": Prefix.JOB,
+    "list_uploads": Prefix.UPLOAD,
     "list_sweeps": Prefix.SWEEP,
     "list_webhooks": Prefix.WEBHOOK,
     "list_deliveries": Prefix.DELIVERY,

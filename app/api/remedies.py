@@ -19,6 +19,11 @@ REMEDIES = {
     "address_refused": "Give an `https` address on the open internet; operators allow others by"
     " `WINNOW_WEBHOOK_PRIVATE_ADDRESSES`.",
     "too_many_webhooks": "Delete webhooks that are no longer wanted.",
+    "wrong_offset": "Ask with HEAD where the upload stands, and go on from there.",
+    "upload_incomplete": "Send the rest with PATCH; HEAD tells where the upload stands.",
+    "upload_locked": "Wait a moment and try again: one request at a time writes to an upload.",
+    "checksum_mismatch": "Send the piece again: bytes changed on the way.",
+    "version_mismatch": "Send `Tus-Resumable: 1.0.0`.",
     "job_ended": "Nothing is left to cancel. `:retry` queues a job that failed, was cancelled or timed out.",
     "input_expired": "Upload the file again and submit the job anew.",
     "name_taken": "Choose another name.",

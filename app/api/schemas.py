@@ -107,7 +107,7 @@ class ModelFromArtifact(Exact):
     artifact_id: str = Field(description="An artifact of the kind `model`, in a format that is taken for models.")
 
 
-class ModelFromUpload(BaseModel):
+class ModelFromUpload(Exact):
     """A resumable upload that has come to its end and is to be a model."""
 
     model_config = ConfigDict(extra="forbid")
@@ -117,7 +117,7 @@ class ModelFromUpload(BaseModel):
     format: ModelFormat | None = Field(None, description="What the file must be.")
 
 
-class DatasetFromUpload(BaseModel):
+class DatasetFromUpload(Exact):
     """A resumable upload that has come to its end and is to be a data set."""
 
     model_config = ConfigDict(extra="forbid")

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 
 from app.db.tables import DeliveryRow, WebhookRow
+from app.domain.exact import Exact
 from app.domain.webhook import DeliveryError, DeliveryState, WebhookEvent
 
 
-class WebhookIn(BaseModel):
+class WebhookIn(Exact):
     """Where to send, and what to tell of."""
 
     model_config = ConfigDict(extra="forbid")

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.domain.exact import Exact
 from app.domain.model import TensorSpec
 
 DatasetFormat = Literal["npz", "safetensors", "zip", "tar", "parquet"]
@@ -20,7 +21,7 @@ _Channels = Annotated[
 ]
 
 
-class Preprocessing(BaseModel):
+class Preprocessing(Exact):
     """How an image becomes a row, in this order: colour, resize, centre crop, values from 0 to 1, mean and std, layout.
 
     A single number for ``resize`` is the shorter side, and the other keeps its ratio; a pair is height and width.

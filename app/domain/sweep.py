@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
+from app.domain.exact import Exact
 from app.domain.job import PRINTABLE, Label, LatencySpec, Objective, TargetName
 from app.domain.learning_task import LearningTask
 from app.domain.recipe import MAX_STEPS
@@ -29,7 +30,7 @@ SweepState = Literal["running", "cancelling", "succeeded", "failed", "cancelled"
 UNDERWAY: tuple[SweepState, ...] = ("running", "cancelling")
 
 
-class Choices(BaseModel):
+class Choices(Exact):
     """One of several values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,7 +41,7 @@ class Choices(BaseModel):
         return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
 
 
-class Interval(BaseModel):
+class Interval(Exact):
     """A number from ``low`` to ``high``, both included, a whole one where both are; ``log``: by its logarithm."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -79,7 +80,7 @@ Template = Annotated[tuple[dict[str, JsonValue], ...], Field(min_length=1, max_l
 Recipe = list[dict[str, Any]]
 
 
-class Space(BaseModel):
+class Space(Exact):
     """Recipes in which any value may be a range: ``{"choices": […]}``, or ``{"low", "high", "log"}``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,7 +103,7 @@ class SweepObjective(Objective):
     )
 
 
-class Budget(BaseModel):
+class Budget(Exact):
     """When a sweep ends."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -113,7 +114,7 @@ class Budget(BaseModel):
     )
 
 
-class SweepSpec(BaseModel):
+class SweepSpec(Exact):
     """The body of ``POST /sweeps``. What a job takes as well means what it means there, for every trial."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

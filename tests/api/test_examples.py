@@ -8,11 +8,12 @@ import pytest
 
 from app.main import API
 from tests.api.operations import METHODS, document
+from tests.factories import npz, pt2
 from tests.fuzz.world import world
 
 JSON = "application/json"
-ID = re.compile(r"(mdl|dat|job|art|prj|key|swp|whk|dlv)_[0-9A-Z]{26}")
-KINDS = {"mdl": "model_id", "dat": "dataset_id", "job": "job_id", "art": "artifact_id"}
+ID = re.compile(r"(mdl|dat|job|art|prj|key|swp|whk|dlv|upl)_[0-9A-Z]{26}")
+KINDS = {"mdl": "model_id", "dat": "dataset_id", "job": "job_id", "art": "artifact_id", "upl": "upload_id"}
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +82,8 @@ def test_an_example_of_a_request_is_accepted(found, name):
     status, answer = success(operation)
     for example in body_examples(operation).values():
         check(example["value"], operation["requestBody"]["content"][JSON]["schema"])
-        response = found.asking.request(
-            method, path.removeprefix(API + "/"), json=with_real_ids(example["value"], found.ids)
-        )
+        ids = found.ids | {"upload_id": found.upload(npz() if name == "create_dataset" else pt2())}
+        response = found.asking.request(method, path.removeprefix(API + "/"), json=with_real_ids(example["value"], ids))
         assert response.status_code == status, response.text
         check(response.json(), answer["schema"])
         assert shape(response.json()) == shape(answer["example"])

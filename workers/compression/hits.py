@@ -63,7 +63,7 @@ def by_class(
     return tuple(
         ClassFigures(
             class_=int(label),
-            name=None if names is None else names[label],
+            name=None if names is None else names[int(label)],
             samples=int(counts[label]),
             baseline=float(right[0][label] / counts[label]),
             compressed=float(right[1][label] / counts[label]),
