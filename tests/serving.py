@@ -57,10 +57,10 @@ class Server:
 @contextmanager
 def statements(server):
     """Collect the statements that requests cost; what the service does by itself is left out."""
-    found, own = [], {"housekeeper", "relay"}
+    found = []
 
     def note(*given):
-        if threading.current_thread().name not in own:
+        if not threading.current_thread().name.startswith(("housekeeper", "relay", "courier")):
             found.append(given[2])
 
     event.listen(server.parts.engine, "before_cursor_execute", note)

@@ -39,7 +39,6 @@ _OF_RECIPES: Refusals = (
 )
 
 OF_OPERATIONS: Mapping[str, Refusals] = {
-    "get_upload_options": (),
     "create_upload": (
         errors.Malformed,
         errors.Unsupported,

@@ -73,16 +73,15 @@ def get_upload_options(response: Response, parts: PartsDep) -> None:
     response.headers["Tus-Checksum-Algorithm"] = ",".join(CHECKSUMS)
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, response_class=Response)
 async def create_upload(
     request: Request,
-    response: Response,
     parts: PartsDep,
     caller: Writer,
     tus_resumable: Resumable = None,
     upload_length: Annotated[str | None, Header(description="The size of the whole, in bytes.")] = None,
     upload_metadata: Annotated[str | None, Header(description="`key base64(value), …`; kept and given back.")] = None,
-) -> None:
+) -> Response:
     """Begin an upload; its address stands in `Location`."""
     _check_version(tus_resumable)
     if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
@@ -91,8 +90,8 @@ async def create_upload(
         raise Malformed("Upload-Length is missing.", hint="Tell the size of the whole: it cannot be told later.")
     size_bytes = _number("Upload-Length", upload_length)
     row = await run_in_threadpool(parts.uploads.create, caller.project_id, size_bytes, upload_metadata or "")
-    response.headers["Location"] = f"{request.url.path}/{row.id}"
-    response.headers["Upload-Expires"] = _date(row.expires_at)
+    headers = {"Location": f"{request.url.path}/{row.id}", "Upload-Expires": _date(row.expires_at)}
+    return Response(status_code=201, headers=headers)
 
 
 @router.get("")

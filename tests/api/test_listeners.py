@@ -3,15 +3,14 @@
 import asyncio
 import signal
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from sqlalchemy import event
 
 from benchmarks.listeners import Listener, listen, running_job
 from benchmarks.upload import api
-from tests.serving import problem
+from tests.serving import problem, statements
 
 MANY = 100
 
@@ -21,21 +20,6 @@ def job_id(project):
     job_id = project.queued()
     project.claim(job_id)
     return job_id
-
-
-@contextmanager
-def counted(server):
-    """Collect the statements that the server's engine runs."""
-    found = []
-
-    def note(connection, cursor, statement, *rest):
-        found.append(statement)
-
-    event.listen(server.parts.engine, "before_cursor_execute", note)
-    try:
-        yield found
-    finally:
-        event.remove(server.parts.engine, "before_cursor_execute", note)
 
 
 @asynccontextmanager
@@ -65,14 +49,14 @@ def test_many_hear_all_events_in_order_for_the_queries_of_one(project, job_id):
     async def run():
         async with listening(project, job_id) as listeners:
             await until(lambda: all(2 in it.came for it in listeners))
-            with counted(project.server) as statements:
+            with statements(project.server) as asked:
                 began = time.monotonic()
                 ids = [await report(project, job_id, "x" * 500) for _ in range(20)]
                 await until(lambda: all(ids[-1] in it.came for it in listeners))
                 await asyncio.sleep(1)
                 seconds = time.monotonic() - began
             # A look is BEGIN, the marks, the events and sometimes the keys; writing an event takes three.
-            assert len(statements) < 20 * 4 + 12 * 4 * (seconds + 1), len(statements)
+            assert len(asked) < 20 * 4 + 12 * 4 * (seconds + 1), len(asked)
             assert {tuple(it.came) for it in listeners} == {tuple(range(1, ids[-1] + 1))}
             assert [it.repeated for it in listeners] == [0] * MANY
 
@@ -166,9 +150,9 @@ def test_many_long_polls_are_answered_at_once_for_the_queries_of_one(project):
             await until(lambda: project.server.parts.watch.watched)
             topic = project.server.parts.watch._topics[job_id]
             await until(lambda: len(topic.seats) == many)
-            with counted(project.server) as statements:
+            with statements(project.server) as asked:
                 await asyncio.sleep(1)
-            assert len(statements) < 12 * 3
+            assert len(asked) < 12 * 3
             began = time.monotonic()
             await asyncio.to_thread(project.claim, job_id)
             answers = await asyncio.gather(*polls)
