@@ -35,8 +35,8 @@ demo-tasks: setup ## Compress a regression and a multi-label network over HTTP
 serve: setup ## Run the whole service on 127.0.0.1:8000
 	$(BIN)/winnowd serve --data $(DATA) --port $(PORT)
 
-# What starts whole services, or watches processes by the clock, has the machine to itself.
-ALONE := tests/e2e tests/embedded tests/faults tests/hostile tests/workers
+# What watches processes by the clock has the machine to itself.
+ALONE := tests/embedded tests/faults tests/hostile tests/workers
 
 .PHONY: test
 test: setup ## Run the tests

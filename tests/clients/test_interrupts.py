@@ -5,12 +5,12 @@ import pty
 import select
 import signal
 import subprocess
-import sys
 from contextlib import contextmanager
 
 import pytest
 
 from app.domain.job import JobState
+from tests.clients.command import COMMAND
 
 
 class Terminal:
@@ -20,7 +20,7 @@ class Terminal:
         self.shown, slave = pty.openpty()
         self.said = ""
         environment = os.environ | {"WINNOW_URL": project.server.url, "WINNOW_KEY": project.key}
-        command = [sys.executable, "-m", "winnow", "wait", job_id]
+        command = [*COMMAND, "wait", job_id]
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
         self.process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
         os.close(slave)

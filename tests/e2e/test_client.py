@@ -4,17 +4,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import winnow
 
+from tests.clients.command import COMMAND
 from tests.compression.digits import write_digits, write_network
 from tests.e2e.service import RECIPE
 
-COMMAND = [sys.executable, "-m", "winnow"]
 LONG = [{"method": "distill", "teacher": "baseline", "epochs": 500, "learning_rate": 0.001}]
 ARTIFACTS = {"model.onnx", "model.pt2", "report.json", "benchmark.zip", "job.log"}
 
