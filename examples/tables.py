@@ -1,25 +1,22 @@
-"""Two networks that tell no classes apart: numbers of a real table, and labels of which a row may have several.
+"""A network that gives numbers, of a real table.
 
 The table holds 442 patients with diabetes, ten measurements each, and how far the disease came within a year
-(Efron et al. 2004), from scikit-learn. The pictures put two of scikit-learn's handwritten digits side by side: pixels
-and labels are real, which two stand together is drawn here, and a picture has the labels of both.
+(Efron et al. 2004), from scikit-learn.
 """
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_diabetes, load_digits
+from sklearn.datasets import load_diabetes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 PATIENTS_TO_LEARN = 342
-DIGITS_TO_LEARN = 1400
-PICTURES, PICTURES_TO_LEARN = 2500, 2000
 Loss = Callable[[Tensor, Tensor], Tensor]
+Array = NDArray[np.generic]
 
 
 class PatientsNet(nn.Module):
@@ -35,43 +32,18 @@ class PatientsNet(nn.Module):
         return self.layers(x)
 
 
-class PicturesNet(nn.Module):
-    """Three convolutions of 32, 64 and 64 channels; input (batch, 1, 8, 16), one logit for each digit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = (1, 32, 64, 64)
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.MaxPool2d(4), nn.Flatten(), nn.Linear(64 * 8, 10))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-
 def save_patients(path: Path) -> None:
     """Write inputs and targets with mean 0 and deviation 1; the last hundred patients judge."""
     x, y = load_diabetes(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(x))
     x, y = (x[order] / x.std()).astype(np.float32), ((y[order] - y.mean()) / y.std()).astype(np.float32)
-    _save(path, x, y[:, None], PATIENTS_TO_LEARN)
+    count = PATIENTS_TO_LEARN
+    save_splits(path, x[:count], x[count:], y[:count, None], y[count:, None])
 
 
-def save_pictures(path: Path) -> None:
-    """Write pictures and ten flags each; no digit of a picture that judges stands in one to learn from."""
-    x, y = load_digits(return_X_y=True)
-    pixels, digits = (x.reshape(-1, 1, 8, 8) / 16).astype(np.float32), np.eye(10, dtype=bool)[y]
-    order, generator = np.random.default_rng(1).permutation(len(x)), np.random.default_rng(0)
-    learn = generator.choice(order[:DIGITS_TO_LEARN], size=(2, PICTURES_TO_LEARN))
-    judge = generator.choice(order[DIGITS_TO_LEARN:], size=(2, PICTURES - PICTURES_TO_LEARN))
-    left, right = np.concatenate([learn, judge], axis=1)
-    pictures = np.concatenate([pixels[left], pixels[right]], axis=3)
-    _save(path, pictures, digits[left] | digits[right], PICTURES_TO_LEARN)
-
-
-def _save(path: Path, x: NDArray[np.float32], y: NDArray[np.generic], count: int) -> None:
-    splits = {"train.x": x[:count], "train.y": y[:count], "validation.x": x[count:], "validation.y": y[count:]}
+def save_splits(path: Path, x: Array, x_judge: Array, y: Array, y_judge: Array) -> None:
+    """Write rows to learn from, and rows to judge by."""
+    splits = {"train.x": x, "train.y": y, "validation.x": x_judge, "validation.y": y_judge}
     np.savez(path, allow_pickle=False, **splits)
 
 
@@ -93,7 +65,3 @@ def save_model(network: nn.Module, data: Path, loss: Loss, epochs: int, path: Pa
 
 def save_patients_model(data: Path, path: Path) -> None:
     save_model(PatientsNet(), data, F.mse_loss, 8, path)
-
-
-def save_pictures_model(data: Path, path: Path) -> None:
-    save_model(PicturesNet(), data, F.binary_cross_entropy_with_logits, 10, path)
