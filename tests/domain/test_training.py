@@ -99,6 +99,9 @@ def test_tokens_are_not_mixed():
     assert refused(None, {"mixup": 0.2}) is None
 
 
+PACKED = {"method": "quantize", "scheme": "qat", "weights": "int4"}
+
+
 def test_batch_norms_take_more_than_one_row():
     norm = {"name": "bn", "op": "batch_norm", "weight_shape": [8], "parameters": 16, "macs": 0}
     norm |= {"prunable": True, "quantizable": False}
@@ -106,18 +109,20 @@ def test_batch_norms_take_more_than_one_row():
                          "shape": []}])  # fmt: skip
     fixed = {"inputs": [{"name": "x", "dtype": "float32", "shape": [1, 1, 8, 8]}], "outputs": [
         {"name": "y", "dtype": "float32", "shape": [1, 10]}]}  # fmt: skip
+    plain = [layer(), layer(name="fc", op="linear", weight_shape=[10, 64])]
     steps = [{"method": "finetune"}, {"method": "distill"}]
     for recipe, facts, pointer in (
         *(([step | {"batch_size": 1}], {}, "/recipe/0/batch_size") for step in steps),
         *(([step], {"signature": fixed}, "/recipe/0") for step in steps),
         ([{"method": "prune", "rounds": 2, "recovery_epochs": 1}], {"signature": fixed}, "/recipe/0"),
+        ([PACKED | {"training_batch_size": 1}], {}, "/recipe/0/training_batch_size"),
     ):
         spec = JobSpec(model_id="m", dataset_id="d", recipe=recipe)
-        check(spec, model_facts(**facts), data)
+        check(spec, model_facts(layers=plain, **facts), data)
         with pytest.raises(ValidationFailed, match="the batch norm bn trains on two") as caught:
-            check(spec, model_facts(layers=[layer(), norm], **facts), data)
+            check(spec, model_facts(layers=[*plain, norm], **facts), data)
         assert caught.value.errors[0].pointer == pointer
-    check(JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "prune"}]), model_facts(layers=[layer(), norm],
+    check(JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "prune"}]), model_facts(layers=[*plain, norm],
           signature=fixed), data)  # fmt: skip
 
 

@@ -57,5 +57,8 @@ def _check_steps(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> Non
                 training.check_rows(model, None, pointer)
         if isinstance(step, QuantizeSpec):
             quantize.check(step, spec.target, model, pointer, gated=spec.objective is not None)
+            # Training to int8 folds batch norms into what is before them first.
+            if step.trained_epochs and step.packs:
+                training.check_rows(model, step.training_batch_size, pointer, "training_batch_size")
         if isinstance(step, TrainingSpec):
             training.check(step, model, dataset, pointer)

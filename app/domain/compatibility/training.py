@@ -28,8 +28,11 @@ def check(step: TrainingSpec, model: ModelFacts, dataset: DatasetFacts, pointer:
         raise refuse(DatasetMismatch, f"{pointer}/accumulate", message, "Accumulate less, or take smaller batches.")
 
 
-def check_rows(model: ModelFacts, batch_size: int | None, pointer: str) -> None:
-    """Raise ValidationFailed where batches have one row, of which a batch norm makes nothing but zeros."""
+def check_rows(model: ModelFacts, batch_size: int | None, pointer: str, field: str = "batch_size") -> None:
+    """Raise ValidationFailed where batches have one row, of which a batch norm makes nothing but zeros.
+
+    ``field`` is the step's that holds the size of a batch.
+    """
     fixed = model.signature.inputs[0].shape[0]
     norm = next((layer.name for layer in model.layers if layer.op == "batch_norm"), None)
     if norm is None or (fixed if isinstance(fixed, int) else batch_size) != 1:
@@ -37,7 +40,7 @@ def check_rows(model: ModelFacts, batch_size: int | None, pointer: str) -> None:
     message = f"Batches have one row, and the batch norm {norm} trains on two or more."
     if isinstance(fixed, int):
         raise refuse(ValidationFailed, pointer, message, "Export the network with a dynamic batch.")
-    raise refuse(ValidationFailed, f"{pointer}/batch_size", message, "Take larger batches.")
+    raise refuse(ValidationFailed, f"{pointer}/{field}", message, "Take larger batches.")
 
 
 def _check_images(augment: Augmentation, model: ModelFacts, pointer: str) -> None:

@@ -80,7 +80,10 @@ class DistillSpec(TrainingSpec):
     teacher: str = Field(
         BASELINE,
         pattern=rf"^baseline$|{_MODEL_ID}",
-        description="The uploaded network itself, baseline, or the id of another model with the same inputs.",
+        description="The uploaded network itself, baseline, or the id of another model with the same inputs. Its "
+        "outputs are computed in float32, once where rows stay as they are and up to 8 GiB of them can be kept. An "
+        "embedding chooses its epoch by this teacher's vectors; the report compares it with the uploaded model's, so "
+        "that beside another teacher no objective can be set.",
     )
     teacher_output: str | None = Field(
         None, description="Name of the teacher's output to learn from, as its signature has it; the first."
