@@ -17,10 +17,11 @@ help: ## Print this help
 .PHONY: setup
 setup: $(STAMP) ## Make .venv and install everything, pinned
 
-$(STAMP): pyproject.toml constraints.txt clients/python/pyproject.toml
+$(STAMP): pyproject.toml constraints.txt clients/python/pyproject.toml examples/requirements.txt
 	$(PYTHON) -m venv --without-pip $(VENV)
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[worker,dev]' --editable 'clients/python[yaml]'
+	$(PIP) --no-deps --requirement examples/requirements.txt
 	touch $@
 
 .PHONY: demo
@@ -28,7 +29,7 @@ demo: setup ## Train a network on real digits and compress it over HTTP
 	$(BIN)/python examples/demo.py
 
 .PHONY: demo-tasks
-demo-tasks: setup ## Compress a regression and a multi-label network over HTTP
+demo-tasks: setup ## Compress regressions and a multi-label network of real tables and series over HTTP
 	$(BIN)/python examples/tasks.py
 
 .PHONY: serve

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 PATIENTS_TO_LEARN = 342
 DIGITS_TO_LEARN = 1400
 PICTURES, PICTURES_TO_LEARN = 2500, 2000
+Array = NDArray[np.generic]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -70,8 +71,13 @@ def save_pictures(path: Path) -> None:
     _save(path, pictures, digits[left] | digits[right], PICTURES_TO_LEARN)
 
 
-def _save(path: Path, x: NDArray[np.float32], y: NDArray[np.generic], count: int) -> None:
-    splits = {"train.x": x[:count], "train.y": y[:count], "validation.x": x[count:], "validation.y": y[count:]}
+def _save(path: Path, x: Array, y: Array, count: int) -> None:
+    save_splits(path, x[:count], x[count:], y[:count], y[count:])
+
+
+def save_splits(path: Path, x: Array, x_judge: Array, y: Array, y_judge: Array) -> None:
+    """Write rows to learn from, and rows to judge by."""
+    splits = {"train.x": x, "train.y": y, "validation.x": x_judge, "validation.y": y_judge}
     np.savez(path, allow_pickle=False, **splits)
 
 

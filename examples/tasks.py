@@ -1,4 +1,4 @@
-"""Compress a regression and a multi-label network through a service started for the occasion.
+"""Compress regressions of a table and of series, and a multi-label network of series, through a service of their own.
 
 ``make demo-tasks`` runs it. What each network learns is told by its data set: nobody says so.
 """
@@ -10,10 +10,12 @@ from pathlib import Path
 import winnow
 from compress import compress
 from demo import service
-from tables import save_patients, save_patients_model, save_pictures, save_pictures_model
+from series import save_countries, save_countries_model, save_motions, save_motions_model
+from tables import save_patients, save_patients_model
 
 PRUNE = {"method": "prune", "granularity": "channel", "amount": 0.5, "round_to": 8}
 FINETUNE = {"method": "finetune", "epochs": 5, "learning_rate": 0.01}
+DISTILL = {"method": "distill", "epochs": 10, "learning_rate": 0.02, "batch_size": 32}
 QUANTIZE = {"method": "quantize", "scheme": "static"}
 
 
@@ -27,11 +29,17 @@ def main() -> None:
             save_patients(data)
             save_patients_model(data, model)
             compress(client, model, data, folder / "small.onnx", (PRUNE, FINETUNE, QUANTIZE), max_drop=0.1)
-            print("multi-label: which digits stand in a picture of two, 2,500 pictures …", flush=True)
-            model, data = folder / "pictures.pt2", folder / "pictures.npz"
-            save_pictures(data)
-            save_pictures_model(data, model)
-            recipe = (PRUNE, FINETUNE | {"class_weights": "balanced"}, QUANTIZE)
+            print("regression: death rates of 201 countries by 84 days of their cases …", flush=True)
+            model, data = folder / "countries.pt2", folder / "countries.npz"
+            save_countries(data)
+            save_countries_model(data, model)
+            compress(client, model, data, folder / "small.onnx", (PRUNE, DISTILL, QUANTIZE), max_drop=0.1)
+            print("multi-label: whether a watch moves, gets on, and is worn by one soon out of breath …", flush=True)
+            model, data = folder / "motions.pt2", folder / "motions.npz"
+            save_motions(data)
+            save_motions_model(data, model)
+            longer = {"epochs": 25, "batch_size": 16, "class_weights": "balanced"}
+            recipe = (PRUNE, FINETUNE | longer, QUANTIZE)
             compress(client, model, data, folder / "small.onnx", recipe, max_drop=0.03)
     print(f"done in {time.monotonic() - began:.0f} s")
 

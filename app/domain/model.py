@@ -71,5 +71,7 @@ class ModelFacts(BaseModel):
     layers: tuple[Layer, ...]
     quantized: bool = False
     """Whether its weights are integers, or floats of fewer bits, already."""
+    features: dict[str, tuple[int, ...]] | None = None
+    """What layers that hints can be of give for an example row, channels first; null where nobody looked."""
     blocks: tuple[tuple[str, ...], ...] | None = None
     """The layers of each block that can be left out, in the order in which they run; null where nobody looked."""

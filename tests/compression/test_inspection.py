@@ -26,6 +26,9 @@ def test_layers_that_must_be_cut_together_share_a_group(tmp_path):
     assert facts.parameters == sum(p.numel() for p in ResNet().parameters())
     assert facts.macs == sum(layer.macs for layer in facts.layers)
     assert facts.signature.inputs[0].shape == ("batch", 3, 8, 8)
+    assert facts.features["stem.0"] == (8, 8, 8)
+    assert facts.features["blocks.1.down.0"] == (16, 4, 4)
+    assert "fc" not in facts.features, "it gives the output itself"
     assert facts.blocks == (("blocks.0.conv1.0", "blocks.0.conv1.1", "blocks.0.conv2.0", "blocks.0.conv2.1"),)
 
 

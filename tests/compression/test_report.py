@@ -15,6 +15,7 @@ from app.domain.report import (
     MetricValue,
     Report,
 )
+from app.domain.steps.distill import DistillSpec
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.quantize import QuantizeSpec
 from app.domain.steps.training import FinetuneSpec
@@ -227,6 +228,20 @@ def test_the_verdict_speaks_of_the_metric_that_was_judged(tmp_path, task, metric
     assert (report.task, report.objective.metric) == (task, metric)
     assert report.delta.metric_drop == report.delta.metric_drops[metric]
     assert (report.headline()[metric], report.headline()[f"baseline_{metric}"]) == (0.9, 0.9)
+
+
+def test_vectors_of_another_teacher_are_said_to_be_compared_with_the_uploaded_models(tmp_path):
+    teacher, task = "mdl_01J00000000000000000000000", LearningTask.EMBEDDING
+    recipe = (DistillSpec(method="distill", teacher=teacher),)
+    found = findings(tmp_path, task=task, metric="cosine")
+    reasons = build_report(found, recipe, None, 0).verdict.reasons
+    assert reasons[-1].startswith(
+        f"The vectors were learned from {teacher}; the figures compare them with the uploaded"
+    )
+    own = build_report(found, (DistillSpec(method="distill"),), None, 0).verdict.reasons
+    assert len(own) == len(reasons) - 1
+    classes = build_report(findings(tmp_path), recipe, None, 0).verdict.reasons
+    assert not any("vectors" in reason for reason in classes)
 
 
 def test_every_metric_that_can_be_judged_has_words():

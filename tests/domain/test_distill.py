@@ -10,6 +10,7 @@ from app.domain.errors import (
     NoStudent,
     NotTrainable,
     RecipeOrder,
+    TaskMismatch,
     ValidationFailed,
     WinnowError,
 )
@@ -39,6 +40,7 @@ def test_bodies_of_before_mean_what_they_did():
     ({"losses": {"mse": 2, "cosine": 1}}, {"mse": 2.0, "cosine": 1.0}, 1.0),
     ({"losses": {"mse": 2, "hint": 1}}, {"mse": 2.0, "hint": 1.0}, 0.7),
     ({"loss": "mse", "alpha": 0.5}, {"mse": 1.0}, 0.5),
+    ({"loss": "hint"}, {"hint": 1.0}, 0.7),
 ])  # fmt: skip
 def test_losses_and_the_share_that_the_teacher_has(given, imitated, alpha):
     spec = DistillSpec(**step(**given)).filled("classification")
@@ -50,7 +52,7 @@ def test_losses_and_the_share_that_the_teacher_has(given, imitated, alpha):
     ({"loss": "kd", "losses": {"kd": 1}}, "one loss or losses"),
     ({"loss": "mse", "temperature": 2}, "temperature is of kd and dkd"),
     ({"loss": "cosine", "logit_standardization": True}, "logit_standardization is of kd"),
-    ({"loss": "kd", "dkd_beta": 2}, "dkd_beta is of dkd"),
+    ({"loss": "kd", "dkd_beta": 3}, "dkd_beta is of dkd"),
     ({"dkd_alpha": 2}, "dkd_alpha is of dkd"),
     ({"loss": "kd", "hints": [{"teacher": "a", "student": "b"}]}, "hints are of the loss hint"),
     ({"losses": {"kd": 0}}, "greater than 0"),
@@ -63,6 +65,17 @@ def test_losses_and_the_share_that_the_teacher_has(given, imitated, alpha):
 def test_what_makes_no_sense_is_refused(given, said):
     with pytest.raises(ValidationError, match=said):
         DistillSpec(**step(**given))
+
+
+def test_an_embedding_needs_no_labels_whatever_it_imitates():
+    for given in ({"loss": "hint"}, {"losses": {"hint": 1, "cosine": 2}}, {"loss": "cosine"}, {}):
+        filled = DistillSpec(**step(**given)).filled("embedding")
+        assert (filled.alpha, filled.needs_labels) == (1.0, False)
+
+
+def test_a_default_of_before_in_a_recipe_of_before_is_let_through():
+    assert DistillSpec(**step(loss="kd", dkd_beta=8.0)).imitated == {"kd": 1.0}
+    assert DistillSpec(**step(loss="dkd")).dkd_beta == 2
 
 
 def submit(recipe, model=None, dataset=None, **others):
@@ -154,6 +167,75 @@ def test_a_depth_needs_blocks_that_can_go(blocks, depth, said):
 def test_a_depth_is_let_through_where_blocks_can_go_or_nobody_looked_for_them():
     submit([step(student={"depth": 0.5})])
     submit([step(student={"depth": 0.5})], model_facts(blocks=(("conv1",), ("conv2",))))
+
+
+BARE = dataset_facts(fields=[{"name": "x", "dtype": "float32", "shape": [1, 8, 8]}], classes=None)
+EIGHT = [{"name": "y", "dtype": "float32", "shape": ["batch", 8]}]
+
+
+def test_an_embedding_takes_a_student_and_a_teacher_of_its_own_size():
+    eight = signature(outputs=EIGHT)
+    assert "['batch', 8], the model's ['batch', 10]" in refused(
+        ModelMismatch, "/recipe/0/student", [step(teacher=OTHER, student=OTHER)], dataset=BARE, signature=eight
+    )
+    refused(ModelMismatch, "/recipe/0/teacher", [step(teacher=OTHER, loss="hint")], dataset=BARE, signature=eight)
+    submit([step(teacher=OTHER, student=OTHER)], dataset=BARE)
+    submit([step(loss="hint")], dataset=BARE)
+
+
+@pytest.mark.parametrize(("given", "field"), [
+    ({"alpha": 0.5}, "alpha"), ({"alpha_end": 0.5}, "alpha_end"),
+])  # fmt: skip
+def test_labels_that_an_embedding_lacks_are_refused_where_they_were_asked_for(given, field):
+    refused(TaskMismatch, f"/recipe/0/{field}", [step(loss="hint", **given)], dataset=BARE)
+
+
+def test_an_embedding_loses_nothing_to_bound_where_another_model_teaches():
+    others = {OTHER: model_facts()}
+    for teacher, wrong in (("baseline", False), (OTHER, True)):
+        spec = JobSpec(model_id="m", dataset_id="d", recipe=[step(teacher=teacher)], objective={"max_drop": 0.01})
+        if not wrong:
+            check(spec, model_facts(), BARE, others)
+            continue
+        with pytest.raises(TaskMismatch, match=f"and {OTHER} teaches others") as caught:
+            check(spec, model_facts(), BARE, others)
+        assert caught.value.errors[0].pointer == "/objective"
+
+
+FEATURES = {"conv1": (8, 8, 8), "conv2": (16, 4, 4)}
+
+
+def test_hints_are_of_layers_inside_that_match_in_size():
+    layers = [layer(), layer(name="conv2"), layer(name="fc")]
+
+    def hint(teacher, student):
+        return [step(loss="hint", hints=[{"teacher": teacher, "student": student}])]
+
+    known = model_facts(layers=layers, features=FEATURES)
+    submit(hint("conv1", "conv1"), known)
+    assert "the network's own output" in refused(
+        ValidationFailed, "/recipe/0/hints/0/teacher", hint("fc", "conv1"), known
+    )
+    refused(ValidationFailed, "/recipe/0/hints/0/student", hint("conv1", "fc"), known)
+    detail = refused(ValidationFailed, "/recipe/0/hints/0", hint("conv1", "conv2"), known)
+    assert "conv2 of the student gives [4, 4] places a row, conv1 of the teacher [8, 8]" in detail
+    submit(hint("conv1", "conv2"), model_facts(layers=layers))
+
+
+@pytest.mark.parametrize(("given", "field"), [
+    ({"loss": "hint"}, "loss"), ({"losses": {"kd": 1, "hint": 1}}, "losses/hint"),
+])  # fmt: skip
+def test_hints_need_a_size_in_common(given, field):
+    known = model_facts(features=FEATURES)
+    submit([step(teacher=OTHER, **given)], known, features={"theirs": (9, 4, 4)})
+    refused(ValidationFailed, f"/recipe/0/{field}", [step(teacher=OTHER, **given)], known, features={"a": (9, 2, 2)})
+
+
+def test_the_output_that_fits_is_named():
+    two = signature(outputs=[OUTPUTS[0] | {"shape": ["batch", 5]}, OUTPUTS[0] | {"name": "output_1"}])
+    with pytest.raises(ModelMismatch) as caught:
+        submit([step(teacher=OTHER)], signature=two)
+    assert caught.value.hint == "Name as teacher_output one that fits: output_1."
 
 
 def test_every_task_has_a_loss():

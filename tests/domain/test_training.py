@@ -5,11 +5,12 @@ from pydantic import ValidationError
 
 from app.domain.compatibility import check
 from app.domain.dataset import DatasetFacts
-from app.domain.errors import DatasetMismatch, UnsupportedNetwork
+from app.domain.errors import DatasetMismatch, TaskMismatch, UnsupportedNetwork, ValidationFailed
 from app.domain.job import JobSpec
 from app.domain.model import ModelFacts
 from app.domain.recipe import SPECS
 from app.domain.steps.quantize import QuantizeSpec
+from tests.factories import dataset_facts, layer, model_facts
 
 IMAGE = {"name": "x", "dtype": "float32", "shape": ["batch", 3, 16, "width"]}
 
@@ -96,6 +97,39 @@ def test_tokens_are_not_mixed():
     pointer, detail = refused(UnsupportedNetwork, {"mixup": 0.2}, tokens)
     assert (pointer, "'ids' is int64" in detail) == ("/recipe/1/mixup", True)
     assert refused(None, {"mixup": 0.2}) is None
+
+
+PACKED = {"method": "quantize", "scheme": "qat", "weights": "int4"}
+
+
+def test_batch_norms_take_more_than_one_row():
+    norm = {"name": "bn", "op": "batch_norm", "weight_shape": [8], "parameters": 16, "macs": 0}
+    norm |= {"prunable": True, "quantizable": False}
+    data = dataset_facts(fields=[{"name": "x", "dtype": "float32", "shape": [1, 8, 8]}, {"name": "y", "dtype": "int64",
+                         "shape": []}])  # fmt: skip
+    fixed = {"inputs": [{"name": "x", "dtype": "float32", "shape": [1, 1, 8, 8]}], "outputs": [
+        {"name": "y", "dtype": "float32", "shape": [1, 10]}]}  # fmt: skip
+    plain = [layer(), layer(name="fc", op="linear", weight_shape=[10, 64])]
+    steps = [{"method": "finetune"}, {"method": "distill"}]
+    for recipe, facts, pointer in (
+        *(([step | {"batch_size": 1}], {}, "/recipe/0/batch_size") for step in steps),
+        *(([step], {"signature": fixed}, "/recipe/0") for step in steps),
+        ([{"method": "prune", "rounds": 2, "recovery_epochs": 1}], {"signature": fixed}, "/recipe/0"),
+        ([PACKED | {"training_batch_size": 1}], {}, "/recipe/0/training_batch_size"),
+    ):
+        spec = JobSpec(model_id="m", dataset_id="d", recipe=recipe)
+        check(spec, model_facts(layers=plain, **facts), data)
+        with pytest.raises(ValidationFailed, match="the batch norm bn trains on two") as caught:
+            check(spec, model_facts(layers=[*plain, norm], **facts), data)
+        assert caught.value.errors[0].pointer == pointer
+    check(JobSpec(model_id="m", dataset_id="d", recipe=[{"method": "prune"}]), model_facts(layers=[*plain, norm],
+          signature=fixed), data)  # fmt: skip
+
+
+def test_weights_that_are_all_zero_are_refused():
+    pointer, detail = refused(TaskMismatch, {"class_weights": [0] * 10})
+    assert (pointer, "All weights are 0" in detail) == ("/recipe/1/class_weights", True)
+    assert refused(None, {"class_weights": [0] * 9 + [1]}) is None
 
 
 def test_an_update_has_rows_enough():

@@ -1,10 +1,14 @@
 """Jobs of other tasks than classification over HTTP, from the upload to the report."""
 
+import importlib
+from pathlib import Path
+
 import pytest
 
 from app.domain.learning_task import LearningTask
 from tests.compression.learners import write
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PRUNE = {"method": "prune", "amount": 0.3}
 FINETUNE = {"method": "finetune", "epochs": 2, "learning_rate": 0.01}
 QUANTIZE = {"method": "quantize", "scheme": "static"}
@@ -41,6 +45,36 @@ def test_jobs_learn_what_their_data_sets_say(service, uploads):
         assert report["delta"]["size_ratio"] > 1
         names = {item["name"] for item in service.get(f"jobs/{job}/artifacts")["items"]}
         assert {"model.onnx", "model.pt2", "report.json", "benchmark.zip"} <= names
+
+
+DISTILL = {"method": "distill", "epochs": 5, "learning_rate": 0.02, "batch_size": 32}
+LONGER = FINETUNE | {"epochs": 25, "batch_size": 16, "class_weights": "balanced"}
+SERIES = {
+    "countries": ([PRUNE, DISTILL, QUANTIZE], "regression", "r2", 0.2),
+    "motions": ([PRUNE, LONGER, QUANTIZE], "multilabel", "macro_f1", 0.05),
+}
+
+
+def test_real_series_are_learned_and_compressed(service, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    series = importlib.import_module("series")
+    jobs = {}
+    for name, (recipe, *_, most) in SERIES.items():
+        model, data = tmp_path / f"{name}.pt2", tmp_path / f"{name}.npz"
+        getattr(series, f"save_{name}")(data)
+        getattr(series, f"save_{name}_model")(data, model)
+        ids = service.upload("models", model), service.upload("datasets", data)
+        jobs[name] = service.submit(*ids, recipe=recipe, objective={"max_drop": most})
+    found = {}
+    for name, job in jobs.items():
+        _, task, metric, most = SERIES[name]
+        ended = service.wait(job)
+        assert ended["state"] == "succeeded", ended["failure"]
+        report = service.get(f"jobs/{job}/report")
+        assert (report["task"], report["objective"]) == (task, {"metric": metric, "max_drop": most, "met": True})
+        assert report["delta"]["macs_ratio"] > 1.5
+        found[name] = report["compressed"]["metrics"][metric]["value"]
+    assert found["motions"] > 0.9
 
 
 def test_a_data_set_shows_what_its_labels_are(service, uploads):

@@ -103,13 +103,17 @@ class Dataset:
             return False
         return found.labels is not None or self.labelling.tokens is not None
 
-    def labels(self, split: str) -> NDArray[Any]:
-        """Give all labels of a split in order, as its batches have them. Raises DatasetMismatch where it has none."""
+    def labels(self, split: str, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """Give the labels of rows, of all in order where none are named, as batches of the split have them.
+
+        Raises DatasetMismatch where it has none.
+        """
         if not self.labelled(split):
             raise DatasetMismatch(f"the data set has no {split}.{LABEL}")
         found = self.splits[split]
-        inputs = tuple(array[found.order] if self._tells(place) else array for place, array in enumerate(found.inputs))
-        labels = self.labelling.label(inputs, None if found.labels is None else found.labels[found.order])
+        order = found.order if rows is None else found.order[rows]
+        inputs = tuple(array[order] if self._tells(place) else array for place, array in enumerate(found.inputs))
+        labels = self.labelling.label(inputs, None if found.labels is None else found.labels[order])
         assert labels is not None
         return labels
 

@@ -56,15 +56,24 @@ def output_batches(
 ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
     """Give rows with one of the network's outputs for them, (rows, …), batch by batch.
 
-    Where the batch is fixed, the last one is filled up with repeated rows that are dropped again.
+    Where the batch is fixed, the last one is filled up with repeated rows that are dropped again; where it is not, and
+    needs more memory than the device has, batches are cut in half.
     """
     if not len(rows):
         raise DatasetMismatch(f"the data set has no {split} rows, which this step needs")
     size = fixed_batch(network.signature) or rows_at_once(network.signature.outputs[place].shape, batch_rows)
-    for start in range(0, len(rows), size):
+    start = 0
+    while start < len(rows):
         picked = rows[start : start + size]
         asked = np.resize(picked, size) if fixed_batch(network.signature) else picked
         inputs, _ = data.gather(split, asked)
-        with torch.no_grad():
-            output = all_outputs(network.module(*(value.to(device) for value in inputs)))[place]
+        try:
+            with torch.no_grad():
+                output = all_outputs(network.module(*(value.to(device) for value in inputs)))[place]
+        except torch.OutOfMemoryError:
+            if size == 1 or fixed_batch(network.signature):
+                raise
+            size = math.ceil(size / 2)
+            continue
         yield picked, output[: len(picked)].float()
+        start += len(picked)

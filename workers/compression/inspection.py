@@ -8,6 +8,7 @@ from app.domain.errors import UnsupportedNetwork
 from app.domain.model import Layer, ModelFacts, ModelFormat
 from workers.compression.counting import count_macs, count_parameters, describe_layers
 from workers.compression.distillation.blocks import find_blocks
+from workers.compression.distillation.hints import survey
 from workers.compression.formats import pt2
 from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups, find_groups
@@ -30,6 +31,7 @@ def inspect_model(path: Path, format: ModelFormat) -> ModelFacts:  # noqa: A002 
         macs=count_macs(network),
         layers=group_layers(network),
         quantized=network.quantized,
+        features={name: (layer.channels, *layer.places) for name, layer in survey(network).items()},
         blocks=tuple(block.layers for block in find_blocks(network)) if trainable else None,
     )
 

@@ -7,20 +7,26 @@ import torch
 from numpy.typing import NDArray
 
 from app.domain.learning_task import LearningTask
-from workers.compression.inference import BATCH_ROWS, compute_logits, output_batches
+from workers.compression.inference import BATCH_ROWS, output_batches
 from workers.compression.network import Network
 from workers.compression.step import Context
 
 Truth = NDArray[Any]
 
 
-def truth(context: Context, split: str, rows: NDArray[np.int64]) -> Truth:
-    """Give what rows are judged against: their labels or, of embeddings, what the uploaded network gives for them."""
+def truth(context: Context, split: str, rows: NDArray[np.int64], reference: tuple[Network, int] | None = None) -> Truth:
+    """Give what rows are judged against: their labels or, of embeddings, the vectors that ``reference`` gives for them.
+
+    ``reference`` is a network at rest with the place of its output; None: the uploaded network with its first.
+    """
     if context.task.name is not LearningTask.EMBEDDING:
-        return np.asarray(context.data.labels(split)[rows])
-    baseline = context.baseline.clone()
-    baseline.module.to(context.device).eval()
-    return compute_logits(baseline, context.data, split, rows, context.device).cpu().numpy()
+        return context.data.labels(split, rows)
+    if reference is None:
+        reference = context.baseline.clone(), 0
+        reference[0].module.to(context.device).eval()
+    network, place = reference
+    batches = output_batches(network, context.data, split, rows, context.device, place=place)
+    return torch.cat([outputs for _, outputs in batches]).cpu().numpy()
 
 
 def score(

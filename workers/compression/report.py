@@ -24,6 +24,7 @@ from app.domain.report import (
     StepOutcome,
     Verdict,
 )
+from app.domain.steps.distill import BASELINE, DistillSpec
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.environment import VNNI
@@ -113,6 +114,7 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
             _zeros(findings),
             _storage(recipe),
             _leaks(findings.data),
+            _other_vectors(recipe, comparison.task),
         ),
     )
     return Report(
@@ -205,6 +207,17 @@ def _storage(recipe: Recipe) -> str | None:
     if not isinstance(last, QuantizeSpec):
         return None
     return PACKED if last.packs else LIMITS.get(last.scheme)
+
+
+def _other_vectors(recipe: Recipe, task: LearningTask) -> str | None:
+    """Say where an embedding learned other vectors than those that it is judged by here."""
+    teachers = [step.teacher for step in recipe if isinstance(step, DistillSpec) and step.teacher != BASELINE]
+    if task is not LearningTask.EMBEDDING or not teachers:
+        return None
+    return (
+        f"The vectors were learned from {' and '.join(dict.fromkeys(teachers))}; the figures compare them with the"
+        " uploaded model's, and how near they are to the teacher's stands with the step's epochs."
+    )
 
 
 def _leaks(data: DataFigures) -> str | None:

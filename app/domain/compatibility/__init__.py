@@ -22,6 +22,7 @@ def check(
     data.check_fields(model, dataset)
     task = resolve_task(spec.task, dataset.labels, model.signature)
     learning.check_objective(spec.objective, task, model.signature)
+    learning.check_teachers(spec.objective, spec.recipe, task)
     data.check_splits(spec, dataset)
     for position, step in enumerate(spec.recipe):
         if isinstance(step, DistillSpec):
@@ -52,7 +53,12 @@ def _check_steps(spec: JobSpec, model: ModelFacts, dataset: DatasetFacts) -> Non
             raise refuse(NotTrainable, pointer, "The step trains, and this network was exported without a way to.")
         if isinstance(step, PruneSpec):
             prune.check(step, model, pointer)
+            if step.trained_epochs:
+                training.check_rows(model, None, pointer)
         if isinstance(step, QuantizeSpec):
             quantize.check(step, spec.target, model, pointer, gated=spec.objective is not None)
+            # Training to int8 folds batch norms into what is before them first.
+            if step.trained_epochs and step.packs:
+                training.check_rows(model, step.training_batch_size, pointer, "training_batch_size")
         if isinstance(step, TrainingSpec):
             training.check(step, model, dataset, pointer)

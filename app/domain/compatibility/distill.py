@@ -15,7 +15,7 @@ from app.domain.errors import (
     ValidationFailed,
 )
 from app.domain.learning_task import SOFT_TARGETS, LearningTask
-from app.domain.model import ModelFacts, TensorSpec
+from app.domain.model import ModelFacts, Signature, TensorSpec
 from app.domain.steps.distill import BASELINE, DEFAULT_LOSS, OF_CLASSES, DerivedStudent, DistillSpec
 
 Models = Mapping[str, ModelFacts]
@@ -34,11 +34,15 @@ def check(
     pointer = f"/recipe/{position}"
     teacher = model if step.teacher == BASELINE else others[step.teacher]
     student = student_of(step, model, others)
+    step = step.filled(task)
     _check_inputs(teacher, model, f"{pointer}/teacher", "teacher")
     _check_student(step, position, model, student, dataset, task)
     _check_losses(step, task, pointer)
-    _check_outputs(step, teacher, student, pointer)
-    _check_hints(step, teacher, student, pointer)
+    # An embedding is judged by its teacher's vectors, whatever it learns by.
+    if step.imitated.keys() != {"hint"} or task is LearningTask.EMBEDDING:
+        _check_outputs(step, teacher, student, pointer)
+    if "hint" in step.imitated:
+        _check_hints(step, teacher, student, pointer)
 
 
 def _check_inputs(one: ModelFacts, model: ModelFacts, pointer: str, role: str) -> None:
@@ -69,6 +73,12 @@ def _check_student(
             except NoStudent as error:
                 raise refuse(NoStudent, f"{pointer}/depth", error.detail, error.hint) from error
         return
+    _check_other_student(pointer, model, student, dataset, task)
+
+
+def _check_other_student(
+    pointer: str, model: ModelFacts, student: ModelFacts, dataset: DatasetFacts, task: LearningTask
+) -> None:
     _check_inputs(student, model, pointer, "student")
     if student.quantized:
         raise refuse(NotTrainable, pointer, "The student is quantized already, and rounded weights cannot be trained.")
@@ -78,6 +88,13 @@ def _check_student(
     if task in SOFT_TARGETS and isinstance(classes, int) and (dataset.classes or 0) > classes:
         message = f"There are labels of {dataset.classes} classes; the student tells {classes} apart."
         raise refuse(LabelsOutOfRange, pointer, message)
+    theirs, ours = (facts.signature.outputs[0].shape for facts in (model, student))
+    if task not in SOFT_TARGETS and theirs[1:] != ours[1:]:
+        message = (
+            f"The student's first output is {list(ours)}, the model's {list(theirs)}; the result of {task} is judged by"
+            " the numbers that the model gives."
+        )
+        raise refuse(ModelMismatch, pointer, message)
 
 
 def count_kept(blocks: Sequence[Sequence[str]], depth: float, layers: str) -> int:
@@ -99,7 +116,7 @@ def count_kept(blocks: Sequence[Sequence[str]], depth: float, layers: str) -> in
 
 
 def _check_losses(step: DistillSpec, task: LearningTask, pointer: str) -> None:
-    imitated = step.filled(task).imitated.keys()
+    imitated = step.imitated.keys()
     if not imitated & OF_CLASSES:
         if field := step.set_of_classes():
             message = f"{field} is of kd and dkd, and {task} imitates by {' and '.join(sorted(imitated))}."
@@ -118,21 +135,49 @@ def _check_outputs(step: DistillSpec, teacher: ModelFacts, student: ModelFacts, 
         raise refuse(ModelMismatch, f"{pointer}/teacher_output", message)
     theirs = outputs[step.teacher_output] if step.teacher_output else teacher.signature.outputs[0]
     ours = student.signature.outputs[0]
-    if step.imitated.keys() != {"hint"} and theirs.shape[1:] != ours.shape[1:]:
+    if theirs.shape[1:] != ours.shape[1:]:
         named = "teacher_output" if step.teacher_output else "teacher" if step.teacher != BASELINE else "student"
         message = (
             f"The teacher's output {theirs.name!r} is {list(theirs.shape)}, the student's first {list(ours.shape)};"
             " what is imitated must be of one shape."
         )
-        raise refuse(ModelMismatch, f"{pointer}/{named}", message)
+        raise refuse(ModelMismatch, f"{pointer}/{named}", message, fitting_output(teacher.signature, ours))
+
+
+def fitting_output(teacher: Signature, ours: TensorSpec) -> str | None:
+    """Name for a hint the teacher's outputs that a student's could be compared with."""
+    fitting = [output.name for output in teacher.outputs if output.shape[1:] == ours.shape[1:]]
+    return f"Name as teacher_output one that fits: {', '.join(fitting)}." if fitting else None
 
 
 def _check_hints(step: DistillSpec, teacher: ModelFacts, student: ModelFacts, pointer: str) -> None:
     for place, pair in enumerate(step.hints):
         for role, name, model in (("teacher", pair.teacher, teacher), ("student", pair.student, student)):
-            if not any(layer.name == name for layer in model.layers):
-                message = f"The {role} has no layer {name!r}; it has {listed(model.layers, lambda layer: layer.name)}."
-                raise refuse(ValidationFailed, f"{pointer}/hints/{place}/{role}", message)
+            _check_layer(role, name, model, f"{pointer}/hints/{place}/{role}")
+    if teacher.features is None or student.features is None:
+        return
+    for place, pair in enumerate(step.hints):
+        theirs, ours = list(teacher.features[pair.teacher][1:]), list(student.features[pair.student][1:])
+        if theirs != ours:
+            message = (
+                f"{pair.student} of the student gives {ours} places a row, {pair.teacher} of the teacher {theirs}:"
+                " a 1x1 adapter changes channels alone."
+            )
+            raise refuse(ValidationFailed, f"{pointer}/hints/{place}", message, "Pair layers of the same size.")
+    there, here = teacher.features.values(), student.features.values()
+    if not step.hints and {shape[1:] for shape in there}.isdisjoint(shape[1:] for shape in here):
+        field = "loss" if step.loss is not None else "losses/hint"
+        message = "No layers of teacher and student match by the size of what they give."
+        raise refuse(ValidationFailed, f"{pointer}/{field}", message, "Choose another loss, or another student.")
+
+
+def _check_layer(role: str, name: str, model: ModelFacts, pointer: str) -> None:
+    if not any(layer.name == name for layer in model.layers):
+        message = f"The {role} has no layer {name!r}; it has {listed(model.layers, lambda layer: layer.name)}."
+        raise refuse(ValidationFailed, pointer, message)
+    if model.features is not None and name not in model.features:
+        message = f"What the {role}'s layer {name!r} gives is the network's own output, or has no channels."
+        raise refuse(ValidationFailed, pointer, message, "Pair a layer before it; beside hint, outputs are imitated.")
 
 
 def _told(inputs: tuple[TensorSpec, ...]) -> str:

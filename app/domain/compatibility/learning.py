@@ -7,7 +7,7 @@ from app.domain.job import Objective
 from app.domain.learning_task import METRICS, SMOOTHED, TOP, WEIGHED, LearningTask, Metric
 from app.domain.model import Signature
 from app.domain.recipe import Recipe, Step
-from app.domain.steps.distill import DistillSpec
+from app.domain.steps.distill import BASELINE, DistillSpec
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.quantize import QuantizeSpec
 from app.domain.steps.training import FinetuneSpec, TrainingSpec
@@ -29,6 +29,19 @@ def check_objective(objective: Objective | None, task: LearningTask, signature: 
     if objective.metric == "top5_accuracy" and isinstance(classes, int) and classes <= TOP:
         message = f"Of {classes} classes the label is always among the first {TOP}: top5_accuracy says nothing."
         raise refuse(TaskMismatch, pointer, message)
+
+
+def check_teachers(objective: Objective | None, recipe: Recipe, task: LearningTask) -> None:
+    """Raise TaskMismatch where vectors may lose little against one model, and learn those of another."""
+    if objective is None or task is not LearningTask.EMBEDDING:
+        return
+    for step in recipe:
+        if isinstance(step, DistillSpec) and step.teacher != BASELINE:
+            message = (
+                "An objective of an embedding bounds how far its vectors are from the uploaded model's, and"
+                f" {step.teacher} teaches others."
+            )
+            raise refuse(TaskMismatch, "/objective", message, "Leave the objective out, or teach by the baseline.")
 
 
 def check_steps(recipe: Recipe, task: LearningTask, signature: Signature) -> None:
@@ -54,7 +67,9 @@ def _needs_labels(step: Step) -> str | None:
     if isinstance(step, FinetuneSpec):
         return ""
     if isinstance(step, DistillSpec):
-        return "/alpha" if step.filled(LearningTask.EMBEDDING).needs_labels else None
+        if not step.filled(LearningTask.EMBEDDING).needs_labels:
+            return None
+        return "/alpha" if step.alpha is not None else "/alpha_end" if step.alpha_end is not None else "/losses"
     return "/scheme" if isinstance(step, QuantizeSpec) and step.trained_epochs and step.teacher is None else None
 
 
@@ -65,6 +80,8 @@ def _check_weights(step: TrainingSpec, task: LearningTask, signature: Signature,
         message = f"Weights are of classes, for {', '.join(sorted(WEIGHED))}; the task is {task}."
         raise refuse(TaskMismatch, pointer, message)
     classes = class_count(task, signature)
+    if not isinstance(step.class_weights, str) and not any(step.class_weights):
+        raise refuse(TaskMismatch, pointer, "All weights are 0: there is nothing to learn from labels.")
     if not isinstance(step.class_weights, str) and len(step.class_weights) != classes:
         message = f"There are {len(step.class_weights)} weights; the model tells {classes} classes apart."
         raise refuse(TaskMismatch, pointer, message)

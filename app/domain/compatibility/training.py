@@ -2,7 +2,7 @@
 
 from app.domain.compatibility.refusal import refuse
 from app.domain.dataset import DatasetFacts
-from app.domain.errors import DatasetMismatch, UnsupportedNetwork
+from app.domain.errors import DatasetMismatch, UnsupportedNetwork, ValidationFailed
 from app.domain.model import ModelFacts
 from app.domain.steps.training import Augmentation, TrainingSpec
 
@@ -19,12 +19,28 @@ def check(step: TrainingSpec, model: ModelFacts, dataset: DatasetFacts, pointer:
         if whole:
             message = f"mixup takes shares of rows, and the input {whole[0].name!r} is {whole[0].dtype}."
             raise refuse(UnsupportedNetwork, f"{pointer}/mixup", message)
+    check_rows(model, step.batch_size, pointer)
     batch = inputs[0].shape[0]
     rows = (batch if isinstance(batch, int) else step.batch_size) * step.accumulate
     samples = dataset.splits["train"].samples
     if step.accumulate > 1 and rows > samples:
         message = f"An update of {step.accumulate} batches takes {rows} rows; there are {samples} to train with."
         raise refuse(DatasetMismatch, f"{pointer}/accumulate", message, "Accumulate less, or take smaller batches.")
+
+
+def check_rows(model: ModelFacts, batch_size: int | None, pointer: str, field: str = "batch_size") -> None:
+    """Raise ValidationFailed where batches have one row, of which a batch norm makes nothing but zeros.
+
+    ``field`` is the step's that holds the size of a batch.
+    """
+    fixed = model.signature.inputs[0].shape[0]
+    norm = next((layer.name for layer in model.layers if layer.op == "batch_norm"), None)
+    if norm is None or (fixed if isinstance(fixed, int) else batch_size) != 1:
+        return
+    message = f"Batches have one row, and the batch norm {norm} trains on two or more."
+    if isinstance(fixed, int):
+        raise refuse(ValidationFailed, pointer, message, "Export the network with a dynamic batch.")
+    raise refuse(ValidationFailed, f"{pointer}/{field}", message, "Take larger batches.")
 
 
 def _check_images(augment: Augmentation, model: ModelFacts, pointer: str) -> None:

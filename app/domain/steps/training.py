@@ -43,7 +43,14 @@ class Augmentation(Exact):
 class TrainingSpec(StepSpec):
     """What every training step can set."""
 
-    epochs: int = Field(10, ge=1, le=1000, description="Passes over the training split.")
+    epochs: int = Field(
+        10,
+        ge=1,
+        le=1000,
+        description="Passes over the training split, less a tenth that is held out to choose the best epoch. Batches "
+        "are full: the rows that are left over, fewer than one batch has, wait for another epoch, whose order is drawn "
+        "anew. The report tells the rows of an epoch as epoch_rows.",
+    )
     learning_rate: float = Field(0.01, gt=0, le=10, description="Peak rate of the schedule.")
     batch_size: int = Field(64, ge=1, le=65536, description="Rows a batch.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with Nesterov momentum, or AdamW.")

@@ -10,12 +10,10 @@ from torch.nn import functional as F
 from app.domain.errors import ValidationFailed
 from app.domain.learning_task import LearningTask
 from app.domain.steps.distill import DistillSpec
-from tests.compression.digits import write_network
 from workers.compression.datasets import Dataset, Split
 from workers.compression.distillation import distill
 from workers.compression.distillation.imitation import imitate
 from workers.compression.distillation.losses import dkd_loss, kd_loss, standardize
-from workers.compression.formats import pt2
 from workers.compression.inference import compute_logits
 from workers.compression.lifting import lift
 from workers.compression.tasks import TASKS
@@ -27,12 +25,6 @@ TEACHER_ID = "mdl_01J00000000000000000000000"
 
 def spec(**given):
     return DistillSpec(method="distill", **({"epochs": 3} | given))
-
-
-@pytest.fixture
-def untrained(tmp_path):
-    write_network(tmp_path / "untrained.pt2", epochs=0)
-    return pt2.load(tmp_path / "untrained.pt2")
 
 
 def batch_of(context, count=16, **given):
@@ -115,6 +107,11 @@ def test_the_teacher_is_asked_anew_only_where_rows_were_changed(context, digits_
     torch.testing.assert_close(imitation.loss(student, changed), kd_loss(student, asked, 4))
     assert not (context.folder / "teacher.npy").exists()
     torch.testing.assert_close(imitation.loss(student, batch), kd_loss(student, kept, 4))
+    assert not (context.folder / "teacher.npy").exists()
+    imitation.prepare(np.arange(100), spec())
+    (context.folder / "teacher.npy").rename(context.folder / "moved.npy")
+    imitation.teacher.network.module.conv1.register_forward_hook(lambda *_: pytest.fail("asked again"))
+    torch.testing.assert_close(imitation.loss(student, batch), kd_loss(student, kept, 4))
     mapped = imitation.teacher.outputs
     assert isinstance(mapped, np.memmap)
     assert not mapped.flags.writeable
@@ -168,12 +165,13 @@ def test_one_of_several_outputs_teaches_by_its_name(context, untrained):
         student, (_, second) = untrained.module(*batch.inputs), teacher.module(*batch.inputs)
     asked = spec(teacher=TEACHER_ID, teacher_output="output_1", loss="mse")
     torch.testing.assert_close(imitate(asked, context, untrained).loss(student, batch), F.mse_loss(student, second))
-    for name, said in (
-        (None, r"'output' is \['batch', 7\], the student's first"),
-        ("logits", "it has output, output_1"),
+    for name, said, hint in (
+        (None, r"'output' is \['batch', 7\], the student's first", "Name as teacher_output one that fits: output_1."),
+        ("logits", "it has output, output_1", None),
     ):
-        with pytest.raises(ValidationFailed, match=said):
+        with pytest.raises(ValidationFailed, match=said) as caught:
             imitate(spec(teacher=TEACHER_ID, teacher_output=name), context, untrained)
+        assert caught.value.hint == hint
 
 
 def test_no_labels_are_needed_where_outputs_are_all_that_is_imitated(context, digits_network, untrained):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from app.domain.errors import ValidationFailed
 from app.domain.steps.distill import DerivedStudent, HintPair
@@ -37,6 +38,22 @@ def test_a_layer_is_surveyed_with_its_channels_and_places():
     assert "fc" not in layers  # it gives the output itself
     wide = survey(make("vit"))["wide"]
     assert (wide.channels, wide.axis, wide.places) == (40, 2, (5,))
+
+
+def test_a_norm_over_whole_rows_stands_where_its_neighbours_do():
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 5, 3, padding=1), nn.LayerNorm([5, 4, 6])
+            self.tokens, self.fc = nn.LayerNorm([4, 30]), nn.Linear(120, 2)
+
+        def forward(self, x):
+            x = self.norm(self.conv(x))
+            return self.fc(self.tokens(x.permute(0, 2, 1, 3).reshape(-1, 4, 30)).flatten(1))
+
+    layers = survey(lift(torch.export.export(Normed().eval(), (torch.zeros(2, 3, 4, 6),))))
+    assert (layers["norm"].channels, layers["norm"].places) == (5, (4, 6))
+    assert (layers["tokens"].channels, layers["tokens"].places) == (30, (4,))
 
 
 def test_the_loss_is_that_of_the_adapted_features_by_hand():

@@ -12,8 +12,10 @@ from app.domain.job import LatencySpec, Objective
 from app.domain.learning_task import IGNORED, METRICS, LearningTask
 from app.domain.recipe import Recipe
 from app.domain.report import Report
-from tests.compression.learners import learner
+from tests.compression.learners import Table, learner, patients
+from workers.compression.datasets import load_dataset
 from workers.compression.evaluation import predict
+from workers.compression.formats import pt2
 from workers.compression.pipeline import Output, compress
 
 PRUNE = {"method": "prune", "amount": 0.2}
@@ -89,6 +91,45 @@ def test_a_job_of_every_task_is_measured_by_its_own_figures(finished):
     summary = report.headline()
     assert (summary[headline], summary[f"baseline_{headline}"]) == (after, before)
     assert Report.model_validate(json.loads((folder / "report.json").read_text())) == report
+
+
+class Flat(Table):
+    """Gives one number a row without a dimension of its own."""
+
+    def forward(self, x):
+        return super().forward(x)[:, 0]
+
+
+def test_a_regression_without_a_dimension_for_its_number_goes_all_the_way(tmp_path):
+    content = patients()
+    np.savez(tmp_path / "data.npz", **content)
+    x, y = torch.from_numpy(content["train.x"]), torch.from_numpy(content["train.y"])
+    torch.manual_seed(0)
+    net = Flat()
+    optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (net(x) - y).square().mean().backward()
+        optimizer.step()
+    exported = torch.export.export(net.eval(), (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(exported, tmp_path / "model.pt2")
+    network = pt2.load(tmp_path / "model.pt2")
+    data = load_dataset(tmp_path / "data.npz", "npz", network.signature, seed=0)
+    report = compress(
+        network,
+        TypeAdapter(Recipe).validate_python([DISTILL | {"student": {"width": 0.5}, "alpha": 0.5}, FINETUNE, STATIC]),
+        data,
+        objective=Objective(max_drop=1.0),
+        latency=LatencySpec(),
+        seed=0,
+        device=torch.device("cpu"),
+        output=Output(tmp_path, tmp_path / "checkpoints", lambda _: None, lambda _: None),
+        service_version="test",
+    )
+    outputs = predict(tmp_path / "model.onnx", data, "validation", threads=1)
+    assert outputs.shape == (100,)
+    assert report.compressed.metrics["r2"].value == pytest.approx(r2_score(data.labels("validation"), outputs))
+    assert report.compressed.metrics["r2"].value > 0.2
 
 
 def test_figures_are_those_of_the_file_as_a_library_computes_them(finished):

@@ -32,6 +32,22 @@ def test_weights_of_classes_make_a_weighted_mean():
     assert TASKS[LearningTask.TOKEN_CLASSIFICATION].loss(spread, positions, weights) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("task", [LearningTask.CLASSIFICATION, LearningTask.TOKEN_CLASSIFICATION])
+def test_rows_of_classes_without_weight_teach_nothing(task):
+    output, labels = draw(4, 3).requires_grad_(), torch.tensor([2, 2, 2, 2])
+    given, wanted = (output, labels) if task is LearningTask.CLASSIFICATION else (output[None], labels[None])
+    loss = TASKS[task].loss(given, wanted, torch.tensor([1.0, 2.0, 0.0]), 0.1)
+    loss.backward()
+    assert (loss.item(), output.grad.abs().sum().item()) == (0, 0)
+
+
+def test_one_number_a_row_needs_no_dimension_of_its_own():
+    task, output, labels = TASKS[LearningTask.REGRESSION], draw(4), torch.ones(4, 1)
+    counted = task.counted(output, labels)
+    assert [tuple(value.shape) for value in counted] == [(4, 1), (4, 1)]
+    assert task.loss(output, labels) == pytest.approx(float((output - 1).square().mean()))
+
+
 def test_smoothing_gives_all_classes_a_share():
     # Szegedy 2016, section 7: q'(k) = (1 − ε)·δ + ε/K.
     output, labels = draw(4, 3), torch.tensor([0, 1, 2, 2])

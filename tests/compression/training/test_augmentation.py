@@ -72,14 +72,15 @@ def test_mixing_takes_shares_of_two_rows():
 def test_pieces_of_a_mixed_batch_keep_partners_beside_each_other():
     mixed = mix(Batch((images(rows=5),), torch.arange(5), np.arange(5)), 1.0, np.random.default_rng(1))
     pieces = list(cut(mixed, 2))
-    assert [share for _, share in pieces] == [0.6, 0.4]
+    assert [len(piece.batch.rows) for piece in pieces] == [3, 2]
+    assert all(piece.batch.inputs is piece.partner.inputs for piece in pieces)
     for side in ("batch", "partner"):
         whole = getattr(mixed, side)
-        parts = [getattr(piece, side) for piece, _ in pieces]
+        parts = [getattr(piece, side) for piece in pieces]
         assert np.array_equal(np.concatenate([part.rows for part in parts]), whole.rows)
         assert torch.equal(torch.cat([part.inputs[0] for part in parts]), whole.inputs[0])
         assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
-    assert list(cut(mixed, 1)) == [(mixed, 1.0)]
+    assert list(cut(mixed, 1)) == [mixed]
 
 
 class Heard(LabelLoss):

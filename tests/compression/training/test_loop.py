@@ -71,6 +71,26 @@ def test_a_quantized_network_is_not_trained(context, digits_network):
         finetune.run(replace(digits_network, quantized=True), spec(), context)
 
 
+def test_both_parts_of_train_have_rows_that_count():
+    plain = rows.split_rows(300, 0)
+    assert all(map(np.array_equal, rows.split_rows(300, 0, np.ones(300, bool)), plain))
+    fitted, held = plain
+    for chosen, least in ((fitted[:2], 1), (fitted[:40], 4), (held[:20], 2), (held[:2], 1)):
+        counting = np.zeros(300, bool)
+        counting[chosen] = True
+        parts = rows.split_rows(300, 0, counting)
+        assert [len(part) for part in parts] == [270, 30]
+        assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(300))
+        assert counting[parts[1]].sum() == least
+        assert all(map(np.array_equal, rows.split_rows(300, 0, counting), parts))
+    few = np.zeros(300, bool)
+    few[:299] = True
+    assert few[rows.split_rows(300, 0, few)[0]].any()
+    for alone in (0, 1):
+        with pytest.raises(DatasetMismatch, match=f"{alone} of the 300 train rows has a label that counts"):
+            rows.split_rows(300, 0, np.arange(300) < alone)
+
+
 def test_held_out_rows_are_a_tenth_and_apart():
     fitted, held = rows.split_rows(100, seed=0)
     assert len(held) == 10

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from app.domain.errors import Diverged, OutOfMemory
@@ -13,6 +14,7 @@ from workers.compression.formats import pt2
 from workers.compression.training import finetune
 from workers.compression.training.criterion import LabelLoss
 from workers.compression.training.loop import fit
+from workers.compression.training.mode import takes_channels_last
 
 RATE = 0.03
 
@@ -115,6 +117,35 @@ def test_batches_that_need_too_much_memory_are_cut_and_their_gradients_added(con
     assert "an update now adds up 4 pieces of 16 rows" in warnings(events)[-1]
     assert distance(whole.network, result.network) < 1e-4 * distance(whole.network, calm)
     assert result.details["epochs"][0]["loss"] == pytest.approx(whole.details["epochs"][0]["loss"], rel=1e-5)
+
+
+class Narrow(nn.Conv2d):
+    """Takes more memory than there is for a batch of more than twenty rows, while it trains."""
+
+    def forward(self, x):
+        if self.training and len(x) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().forward(x)
+
+
+def test_batches_are_cut_where_the_choice_of_a_mode_needs_too_much_memory(context, digits_network, events):
+    short = digits_network.clone()
+    layer = short.module.conv1
+    short.module.conv1 = Narrow(1, 16, 3, padding=1, bias=False)
+    short.module.conv1.load_state_dict(layer.state_dict())
+    result = finetune.run(short, spec(epochs=1, compile="auto"), context)
+    setbacks = [(found["epoch"], found["batch_size"]) for found in result.details["setbacks"]]
+    assert setbacks == [(1, 32), (1, 16)]
+    assert any("not compiled: the training takes about" in str(event.data.get("message")) for event in events)
+
+
+def test_channels_last_are_not_given_up_for_want_of_memory():
+    module = nn.Sequential(Narrow(1, 4, 3), nn.Flatten())
+    module[0].training = True
+    module.eval = lambda: module
+    with pytest.raises(torch.OutOfMemoryError):
+        takes_channels_last(module, (torch.zeros(32, 1, 8, 8),))
+    assert takes_channels_last(module, (torch.zeros(16, 1, 8, 8),))
 
 
 def test_no_batch_norm_is_left_with_one_row(context, digits_network):

@@ -141,10 +141,18 @@ def survey(network: Network) -> dict[str, Layer]:
         if value is None or value.dim() < 2 or any(value is output for output in outputs):
             continue
         layer = network.module.get_submodule(name)
-        axis = 1 if isinstance(layer, CHANNELS_FIRST) else value.dim() - 1
+        axis = 1 if _is_channels_first(layer, value) else value.dim() - 1
         places = tuple(size for place, size in enumerate(value.shape) if place not in {0, axis})
         found[name] = Layer(name, type(layer), axis, value.shape[axis], places)
     return found
+
+
+def _is_channels_first(layer: nn.Module, value: Tensor) -> bool:
+    if isinstance(layer, nn.LayerNorm):
+        # Over all of a row, [channels, height, width], it stands among convolutions; over positions and a width, it
+        # does not.
+        return value.dim() > 3 and len(layer.normalized_shape) == value.dim() - 1
+    return isinstance(layer, CHANNELS_FIRST)
 
 
 def suggest(teacher: dict[str, Layer], student: dict[str, Layer]) -> tuple[HintPair, ...]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from app.domain.compatibility.distill import fitting_output
 from app.domain.errors import ValidationFailed
+from app.domain.learning_task import LearningTask
 from app.domain.steps.distill import DistillSpec, Loss
+from app.domain.steps.training import TrainingSpec
 from workers.compression.distillation.hints import Hints
 from workers.compression.distillation.losses import cosine_loss, dkd_loss, kd_loss, mse_loss, standardize
 from workers.compression.distillation.teacher import TEACHER_FILE, Teacher, find_output, find_teacher
 from workers.compression.network import Network
 from workers.compression.step import Context
-from workers.compression.training.criterion import Batch, LabelLoss
+from workers.compression.training.criterion import Batch, LabelLoss, Rows, scaled
 from workers.compression.training.weights import class_weights
 
 
@@ -25,17 +29,28 @@ class Imitation:
         self.spec, self.teacher = spec.filled(labels.task.name), teacher
         self._labels, self._task, self._hints = labels, labels.task, hints
         self._done = 0.0
+        self._hinted: tuple[weakref.ref[Tensor], Tensor] | None = None
 
     def attach(self, module: nn.Module) -> nn.Module | None:
         return None if self._hints is None else self._hints.attach(module)
 
     def close(self) -> None:
         """Watch no network any more."""
+        self._hinted = None
         if self._hints is not None:
             self._hints.close()
 
     def advance(self, _: nn.Module, done: float) -> None:
         self._done = done
+
+    def prepare(self, rows: Rows, spec: TrainingSpec) -> None:
+        """Have the teacher's outputs computed, where they are needed and rows stay as they are."""
+        taught = self.spec.alpha or self.spec.alpha_end
+        if taught and self._outputs and self._hints is None and spec.augment is None and spec.mixup is None:
+            self.teacher.prepare(rows)
+
+    def reference(self) -> tuple[Network, int]:
+        return self.teacher.network, self.teacher.output
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         alpha = self._now(self.spec.alpha, self.spec.alpha_end)
@@ -65,16 +80,24 @@ class Imitation:
         imitated, losses = self.spec.imitated, []
         if self._hints is not None:
             target, features = self.teacher.show(batch, [pair.teacher for pair in self._hints.pairs])
-            losses.append(imitated["hint"] * self._hints.loss(features))
+            losses.append(scaled(imitated["hint"] * self._hint(self._hints, output, features), batch.share()))
         elif self._outputs:
             target = self.teacher.teach(batch)
         if self._outputs:
             student, labels = self._task.counted(output, batch.labels)
             teacher, _ = self._task.counted(target, batch.labels)
-            if not len(student):
-                return output.sum() * 0  # a mean over nothing would be no number
-            losses += [weight * self._compare(name, student, teacher, labels) for name, weight in self._outputs.items()]
+            share = batch.share(self._task.mass)
+            for name, weight in self._outputs.items():
+                # A mean over nothing would be no number.
+                found = self._compare(name, student, teacher, labels) if len(student) else output.sum() * 0
+                losses.append(scaled(weight * found, share))
         return torch.stack(losses).sum()
+
+    def _hint(self, hints: Hints, output: Tensor, teacher: dict[str, Tensor]) -> Tensor:
+        """Give the loss of the layers behind an output: one and the same for both labels of mixed rows."""
+        if self._hinted is None or self._hinted[0]() is not output:
+            self._hinted = weakref.ref(output), hints.loss(teacher)
+        return self._hinted[1]
 
     def _compare(self, name: Loss, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         if name in _ALIKE:
@@ -104,7 +127,8 @@ def imitate(spec: DistillSpec, context: Context, student: Network | None = None)
     if "hint" in spec.imitated:
         assert student is not None
         hints = Hints(network, student, spec.hints)
-    if student is not None and spec.imitated.keys() != {"hint"}:
+    # An embedding is judged by its teacher's vectors, whatever it learns by.
+    if student is not None and (spec.imitated.keys() != {"hint"} or context.task.name is LearningTask.EMBEDDING):
         _check_outputs(network, output, student)
     teacher = Teacher(network, output, context, context.folder / TEACHER_FILE)
     return Imitation(spec, LabelLoss(context.task, class_weights(spec, context)), teacher, hints)
@@ -115,5 +139,5 @@ def _check_outputs(teacher: Network, output: int, student: Network) -> None:
     if theirs.shape[1:] != ours.shape[1:]:
         raise ValidationFailed(
             f"the teacher's output {theirs.name!r} is {list(theirs.shape)}, the student's first {list(ours.shape)}",
-            hint="Name another teacher_output, or imitate by hint alone.",
+            hint=fitting_output(teacher.signature, ours) or "Choose another teacher, or imitate by hint alone.",
         )

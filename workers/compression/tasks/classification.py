@@ -21,7 +21,10 @@ class Classification:
     metric = "accuracy"
 
     def loss(self, output: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
-        return F.cross_entropy(output, labels, weights, label_smoothing=smoothing)
+        return weighted_mean(output, labels, weights, smoothing)
+
+    def mass(self, labels: Tensor, weights: Tensor | None = None) -> float:
+        return len(labels) if weights is None else float(weights[labels].sum())
 
     def counted(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return output, labels
@@ -37,6 +40,13 @@ class Classification:
 
     def margins(self, outputs: Outputs, others: Labels) -> NDArray[np.floating[Any]]:
         return lead(outputs, others)
+
+
+def weighted_mean(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
+    """Give the mean of the cross-entropies; 0, from which nothing is learned, where no row has any weight."""
+    if not len(labels) or (weights is not None and not weights[labels].any()):
+        return logits.sum() * 0
+    return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
 
 
 def figures_of_classes(classes: int) -> Mapping[str, Figure]:

@@ -25,6 +25,10 @@ class Multilabel:
         wanted = labels * (1 - smoothing) + smoothing / 2
         return F.binary_cross_entropy_with_logits(output, wanted, pos_weight=weights)
 
+    def mass(self, labels: Tensor, weights: Tensor | None = None) -> float:
+        del weights
+        return len(labels)
+
     def counted(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return output, labels
 

@@ -23,8 +23,14 @@ class Regression:
         del weights, smoothing
         return F.mse_loss(output, labels.reshape(output.shape))
 
+    def mass(self, labels: Tensor, weights: Tensor | None = None) -> float:
+        del weights
+        return len(labels)
+
     def counted(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return output.flatten(1), labels.reshape(output.shape).flatten(1)
+        # One number a row may stand without a dimension of its own.
+        rows = len(output)
+        return output.reshape(rows, -1), labels.reshape(rows, -1)
 
     def figures(self, row: tuple[int, ...]) -> Mapping[str, Figure]:
         del row

@@ -28,6 +28,9 @@ class Task(Protocol):
         (Szegedy et al. 2016, section 7). Tasks without classes know neither.
         """
 
+    def mass(self, labels: Tensor, weights: Tensor | None = None) -> float:
+        """Give the sum of the weights that the loss is a mean by: that of parts adds up to that of the whole."""
+
     def counted(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Give what counts of a batch as rows: outputs (n, classes) and labels (n, …), for a teacher to be imitated."""
 

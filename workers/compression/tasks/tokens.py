@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from app.domain.learning_task import IGNORED, LearningTask
 from workers.compression.tasks import metrics
-from workers.compression.tasks.classification import balanced, figures_of_classes, lead
+from workers.compression.tasks.classification import balanced, figures_of_classes, lead, weighted_mean
 from workers.compression.tasks.metrics import Figure, Terms
 from workers.compression.tasks.task import Labels, Outputs
 
@@ -23,11 +22,11 @@ class TokenClassification:
     metric = "accuracy"
 
     def loss(self, output: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
-        logits, wanted = self.counted(output, labels)
-        if not len(wanted):
-            # The mean over nothing is no number; nothing is to be learned from it.
-            return output.sum() * 0
-        return F.cross_entropy(logits, wanted, weights, label_smoothing=smoothing)
+        return weighted_mean(*self.counted(output, labels), weights, smoothing)
+
+    def mass(self, labels: Tensor, weights: Tensor | None = None) -> float:
+        there = labels != IGNORED
+        return float(there.sum() if weights is None else weights[labels[there]].sum())
 
     def counted(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         there = labels != IGNORED

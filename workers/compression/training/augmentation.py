@@ -3,7 +3,7 @@
 All of them draw from one generator an epoch, on the CPU and in a fixed order, so that a device changes nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ def change(batch: Batch, spec: TrainingSpec, generator: Generator) -> Batch | Mi
     """Augment and mix a batch as its spec asks; give it as it is where nothing is asked."""
     if spec.augment is not None:
         (images,) = batch.inputs
-        batch = Batch((augment(images, spec.augment, generator),), batch.labels, batch.rows, changed=True)
+        batch = replace(batch, inputs=(augment(images, spec.augment, generator),), changed=True)
     return batch if spec.mixup is None else mix(batch, spec.mixup, generator)
 
 
@@ -50,8 +50,10 @@ def mix(batch: Batch, alpha: float, generator: Generator) -> Mixed:
     order = generator.permutation(len(batch.rows))
     partners = torch.from_numpy(order).to(batch.labels.device)
     inputs = tuple(torch.lerp(value[partners], value, share) for value in batch.inputs)
-    mixed = Batch(inputs, batch.labels, batch.rows, changed=True)
-    return Mixed(mixed, Batch(inputs, batch.labels[partners], batch.rows[order], changed=True), share)
+    mixed = replace(batch, inputs=inputs, changed=True)
+    # Vectors without labels have none to give to a partner.
+    labels = batch.labels[partners] if len(batch.labels) else batch.labels
+    return Mixed(mixed, replace(mixed, labels=labels, rows=batch.rows[order]), share)
 
 
 def augment(images: Tensor, asked: Augmentation, generator: Generator) -> Tensor:

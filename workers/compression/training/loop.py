@@ -4,6 +4,7 @@ The weights kept are those of the best epoch on a tenth of ``train`` that is hel
 ``validation`` is never looked at, so that it stays a fair judge of the result.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from workers.compression.step import Context, StepResult
 from workers.compression.training.criterion import Criterion, Rows
 from workers.compression.training.mode import Load, Mode, choose_mode
 from workers.compression.training.pace import Extent, Pace
-from workers.compression.training.rows import shuffled, split_rows
+from workers.compression.training.rows import counting_rows, shuffled, split_rows
 from workers.compression.training.state import Run, Score
 from workers.compression.training.update import Before, Updates, check_loss
 
@@ -45,8 +46,8 @@ def fit(
     """
     if network.quantized:
         raise RecipeOrder("a quantized network cannot be trained", hint="Put quantize behind the steps that train.")
-    fitted, held = split_rows(context.data.rows("train"), context.seed)
-    wanted = judging.truth(context, "train", held)
+    fitted, held = split_rows(context.data.rows("train"), context.seed, counting_rows(context))
+    wanted = judging.truth(context, "train", held, criterion.reference())
     batch = _batch_size(network, spec, len(fitted))
     with torch.random.fork_rng(devices=[context.device] if context.device.type == "cuda" else []):
         torch.manual_seed(context.seed)
@@ -55,6 +56,7 @@ def fit(
     details: dict[str, Any] = {
         "train_rows": len(fitted),
         "held_out_rows": len(held),
+        "epoch_rows": len(fitted) // batch * batch,
         "best_epoch": run.best_epoch,
         "epochs": run.history,
         "mode": run.mode.as_json(),
@@ -95,7 +97,9 @@ class _Training:
                 setback = self._slow_down(run, good, error)
             except torch.OutOfMemoryError as error:
                 # Its traceback would keep alive what the memory is needed for.
-                setback = self._cut_batches(run, good, error.with_traceback(None))
+                found = error.with_traceback(None)
+                run.restore(good)
+                setback = self._cut_batches(run, found)
             if setback is not None:
                 run.setbacks.append(setback)
         return run
@@ -114,15 +118,21 @@ class _Training:
                 context.log(f"going on from {name}, after epoch {run.epoch} of {spec.epochs}")
                 return run
         run = Run(self.network, spec, self.criterion, context.device)
-        run.compute_as(self._choose_mode(run))
-        return run
+        while True:
+            try:
+                run.compute_as(self._choose_mode(run))
+            except torch.OutOfMemoryError as error:
+                run.setbacks.append(self._cut_batches(run, error.with_traceback(None)))
+            else:
+                return run
 
     def _choose_mode(self, run: Run) -> Mode:
-        inputs, _ = self.context.data.gather("train", self.fitted[: self.batch])
+        rows = math.ceil(self.batch / run.pieces)
+        inputs, _ = self.context.data.gather("train", self.fitted[:rows])
         load = Load(
             tuple(value.to(self.context.device) for value in inputs),
-            lambda: self.batch * count_macs(self.network),
-            self.spec.epochs * (len(self.fitted) // self.batch),
+            lambda: rows * count_macs(self.network),
+            self.spec.epochs * (len(self.fitted) // self.batch) * run.pieces,
         )
         mode = choose_mode(run.module, self.spec, load, self.context.log)
         if mode.bf16 or self.spec.compile == "auto":
@@ -135,6 +145,7 @@ class _Training:
         run, spec, context, began = updates.run, self.spec, self.context, time.monotonic()
         epoch = run.epoch + 1
         pace.begin_epoch(epoch)
+        self.criterion.prepare(self.fitted, spec)
         batches = list(shuffled(self.fitted, self.batch, context.seed, epoch))
         loss, rate = updates.train_epoch(batches, pace)
         score = self._score(run)
@@ -171,22 +182,21 @@ class _Training:
         self.context.log(f"{error.detail}; going on from epoch {run.epoch} at a tenth of the rate", "warning")
         return {"epoch": run.epoch + 1, "reason": Diverged.code, "detail": error.detail, "learning_rate": peak}
 
-    def _cut_batches(self, run: Run, good: dict[str, Any], error: torch.OutOfMemoryError) -> dict[str, Any]:
-        """Go back to before the epoch and on with batches in twice as many pieces. Raises OutOfMemory at the least."""
+    def _cut_batches(self, run: Run, error: torch.OutOfMemoryError) -> dict[str, Any]:
+        """Go on with batches in twice as many pieces. Raises OutOfMemory where they cannot be cut."""
         pieces = run.pieces * 2
         least = 2 if _normalizes_batches(run.module) else 1
         # The last piece may be the smaller one, and has to be large enough as well.
         fixed = fixed_batch(self.network.signature) is not None
-        if fixed or self.batch < pieces * least or 0 < self.batch % -(-self.batch // pieces) < least:
+        if fixed or self.batch < pieces * least or 0 < self.batch % math.ceil(self.batch / pieces) < least:
             raise OutOfMemory(
                 f"a batch of {self.batch} rows in {run.pieces} pieces needs more memory than the device has",
                 hint="Export the network with a dynamic batch, or try a smaller network or a larger device.",
             ) from error
-        run.restore(good)
         run.pieces = pieces
         if self.context.device.type == "cuda":
             torch.cuda.empty_cache()
-        rows = -(-self.batch // pieces)
+        rows = math.ceil(self.batch / pieces)
         message = f"a batch needs more memory than there is: an update now adds up {pieces} pieces of {rows} rows"
         self.context.log(message, "warning")
         return {"epoch": run.epoch + 1, "reason": OutOfMemory.code, "detail": message, "batch_size": rows}

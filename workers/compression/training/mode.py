@@ -125,6 +125,8 @@ def takes_channels_last(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             module.eval()(*(with_layout(value) for value in inputs))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:  # a view that was exported for the other order
         return False
     finally:

@@ -32,6 +32,21 @@ def make_optimizer(module: nn.Module, spec: TrainingSpec) -> torch.optim.Optimiz
     return keep_zeros(torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True))
 
 
+def meet_late(optimizer: torch.optim.Optimizer) -> None:
+    """Let weights that have a gradient for the first time begin without momentum.
+
+    A loss that comes in during the training, as labels do where alpha falls from 1, reaches layers that no update has
+    touched before; SGD's fused form takes a momentum of every weight of a group or of none. From one of 0 a weight
+    moves as it does in a first update.
+    """
+    if not isinstance(optimizer, torch.optim.SGD) or not optimizer.state:
+        return
+    for group in optimizer.param_groups:
+        for value in group["params"]:
+            if group["momentum"] and value.grad is not None and value not in optimizer.state:
+                optimizer.state[value]["momentum_buffer"] = torch.zeros_like(value)
+
+
 def part_by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Part the parameters into those that decay and those that do not, each in the order of the module.
 

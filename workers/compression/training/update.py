@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,9 +13,9 @@ from app.domain.steps.training import TrainingSpec
 from workers.compression.inference import first_output
 from workers.compression.step import Context
 from workers.compression.training.augmentation import Generator, Mixed, change, epoch_generator
-from workers.compression.training.criterion import Batch, Criterion, Rows
+from workers.compression.training.criterion import Batch, Criterion, Rows, Whole, scaled
 from workers.compression.training.mode import autocast, with_layout
-from workers.compression.training.optimizer import learning_rate
+from workers.compression.training.optimizer import learning_rate, meet_late
 from workers.compression.training.pace import Pace
 from workers.compression.training.state import Run
 
@@ -87,27 +87,35 @@ class Updates:
             first = place * spec.accumulate
             group = batches[first : first + spec.accumulate]
             run.optimizer.zero_grad(set_to_none=True)
+            whole = self._whole(group)
             for done, rows in enumerate(group, first):
                 if self.before is not None:
                     self.before(run.module, (run.epoch * len(batches) + done) / total)
-                losses.add(self._add_gradients(rows, len(group), generator))
+                losses.add(scaled(self._add_gradients(rows, whole, generator), len(group)))
                 if pace.end_batch(epoch, done + 1):
                     pace.tell_loss(epoch, done + 1, losses.mean())
             self._update(rate)
         losses.mean()
         return math.fsum(losses.read) / len(losses.read), rate
 
-    def _add_gradients(self, rows: Rows, batches: int, generator: Generator) -> Tensor:
-        """Add the gradients of one of so many batches of an update; give its loss."""
+    def _whole(self, group: list[Rows]) -> Whole | None:
+        """Give the labels of an update that goes through the network in parts; None where it goes at once."""
+        if len(group) == 1 and self.run.pieces == 1:
+            return None
+        rows, data = np.concatenate(group), self.context.data
+        labels = torch.from_numpy(data.labels("train", rows)) if data.labelled("train") else torch.empty(0)
+        return Whole(labels.to(self.context.device), len(rows))
+
+    def _add_gradients(self, rows: Rows, whole: Whole | None, generator: Generator) -> Tensor:
+        """Add the gradients of a batch of an update; give its part of the loss."""
         inputs, labels = self.context.data.gather("train", rows)
         device = self.context.device
-        batch = Batch(tuple(value.to(device) for value in inputs), labels.to(device), rows)
+        batch = Batch(tuple(moved(value, device) for value in inputs), moved(labels, device), rows, whole=whole)
         total: Tensor | None = None
-        for piece, share in cut(change(batch, self.spec, generator), self.run.pieces):
+        for piece in cut(change(batch, self.spec, generator), self.run.pieces):
             loss = self._loss(piece)
-            weight = share / batches
-            (loss if weight == 1 else loss * weight).backward()
-            part = loss.detach() * share
+            loss.backward()
+            part = loss.detach()
             total = part if total is None else total + part
         assert total is not None  # a batch has a row at least
         return total
@@ -118,11 +126,12 @@ class Updates:
         inputs = tuple(map(with_layout, batch.inputs)) if mode.channels_last else batch.inputs
         with autocast(mode, self.context.device):
             output = first_output(self.run.forward(*inputs))
-            if mode.bf16:
-                output = output.float()
-            loss = self.criterion.loss(output, batch)
-            if isinstance(changed, Mixed):
-                loss = torch.lerp(self.criterion.loss(output, changed.partner), loss, changed.share)
+        if mode.bf16:
+            output = output.float()
+        # A teacher, and adapters of hints, compute in float32 whatever the student does.
+        loss = self.criterion.loss(output, batch)
+        if isinstance(changed, Mixed):
+            loss = torch.lerp(self.criterion.loss(output, changed.partner), loss, changed.share)
         return loss
 
     def _update(self, rate: float) -> None:
@@ -132,27 +141,33 @@ class Updates:
         if self.spec.clip_norm is not None:
             values = [value for group in optimizer.param_groups for value in group["params"]]
             nn.utils.clip_grad_norm_(values, self.spec.clip_norm)
+        meet_late(optimizer)
         optimizer.step()
         if self.run.average is not None:
             self.run.average.follow(self.run.module)
 
 
-def cut(changed: Batch | Mixed, pieces: int) -> Iterator[tuple[Any, float]]:
-    """Cut a batch into pieces of nearly one size; give each with its share of the rows."""
+def moved(value: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor to where it is computed with; out of pinned memory, a GPU takes it while the CPU goes on."""
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+
+
+def cut(changed: Batch | Mixed, pieces: int) -> Iterator[Batch | Mixed]:
+    """Cut a batch into pieces of nearly one size."""
     whole = changed.batch if isinstance(changed, Mixed) else changed
     rows = len(whole.rows)
     if pieces == 1:
-        yield changed, 1.0
+        yield changed
         return
     size = math.ceil(rows / pieces)
     for start in range(0, rows, size):
         part = slice(start, start + size)
         piece = _part(whole, part)
-        share = len(piece.rows) / rows
         if isinstance(changed, Mixed):
-            yield replace(changed, batch=piece, partner=_part(changed.partner, part)), share
+            partner = replace(_part(changed.partner, part), inputs=piece.inputs)
+            yield replace(changed, batch=piece, partner=partner)
         else:
-            yield piece, share
+            yield piece
 
 
 def _part(batch: Batch, part: slice) -> Batch:
