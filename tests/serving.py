@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import structlog
 import uvicorn
 from sqlalchemy import event, func, select
 
@@ -21,6 +22,15 @@ from app.storage import content_key
 from tests.api.operations import refusals
 from tests.factories import PRUNE, dataset_facts, model_facts, npz, pt2
 
+# With the locals that a richer one shows, a fault of the service's own would hold it up for half a minute.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S"),
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 OCTETS = {"Content-Type": "application/octet-stream"}
 MAX_UPLOAD_BYTES = 4 * 1024**2
 MAX_BODY_BYTES = 64 * 1024

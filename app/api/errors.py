@@ -20,12 +20,10 @@ from app.domain.errors import (
     MethodNotAllowed,
     NotFound,
     TooLarge,
-    UnknownMethod,
-    UnknownTarget,
     Unsupported,
-    ValidationFailed,
     WinnowError,
 )
+from app.domain.faults import field_errors, leaf, message, pointer_to, told
 
 MEDIA_TYPE = "application/problem+json"
 STATUS: dict[Kind, int] = {
@@ -146,13 +144,11 @@ async def _on_validation(request: Request, error: Exception) -> JSONResponse:
     faults: Sequence[Mapping[str, Any]] = error.errors()
     if any(fault["type"] == "json_invalid" for fault in faults):
         return problem(Malformed("The body is not valid JSON."), request.scope)
-    found = [
-        FieldError(pointer=_pointer(fault, error.body), message=_message(fault))
-        for fault in faults
-        if not _follows(fault, faults)
-    ]
-    detail = "; ".join(f"{item.pointer or '/'}: {item.message}" for item in found)
-    return problem(_leaf(faults)(detail, errors=found), request.scope)
+    outside = [fault for fault in faults if fault["loc"][0] != "body"]
+    inside = [{**fault, "loc": fault["loc"][1:]} for fault in faults if fault["loc"][0] == "body"]
+    found = [FieldError(pointer=pointer_to(fault["loc"]), message=message(fault)) for fault in outside]
+    found += field_errors(inside, error.body)
+    return problem(leaf(inside)(told(found), errors=found), request.scope)
 
 
 async def _on_unforeseen(request: Request, unforeseen: Exception) -> JSONResponse:
@@ -160,59 +156,3 @@ async def _on_unforeseen(request: Request, unforeseen: Exception) -> JSONRespons
     error = InternalError("The service met an error of its own; the request id finds it.")
     # The framework answers this one outside all middleware.
     return problem(error, request.scope, {"X-Request-ID": request.state.request_id})
-
-
-def _leaf(faults: Sequence[Mapping[str, Any]]) -> type[WinnowError]:
-    for fault in faults:
-        if fault["type"] == "union_tag_invalid":
-            return UnknownMethod
-        if fault["type"] == "literal_error" and fault["loc"] == ("body", "target"):
-            return UnknownTarget
-    return ValidationFailed
-
-
-def _follows(fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether a list seems too short only because items of it failed, which have faults of their own."""
-    depth = len(fault["loc"])
-    return fault["type"] == "too_short" and any(
-        len(other["loc"]) > depth and other["loc"][:depth] == fault["loc"] for other in faults
-    )
-
-
-def _message(fault: Mapping[str, Any]) -> str:
-    if fault["type"] == "union_tag_invalid":
-        context = fault["ctx"]
-        return f"There is no method {context['tag']!r}; there are {context['expected_tags']}."
-    return str(fault["msg"]).removeprefix("Value error, ")
-
-
-def _pointer(fault: Mapping[str, Any], body: Any) -> str:
-    """Turn pydantic's location into a JSON pointer, without the tags of unions that pydantic puts in between."""
-    place, *steps = fault["loc"]
-    if place != "body":
-        return "/" + "/".join(map(_escape, (place, *steps)))
-    kept: list[str | int] = []
-    here = body
-    for number, step in enumerate(steps, start=1):
-        is_tag = isinstance(here, dict) and step not in here and (number < len(steps) or step == here.get("method"))
-        # Nothing lies within a plain value: what is named there is a kind of value that it could have been.
-        is_tag = is_tag or isinstance(here, str | int | float) or (isinstance(here, list) and isinstance(step, str))
-        if is_tag or step == "[key]":
-            continue
-        kept.append(step)
-        here = _member(here, step)
-    if fault["type"].startswith("union_tag"):
-        kept.append("method")
-    return "".join(f"/{_escape(step)}" for step in kept)
-
-
-def _member(value: Any, step: str | int) -> Any:
-    if isinstance(value, dict):
-        return value.get(step)
-    if isinstance(value, list) and isinstance(step, int) and step < len(value):
-        return value[step]
-    return None
-
-
-def _escape(step: str | int) -> str:
-    return str(step).replace("~", "~0").replace("/", "~1")

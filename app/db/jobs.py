@@ -120,6 +120,12 @@ def _positions(levels: int) -> Select[Any]:
     return select(places.c.id, places.c.ahead + places.c.place).where(places.c.id.in_(bindparam("ids", expanding=True)))
 
 
+def active(session: Session, project_id: str) -> Sequence[str]:
+    """List the jobs of a project that have not ended."""
+    states = [state for state in JobState if not state.ended]
+    return session.scalars(select(JobRow.id).where(JobRow.project_id == project_id, JobRow.state.in_(states))).all()
+
+
 def count_active(session: Session, project_id: str, *, at_most: int) -> int:
     """Count jobs that have not ended, no further than to a number."""
     active = [state for state in JobState if not state.ended]

@@ -41,6 +41,12 @@ def states(session: Session, sweep_ids: Sequence[str]) -> Sequence[tuple[str, st
     return [(sweep_id, state) for sweep_id, state in session.execute(query)]
 
 
+def cancel_all(session: Session, project_id: str) -> None:
+    """Mark the sweeps of a project that run as being cancelled."""
+    running = update(SweepRow).where(SweepRow.project_id == project_id, SweepRow.state == "running")
+    session.execute(running.values(state="cancelling").execution_options(synchronize_session=False))
+
+
 def trials(session: Session, project_id: str, sweep_id: str) -> Sequence[JobRow]:
     """List the jobs of a sweep, the oldest first."""
     query = select(JobRow).where(JobRow.project_id == project_id, JobRow.sweep_id == sweep_id).order_by(JobRow.id)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import delete as delete_from
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.paging import page
@@ -43,6 +43,12 @@ def listed(session: Session, project_id: str, *, before: str | None, limit: int)
 
 def count(session: Session, project_id: str) -> int:
     return session.scalar(select(func.count()).where(WebhookRow.project_id == project_id)) or 0
+
+
+def disable_all(session: Session, project_id: str, now: datetime) -> None:
+    """Send nothing more to the webhooks of a project."""
+    theirs = update(WebhookRow).where(WebhookRow.project_id == project_id, WebhookRow.disabled_at.is_(None))
+    session.execute(theirs.values(disabled_at=now).execution_options(synchronize_session=False))
 
 
 def delete(session: Session, row: WebhookRow) -> None:

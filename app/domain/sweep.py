@@ -9,15 +9,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
+from app.domain.errors import FieldError
 from app.domain.exact import Exact
+from app.domain.faults import field_errors, pointer_to
 from app.domain.job import PRINTABLE, Label, LatencySpec, Objective, TargetName
 from app.domain.learning_task import LearningTask
 from app.domain.recipe import MAX_STEPS
 
 MOST_TRIALS = 500
 MOST_RANGES = 32
+MOST_CHOICES = 128
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103,
            107, 109, 113, 127, 131)  # fmt: skip
 _REACH = 0.15
@@ -28,6 +40,9 @@ _PARENTS = 3
 
 SweepState = Literal["running", "cancelling", "succeeded", "failed", "cancelled"]
 UNDERWAY: tuple[SweepState, ...] = ("running", "cancelling")
+
+
+Number = Annotated[int, Field(ge=-1e12, le=1e12)] | Annotated[float, Field(ge=-1e12, le=1e12)]
 
 
 class Choices(Exact):
@@ -46,8 +61,8 @@ class Interval(Exact):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    low: int | float
-    high: int | float
+    low: Number
+    high: Number
     log: bool = False
 
     @model_validator(mode="after")
@@ -87,13 +102,6 @@ class Space(Exact):
 
     recipes: Annotated[tuple[Template, ...], Field(min_length=1, max_length=8)]
 
-    @model_validator(mode="after")
-    def _have_ranges_that_hold(self) -> Self:
-        for template in self.recipes:
-            if len(ranges_of(template)) > MOST_RANGES:
-                raise ValueError(f"a recipe can have {MOST_RANGES} ranges at most")
-        return self
-
 
 class SweepObjective(Objective):
     """What the user accepts to lose, and what is to be as small as possible within that."""
@@ -101,6 +109,10 @@ class SweepObjective(Objective):
     minimize: Literal["latency", "size", "macs"] = Field(
         "latency", description="Of the compressed file: median latency where it is measured first, bytes, or MACs."
     )
+
+
+def _kind(given: Any) -> str:
+    return "auto" if isinstance(given, str) else "recipes"
 
 
 class Budget(Exact):
@@ -123,9 +135,9 @@ class SweepSpec(Exact):
     model_id: str
     dataset_id: str
     objective: SweepObjective
-    space: Literal["auto"] | Space = Field(
-        "auto", description="Recipes with ranges; auto: what makes sense for the model and what is minimized."
-    )
+    space: Annotated[
+        Annotated[Literal["auto"], Tag("auto")] | Annotated[Space, Tag("recipes")], Discriminator(_kind)
+    ] = Field("auto", description="Recipes with ranges; auto: what makes sense for the model and what is minimized.")
     budget: Budget = Budget()
     parallel: int = Field(2, ge=1, le=64, description="Jobs that are queued or run at a time.")
     task: LearningTask | None = None
@@ -156,7 +168,33 @@ class Scored:
 
 def ranges_of(template: Sequence[Mapping[str, Any]]) -> list[Range]:
     """List the ranges of a template in the order in which they stand."""
-    return [found for step in template for found in _ranges(step)]
+    return [found for _, given in _places(list(template), ()) if (found := _as_range(given)) is not None]
+
+
+def range_faults(template: Sequence[Mapping[str, Any]]) -> list[FieldError]:
+    """List what is wrong with the ranges of a template, each with its pointer within that."""
+    found, ranges, choices = list[FieldError](), 0, 0
+    for steps, given in _places(list(template), ()):
+        try:
+            read = _as_range(given)
+        except ValidationError as error:
+            found += field_errors(error.errors(include_url=False), given, pointer_to(steps))
+        else:
+            ranges += read is not None
+            choices += len(read.choices) if isinstance(read, Choices) else 0
+    if ranges > MOST_RANGES or choices > MOST_CHOICES:
+        text = f"A recipe can have {MOST_RANGES} ranges and {MOST_CHOICES} choices; this has {ranges} and {choices}."
+        found.append(FieldError(pointer="", message=text))
+    return found
+
+
+def choices_of(template: Sequence[Mapping[str, Any]]) -> Iterator[tuple[float, ...]]:
+    """Give points that between them take every choice of a template once; what is no choice stays at its low end."""
+    ranges = ranges_of(template)
+    for place, found in enumerate(ranges):
+        count = len(found.choices) if isinstance(found, Choices) else 0
+        for choice in range(1, count):
+            yield tuple((choice + 0.5) / count if at == place else 0.0 for at in range(len(ranges)))
 
 
 def fill(template: Sequence[Mapping[str, Any]], point: Sequence[float]) -> Recipe:
@@ -208,26 +246,26 @@ def _reflected(unit: float) -> float:
     return 2 - unit if unit > 1 else unit
 
 
-def _as_range(value: Any) -> Range | None:
-    if not isinstance(value, Mapping):
-        return None
-    if value.keys() == {"choices"}:
-        return Choices.model_validate(value)
-    if {"low", "high"} <= value.keys() <= {"low", "high", "log"}:
-        return Interval.model_validate(value)
-    return None
-
-
-def _ranges(value: Any) -> Iterator[Range]:
-    found = _as_range(value)
-    if found is not None:
-        yield found
+def _places(value: Any, steps: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Give every object that looks like a range, and where it stands."""
+    if _is_range(value):
+        yield steps, value
     elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _ranges(part)
+        for name, part in value.items():
+            yield from _places(part, (*steps, name))
     elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _ranges(part)
+        for place, part in enumerate(value):
+            yield from _places(part, (*steps, place))
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, Mapping) and (value.keys() == {"choices"} or {"low", "high"} <= value.keys())
+
+
+def _as_range(value: Any) -> Range | None:
+    if not _is_range(value):
+        return None
+    return Choices.model_validate(value) if "choices" in value else Interval.model_validate(value)
 
 
 def _filled(value: Any, units: Iterator[float]) -> Any:

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.db import projects
+from app.db import projects, webhooks
 from app.db.tables import ProjectRow
 from app.domain.errors import Conflict, FieldError, Forbidden, NameTaken, NotFound
 from app.domain.ids import Prefix, is_id, new_id
-from app.services import audit, keys
+from app.services import audit, keys, sweeps
 from app.services.callers import Caller
 from app.services.keys import DEFAULT_PROJECT, NewKey
 
@@ -59,14 +59,21 @@ def list_page(session: Session, caller: Caller, *, before: str | None, limit: in
 
 
 def revoke(session: Session, by: Caller, project_id: str) -> None:
-    """Close a project: none of its keys works from now on, and what it holds stays. Raises Forbidden or Conflict."""
+    """Close a project: none of its keys works from now on, nothing more is computed or sent, and what it holds stays.
+
+    Raises Forbidden or Conflict.
+    """
     row = get(session, by, project_id)
     _require_operator(session, by)
     if row.name == DEFAULT_PROJECT:
         raise Conflict("The project `default` is the operator's own.")
     if row.revoked_at is None:
-        row.revoked_at = datetime.now(UTC)
+        now = datetime.now(UTC)
+        projects.lock(session, row.id)
+        row.revoked_at = now
         session.flush()
+        webhooks.disable_all(session, row.id, now)
+        sweeps.cancel_all(session, row.id, now)
         audit.record(session, by, "project.revoked", row.id, project_id=row.id)
 
 

@@ -30,10 +30,23 @@ from app.domain.errors import (
     ValidationFailed,
     WinnowError,
 )
+from app.domain.faults import refusal, told
 from app.domain.ids import Prefix, is_id, new_id
 from app.domain.job import JobSpec, JobState
 from app.domain.model import ModelFacts
-from app.domain.sweep import UNDERWAY, Draw, Recipe, Scored, SweepSpec, draw, draw_near, fill, ranges_of
+from app.domain.sweep import (
+    UNDERWAY,
+    Draw,
+    Recipe,
+    Scored,
+    SweepSpec,
+    choices_of,
+    draw,
+    draw_near,
+    fill,
+    range_faults,
+    ranges_of,
+)
 from app.services import audit, comparisons, jobs
 from app.services.callers import Caller
 from app.services.jobs import Trial
@@ -42,7 +55,9 @@ _ATTEMPTS = 50
 """Draws of which each may be one that was tried, or that is refused, before the space counts as used up."""
 _FIGURES = {"latency": ("p50_ms", 1), "size": ("size_bytes", 1), "macs": ("macs_ratio", -1)}
 
-Templates = Sequence[Sequence[Mapping[str, Any]]]
+_RECIPE = "/recipe"
+Template = Sequence[Mapping[str, Any]]
+Templates = Sequence[Template]
 log = structlog.get_logger()
 
 
@@ -64,7 +79,8 @@ def submit(session: Session, project_id: str, spec: SweepSpec, now: datetime, *,
     projects.lock(session, project_id)
     templates = _templates(session, project_id, spec)
     for place, template in enumerate(templates):
-        _check_ends(session, project_id, spec, template, place)
+        with _pointed(f"/space/recipes/{place}" if spec.space != "auto" else "/space"):
+            _check_ends(session, project_id, spec, template)
     row = SweepRow(
         id=new_id(Prefix.SWEEP),
         project_id=project_id,
@@ -128,13 +144,23 @@ def advance(readers: Sessions, sessions: Sessions, now: datetime, *, limit: int 
         due = sweeps.underway(session)
     started = 0
     for project_id, sweep_id in due:
-        with sessions.begin() as session:
-            # Held, so that of housekeepers side by side each sees what the other has started.
-            projects.lock(session, project_id)
-            row = sweeps.get(session, project_id, sweep_id)
-            if row is not None and row.state in UNDERWAY:
-                started += _advance(session, row, now, limit)
+        try:
+            with sessions.begin() as session:
+                # Held, so that of housekeepers side by side each sees what the other has started.
+                projects.lock(session, project_id)
+                row = sweeps.get(session, project_id, sweep_id)
+                if row is not None and row.state in UNDERWAY:
+                    started += _advance(session, row, now, limit)
+        except Exception as error:  # noqa: BLE001  one that fails must not hold up the others
+            log.warning("sweep_failing", sweep_id=sweep_id, error=str(error))
     return started
+
+
+def cancel_all(session: Session, project_id: str, now: datetime) -> None:
+    """Cancel whatever of a project is queued, runs or would be started; it ends by itself, and nobody is asked."""
+    sweeps.cancel_all(session, project_id)
+    for job_id in jobs_table.active(session, project_id):
+        jobs_table.cancel(session, job_id, now)
 
 
 def _advance(session: Session, row: SweepRow, now: datetime, limit: int | None) -> int:
@@ -197,6 +223,13 @@ def _told(trials: Sequence[JobRow]) -> str:
 def _templates(session: Session, project_id: str, spec: SweepSpec) -> Templates:
     """Give the templates of a space; of ``auto`` those that a job could be made of."""
     if spec.space != "auto":
+        faults = [
+            FieldError(pointer=f"/space/recipes/{place}{fault.pointer}", message=fault.message)
+            for place, template in enumerate(spec.space.recipes)
+            for fault in range_faults(template)
+        ]
+        if faults:
+            raise ValidationFailed(told(faults), errors=faults)
         return spec.space.recipes
     model = models.get_with_layers(session, project_id, spec.model_id) if is_id(Prefix.MODEL, spec.model_id) else None
     if model is None or model.facts is None:
@@ -218,14 +251,11 @@ def _templates(session: Session, project_id: str, spec: SweepSpec) -> Templates:
     return found
 
 
-def _check_ends(
-    session: Session, project_id: str, spec: SweepSpec, template: Sequence[Mapping[str, Any]], place: int
-) -> None:
-    """Refuse a template that no job can be made of at either end of its ranges."""
+def _check_ends(session: Session, project_id: str, spec: SweepSpec, template: Template) -> None:
+    """Refuse a template that no job can be made of at either end of its ranges, or with one of its choices."""
     count = len(ranges_of(template))
-    for unit in (0.0, 1.0) if count else (0.0,):
-        with _pointed(f"/space/recipes/{place}" if spec.space != "auto" else "/space"):
-            jobs.check(session, project_id, _job(spec, fill(template, [unit] * count)))
+    for point in (*((unit,) * count for unit in (0.0, 1.0)[: 1 + bool(count)]), *choices_of(template)):
+        jobs.check(session, project_id, _job(spec, fill(template, point)))
 
 
 @contextmanager
@@ -234,12 +264,15 @@ def _pointed(pointer: str) -> Iterator[None]:
     try:
         yield
     except WinnowError as error:
-        error.errors = tuple(
-            FieldError(pointer=it.pointer.replace("/recipe", pointer, 1), message=it.message)
-            if it.pointer.startswith("/recipe")
+        errors = tuple(
+            FieldError(pointer=pointer + it.pointer.removeprefix(_RECIPE), message=it.message)
+            if it.pointer.startswith(_RECIPE)
             else it
             for it in error.errors
         )
+        for before, after in zip(error.errors, errors, strict=True):
+            error.detail = error.detail.replace(before.pointer, after.pointer)
+        error.errors = errors
         raise
 
 
@@ -247,15 +280,11 @@ def _job(spec: SweepSpec, recipe: Recipe) -> JobSpec:
     """Make the job that tries a recipe. Raises ValidationFailed where it cannot be read."""
     shared = spec.model_dump(exclude={"objective", "space", "budget", "parallel"})
     objective = spec.objective.model_dump(exclude={"minimize"})
+    payload = {**shared, "objective": objective, "recipe": recipe}
     try:
-        return JobSpec.model_validate({**shared, "objective": objective, "recipe": recipe})
+        return JobSpec.model_validate(payload)
     except ValidationError as error:
-        # The second part of a place within a step is the tag of its kind, which stands nowhere in the payload.
-        errors = [
-            FieldError(pointer="/" + "/".join(map(str, (*it["loc"][:2], *it["loc"][3:]))), message=it["msg"])
-            for it in error.errors(include_url=False)
-        ]
-        raise ValidationFailed("; ".join(f"{it.pointer}: {it.message}" for it in errors), errors=errors) from None
+        raise refusal(error.errors(include_url=False), payload) from None
 
 
 def _launch(

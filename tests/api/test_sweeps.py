@@ -6,11 +6,12 @@ import pytest
 
 from app.db import datasets as datasets_table
 from app.db import jobs as jobs_table
+from app.db.tables import JobRow, ProjectRow, SweepRow, WebhookRow
 from app.domain.errors import ObjectiveMissed
 from app.domain.ids import Prefix, new_id
 from app.domain.job import JobState
 from app.services import sweeps
-from tests.serving import every, pointers, problem, serving
+from tests.serving import Project, every, pointers, problem, serving
 
 SPACE = {"recipes": [[{"method": "prune", "amount": {"low": 0.1, "high": 0.9}}, {"method": "quantize"}]]}
 OBJECTIVE = {"max_drop": 0.01}
@@ -138,7 +139,7 @@ def test_cancelling_keeps_the_best_so_far(project):
     project.finish(running, JobState.CANCELLED)
     advance(project)
     sweep = shown(project, sweep_id)
-    assert (sweep["state"], sweep["best_job_id"], sweep["launched"]) == ("cancelled", done, 2)
+    assert (sweep["state"], sweep["best_job_id"]) == ("cancelled", done)
     problem(project.client.post(f"sweeps/{sweep_id}:cancel"), 409, "sweep_ended")
     assert project.client.delete(f"sweeps/{sweep_id}").status_code == 204
     problem(project.client.get(f"sweeps/{sweep_id}"), 404, "not_found")
@@ -196,16 +197,46 @@ def test_a_deleted_trial_counts(project):
      "/space/recipes/0/0/amount"),
     ({"space": {"recipes": [[{"method": "quantize"}], [{"method": "quantize"}, {"method": "prune"}]]}}, 422,
      "recipe_order", "/space/recipes/1/1"),
-    ({"space": {"recipes": [[{"method": "melt"}]]}}, 422, "validation_failed", "/space/recipes/0/0"),
+    ({"space": {"recipes": [[{"method": "melt"}]]}}, 422, "unknown_method", "/space/recipes/0/0/method"),
+    ({"space": {"recipes": [[{"method": "prune", "amount": {"low": 0, "high": 10**400}}]]}}, 422, "validation_failed",
+     "/space/recipes/0/0/amount/high"),
+    ({"space": {"recipes": [[{"method": "quantize", "scheme": {"choices": ["static", "statik", "static"]}}]]}}, 422,
+     "validation_failed", "/space/recipes/0/0/scheme"),
+    ({"space": {"recipes": [[{"method": "prune", "exclude": {"choices": [[], ["nowhere"], []]}}]]}}, 422,
+     "validation_failed", "/space/recipes/0/0/exclude"),
     ({"model_id": new_id(Prefix.MODEL)}, 404, "not_found", "/model_id"),
     ({"model_id": new_id(Prefix.MODEL), "space": "auto"}, 404, "not_found", "/model_id"),
     ({"dataset_id": new_id(Prefix.DATASET)}, 404, "not_found", "/dataset_id"),
 ])  # fmt: skip
 def test_a_sweep_in_which_nothing_could_succeed_is_refused(fields, status, code, pointer, project):
     body = problem(ask(project, **fields), status, code)
-    assert any(found.startswith(pointer) for found in pointers(body)), body
+    assert all(found.startswith(pointer) for found in pointers(body)), body
+    assert "/recipe/" not in body["detail"]
     assert project.kept()[3] == 0
     assert project.client.get("sweeps").json()["items"] == []
+
+
+def test_closing_a_project_ends_what_it_computes_and_sends(server):
+    name = new_id(Prefix.PROJECT)
+    with server.operator() as operator:
+        made = operator.post("projects", json={"name": name}).json()
+        with server.parts.readers() as session:
+            project = Project(server, session.get(ProjectRow, made["id"]))
+        sweep_id, job_id = started(project, budget={"trials": 9}, parallel=1), project.queued()
+        webhook = project.client.post("webhooks", json={"url": "https://receiver.invalid", "events": ["job.failed"]})
+        (trial,) = shown(project, sweep_id)["trials"]
+        project.claim(trial["job_id"])
+        assert operator.delete(f"projects/{made['id']}").status_code == 204
+    with server.parts.readers() as session:
+        assert session.get(JobRow, job_id).state == "cancelled"
+        assert session.get(JobRow, trial["job_id"]).state == "cancelling"
+        assert session.get(WebhookRow, webhook.json()["id"]).disabled_at is not None
+    project.finish(trial["job_id"], JobState.CANCELLED)
+    advance(project)
+    with server.parts.readers() as session:
+        sweep = session.get(SweepRow, sweep_id)
+        assert (sweep.state, sweep.launched) == ("cancelled", 1)
+    project.client.close()
 
 
 def test_auto_is_refused_where_it_finds_nothing(project):

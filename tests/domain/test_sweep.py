@@ -6,7 +6,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app.domain.auto_space import auto_space
-from app.domain.sweep import Draw, Interval, Scored, Space, draw, draw_near, fill, ranges_of
+from app.domain.sweep import (
+    Draw,
+    Interval,
+    Scored,
+    Space,
+    choices_of,
+    draw,
+    draw_near,
+    fill,
+    range_faults,
+    ranges_of,
+)
 from tests.factories import layer, model_facts
 
 TEMPLATE = (
@@ -42,15 +53,39 @@ def test_each_whole_number_has_the_same_share():
 @pytest.mark.parametrize(("space", "said"), [
     ({"recipes": []}, "at least 1"),
     ({"recipes": [[]]}, "at least 1"),
-    ({"recipes": [[{"amount": {"low": 2, "high": 1}}]]}, "low must be less"),
-    ({"recipes": [[{"amount": {"low": 0, "high": 1, "log": True}}]]}, "log needs"),
-    ({"recipes": [[{"amount": {"choices": []}}]]}, "at least 1"),
-    ({"recipes": [[{f"f{place}": {"choices": [1]} for place in range(33)}]]}, "32 ranges"),
     ({"recipe": []}, "recipes"),
 ])  # fmt: skip
 def test_what_is_no_space(space, said):
     with pytest.raises(ValidationError, match=said):
         Space.model_validate(space)
+
+
+@pytest.mark.parametrize(("given", "pointer", "said"), [
+    ({"low": 2, "high": 1}, "/0/amount", "low must be less"),
+    ({"low": 0, "high": 1, "log": True}, "/0/amount", "log needs"),
+    ({"low": 0, "high": 10**400}, "/0/amount/high", "1000000000000"),
+    ({"low": 0.0, "high": 1.0, "step": 1}, "/0/amount/step", "Extra inputs"),
+    ({"low": "a", "high": 1}, "/0/amount/low", "number"),
+    ({"choices": []}, "/0/amount/choices", "at least 1"),
+    ([{"choices": [1]}, {"choices": 1}], "/0/amount/1/choices", "valid"),
+])  # fmt: skip
+def test_what_is_no_range_is_pointed_at(given, pointer, said):
+    faults = range_faults(({"method": "prune", "amount": given},))
+    assert {fault.pointer for fault in faults} == {pointer}
+    assert said in " ".join(fault.message for fault in faults)
+
+
+def test_there_is_an_end_to_ranges_and_choices():
+    for step in ({f"f{place}": {"choices": [1]} for place in range(33)}, {"f": {"choices": list(range(64))},
+                  "g": {"choices": list(range(64))}, "h": {"choices": [1]}}):  # fmt: skip
+        (fault,) = range_faults((step,))
+        assert (fault.pointer, "32 ranges and 128 choices" in fault.message) == ("", True)
+
+
+def test_every_choice_is_taken_once_beside_the_low_ends():
+    template = ({"a": {"choices": [1, 2, 3]}, "b": {"low": 0.5, "high": 1.0}, "c": {"choices": ["x", "y"]}},)
+    found = [fill(template, point)[0] for point in choices_of(template)]
+    assert [(it["a"], it["b"], it["c"]) for it in found] == [(2, 0.5, "x"), (3, 0.5, "x"), (1, 0.5, "y")]
 
 
 def test_draws_are_the_seeds_and_cover_the_space_in_turn():
