@@ -9,16 +9,12 @@ kept, as training takes hours, and its line says so.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,95 +27,21 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from demo import service
 
 from app.domain.steps.training import FinetuneSpec
-from app.settings import MEASURING_LOCK
 from benchmarks import peer
+from benchmarks.kept import Kept, Made, Row, alone, code_version, machine, today
 from benchmarks.quantization import by_nncf, by_runtime, predict
 from benchmarks.recovery import as_network, fashion_rows, make_context
 from benchmarks.reference import CACHE, read_network_f
 from benchmarks.subjects import Array, Subject, classifier, efficientnet_lite0, network_f
-from workers.compression.environment import read_environment
 from workers.compression.formats import onnx, pt2
-from workers.compression.hits import wilson_interval
 from workers.compression.latency import measure_pair, name_rows
 from workers.compression.training import finetune
-from workers.turn import Turn
 
 FOLDER = CACHE / "cases"
 EPOCHS, RATE, BATCH = 4, 0.02, 128
 MACS_RATIO = 6.0
 TRAINING = {"epochs": EPOCHS, "learning_rate": RATE, "batch_size": BATCH}
 STATIC = {"method": "quantize", "scheme": "static"}
-
-
-ROOT = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One result: ratios are of the float file over it, ``seconds`` what it took from the float network on.
-
-    ``measured_by`` says on what machine and by what code, ``made_by`` by what code the file was made; days beside both.
-    """
-
-    right: int
-    rows: int
-    latency_ratio: float
-    latency_ci95: tuple[float, float]
-    noisy: bool
-    size_ratio: float
-    seconds: float
-    measured_at: str
-    measured_by: str
-    made_at: str
-    made_by: str
-
-    def __str__(self) -> str:
-        low, high = wilson_interval(self.right, self.rows)
-        return (
-            f"{self.right / self.rows:.4f} ({low:.4f}–{high:.4f}) | {self.latency_ratio:.2f}"
-            f" ({self.latency_ci95[0]:.2f}–{self.latency_ci95[1]:.2f}){' noisy' if self.noisy else ''}"
-            f" | {self.size_ratio:.2f} | {self.seconds:.0f} | {self.measured_at} | {self._made()}"
-        )
-
-    def _made(self) -> str:
-        return self.made_at if self.made_by == code_version() else f"{self.made_at}, code {self.made_by}"
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a file of the cache took, in seconds, and when and by what code it was made."""
-
-    seconds: float
-    at: str
-    by: str
-
-
-@cache
-def code_version() -> str:
-    """Give a digest of the code that makes and measures: a line of other code is another line."""
-    digest = hashlib.sha256()
-    for path in sorted([*(ROOT / "workers" / "compression").rglob("*.py"), Path(__file__)]):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def today() -> str:
-    return f"{datetime.now(UTC):%d %B %Y}"
-
-
-def machine() -> str:
-    found = read_environment(1, "")
-    return f"{found.cpu}, {', '.join(found.isa)}, ONNX Runtime {found.onnxruntime}"
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Wait until nobody else measures on this host, and keep others from it meanwhile."""
-    with Turn(MEASURING_LOCK) as turn:
-        turn.ask()
-        while not turn.comes():
-            time.sleep(0.2)
-        yield
 
 
 Make = Callable[["Case", Path], float]
@@ -173,27 +95,16 @@ class Case:
     def row(self, name: str, make: Make) -> Row:
         """Give a line from the cache, or make its file and measure it."""
         slug = name.replace(" ", "-").replace("+", "and")
-        kept, by = self.path / f"{slug}.row.json", f"{machine()}, code {code_version()}"
-        found = json.loads(kept.read_text()) if kept.exists() else {}
-        if found.get("measured_by") != by:
-            row = self._measured(*self.made(slug, make), by)
-            kept.write_text(json.dumps(asdict(row)))
-            return row
-        return Row(**found | {"latency_ci95": tuple(found["latency_ci95"])})
+        return Kept(self.path).row(slug, lambda: self._measured(*self.made(slug, make)))
 
     def made(self, slug: str, make: Make) -> tuple[Path, Made]:
         """Give a file from the cache with what it took, or make it."""
-        path, kept = self.path / f"{slug}.onnx", self.path / f"{slug}.made.json"
         if not (self.path / "float.onnx").exists():
             self.write()
-        if not (path.exists() and kept.exists()):
-            began = time.monotonic()
-            more = make(self, path)
-            made = Made(time.monotonic() - began + more, today(), code_version())
-            kept.write_text(json.dumps(asdict(made)))
-        return path, Made(**json.loads(kept.read_text()))
+        path = self.path / f"{slug}.onnx"
+        return path, Kept(self.path).made(path, lambda: make(self, path))
 
-    def _measured(self, path: Path, made: Made, by: str) -> Row:
+    def _measured(self, path: Path, made: Made) -> Row:
         whole = self.path / "float.onnx"
         right = int((predict(path, self.subject.rows).argmax(1) == self.labels).sum())
         with alone():
@@ -207,7 +118,7 @@ class Case:
             size_ratio=whole.stat().st_size / path.stat().st_size,
             seconds=made.seconds,
             measured_at=today(),
-            measured_by=by,
+            measured_by=f"{machine()}, code {code_version()}",
             made_at=made.at,
             made_by=made.by,
         )

@@ -53,8 +53,8 @@ class LatencyFigures(_Part):
 class OperatorFigures(_Part):
     """All nodes of one kind that the runtime runs in a file, by its own profiler, at the first batch size.
 
-    ``time_ms`` is the sum over nodes of the mean of the middle half of their runs, ``weight_bytes`` that of the stored
-    values which they compute with, in the graph that the runtime made of the file.
+    ``time_ms`` is the sum over nodes of the mean of the middle half of their runs, less what the profiler adds to each.
+    ``weight_bytes`` are those of the stored values that they compute with, in the graph that the runtime made of it.
     """
 
     operator: str

@@ -140,6 +140,7 @@ def test_an_embedding_is_not_judged_without_an_objective(tmp_path):
 def test_an_interval_without_width_is_no_certainty(tmp_path):
     found = findings(tmp_path, metric="macro_f1", drop=(0.0, (0.0, 0.0), 1.0))
     reason = build_report(found, RECIPE, None, 0).verdict.reasons[2]
+    assert reason.startswith("Macro F1 stays as it was (")
     assert "the same in every resample; up to 6.0% of other rows may yet differ" in reason
     assert "0.0000 to 0.0000" not in reason
 

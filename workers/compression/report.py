@@ -301,8 +301,7 @@ def _loss(comparison: Comparison, objective: ObjectiveOutcome | None) -> str:
     rows = comparison.compressed[metric].samples
     test = "McNemar" if metric == "accuracy" and comparison.task is LearningTask.CLASSIFICATION else "bootstrap"
     figures = (
-        f"{METRIC_WORDS[metric]} {'rises' if gains else 'drops'} by {abs(drop.value):.4f}"
-        f" ({_interval(low, high, rows)}, {test} {chance(drop.p_value)})"
+        f"{METRIC_WORDS[metric]} {_moves(drop.value)} ({_interval(low, high, rows)}, {test} {chance(drop.p_value)})"
     )
     if objective is None and comparison.task is LearningTask.EMBEDDING:
         return (
@@ -312,6 +311,12 @@ def _loss(comparison: Comparison, objective: ObjectiveOutcome | None) -> str:
     if objective is None:
         return f"{figures}; no objective was set."
     return f"{figures}; {'within' if objective.met else 'more than'} the drop of {objective.max_drop:.4f} allowed."
+
+
+def _moves(drop: float) -> str:
+    if drop == 0:
+        return "stays as it was"
+    return f"{'rises' if drop < 0 else 'drops'} by {abs(drop):.4f}"
 
 
 def _interval(low: float, high: float, rows: int) -> str:
