@@ -2,8 +2,10 @@
 
 ``python -m benchmarks.cases`` (``make bench``) after ``make bench-setup``, with network F trained by
 ``python -m benchmarks.reference``. All are judged on the same rows; what trains does so for the same epochs on the same
-rows; each file is timed in turn with its float file, at batch 1 on one thread. Files and lines are kept in the cache as
-they come, so that a run that is cut off goes on.
+rows; each file is timed in turn with its float file, on rows of the same data, at batch 1 on one thread, while nothing
+else that asks for the turn measures on this host. Files and lines are kept in the cache as they come, so that a run
+that is cut off goes on. A line of another machine or of other code is measured again; a file that other code made is
+kept, as training takes hours, and its line says so.
 """
 
 import argparse
@@ -12,8 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,13 @@ from demo import service
 
 from app.domain.steps.training import FinetuneSpec
 from benchmarks import peer
+from benchmarks.kept import Kept, Made, Row, alone, code_version, machine, today
 from benchmarks.quantization import by_nncf, by_runtime, predict
 from benchmarks.recovery import as_network, fashion_rows, make_context
 from benchmarks.reference import CACHE, read_network_f
 from benchmarks.subjects import Array, Subject, classifier, efficientnet_lite0, network_f
-from workers.compression.environment import read_environment
 from workers.compression.formats import onnx, pt2
-from workers.compression.hits import wilson_interval
-from workers.compression.latency import measure_pair
+from workers.compression.latency import measure_pair, name_rows
 from workers.compression.training import finetune
 
 FOLDER = CACHE / "cases"
@@ -44,26 +44,8 @@ TRAINING = {"epochs": EPOCHS, "learning_rate": RATE, "batch_size": BATCH}
 STATIC = {"method": "quantize", "scheme": "static"}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One result: ratios are of the float file over it, ``seconds`` what it took from the float network on."""
-
-    right: int
-    rows: int
-    latency_ratio: float
-    latency_ci95: tuple[float, float]
-    size_ratio: float
-    seconds: float
-
-    def __str__(self) -> str:
-        low, high = wilson_interval(self.right, self.rows)
-        return (
-            f"{self.right / self.rows:.4f} ({low:.4f}–{high:.4f}) | {self.latency_ratio:.2f}"
-            f" ({self.latency_ci95[0]:.2f}–{self.latency_ci95[1]:.2f}) | {self.size_ratio:.2f} | {self.seconds:.0f}"
-        )
-
-
-Make = Callable[["Case", Path], None]
+Make = Callable[["Case", Path], float]
+"""Writes a file, and gives the seconds that went into what it found in the cache."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +79,7 @@ class Case:
         arrays |= {f"{split}.y": labels for split, (_, labels) in splits.items() if labels is not None}
         np.savez(self.path / "data.npz", allow_pickle=False, **arrays)
 
-    def by_service(self, written: Path) -> None:
+    def by_service(self, written: Path) -> float:
         """Run the recipe as a job, and keep its report beside its file."""
         with (
             tempfile.TemporaryDirectory(prefix="winnow-bench-") as folder,
@@ -108,38 +90,51 @@ class Case:
             job = client.submit_job(model, data, self.recipe, time_limit_seconds=4 * 3600).result()
             written.with_suffix(".json").write_text(json.dumps(job.get_report(), indent=2), encoding="utf-8")
             job.download_target_model(written)
+        return 0.0
 
     def row(self, name: str, make: Make) -> Row:
         """Give a line from the cache, or make its file and measure it."""
         slug = name.replace(" ", "-").replace("+", "and")
-        path, kept = self.path / f"{slug}.onnx", self.path / f"{slug}.row.json"
-        if not kept.exists():
-            if not (self.path / "float.onnx").exists():
-                self.write()
-            began = time.monotonic()
-            make(self, path)
-            kept.write_text(json.dumps(asdict(self._measured(path, time.monotonic() - began))))
-        found = json.loads(kept.read_text())
-        return Row(**found | {"latency_ci95": tuple(found["latency_ci95"])})
+        return Kept(self.path).row(slug, lambda: self._measured(*self.made(slug, make)))
 
-    def _measured(self, path: Path, seconds: float) -> Row:
+    def made(self, slug: str, make: Make) -> tuple[Path, Made]:
+        """Give a file from the cache with what it took, or make it."""
+        if not (self.path / "float.onnx").exists():
+            self.write()
+        path = self.path / f"{slug}.onnx"
+        return path, Kept(self.path).made(path, lambda: make(self, path))
+
+    def _measured(self, path: Path, made: Made) -> Row:
+        whole = self.path / "float.onnx"
         right = int((predict(path, self.subject.rows).argmax(1) == self.labels).sum())
-        (pair,) = measure_pair(self.path / "float.onnx", path, (1,), 1, 0)
-        if pair.noisy:
-            print(f"the timing of {path.name} is noisy: spread {pair.compressed.spread:.2f}", file=sys.stderr)
-        size_ratio = (self.path / "float.onnx").stat().st_size / path.stat().st_size
-        return Row(right, len(self.labels), pair.ratio.value, pair.ratio.ci95, size_ratio, seconds)
+        with alone():
+            (pair,) = measure_pair(whole, path, (1,), 1, name_rows(whole, self.subject.rows))
+        return Row(
+            right=right,
+            rows=len(self.labels),
+            latency_ratio=pair.ratio.value,
+            latency_ci95=pair.ratio.ci95,
+            noisy=pair.noisy,
+            size_ratio=whole.stat().st_size / path.stat().st_size,
+            seconds=made.seconds,
+            measured_at=today(),
+            measured_by=f"{machine()}, code {code_version()}",
+            made_at=made.at,
+            made_by=made.by,
+        )
 
 
-def by_runtime_static(case: Case, written: Path) -> None:
+def by_runtime_static(case: Case, written: Path) -> float:
     by_runtime(case.subject, case.path / "float.onnx", written, dynamic=False)
+    return 0.0
 
 
-def by_nncf_default(case: Case, written: Path) -> None:
+def by_nncf_default(case: Case, written: Path) -> float:
     by_nncf(case.subject, case.path / "float.onnx", written)
+    return 0.0
 
 
-def by_peer_pruning(_: Case, written: Path) -> None:
+def by_peer_pruning(_: Case, written: Path) -> float:
     """Prune F by Torch-Pruning as it comes, and fine-tune on the labels."""
     module, _epochs = read_network_f()
     pruned = peer.prune_by_peer(module, MACS_RATIO, scope="global")
@@ -149,14 +144,16 @@ def by_peer_pruning(_: Case, written: Path) -> None:
         spec = FinetuneSpec.model_validate({"method": "finetune"} | TRAINING)
         result = finetune.run(pruned, spec, context)
     onnx.save(result.network, written)
+    return 0.0
 
 
-def by_peer_pruning_and_runtime(case: Case, written: Path) -> None:
+def by_peer_pruning_and_runtime(case: Case, written: Path) -> float:
     """Quantize what Torch-Pruning and the fine-tuning left by ONNX Runtime's own tools."""
-    source = case.path / "torch-pruning-and-fine-tune.onnx"
-    if not source.exists():
-        by_peer_pruning(case, source)
+    began = time.monotonic()
+    source, made = case.made("torch-pruning-and-fine-tune", by_peer_pruning)
+    waited = time.monotonic() - began
     by_runtime(case.subject, source, written, dynamic=False)
+    return made.seconds - waited  # where it was made just now, the clock of this file has run for it already
 
 
 QUANTIZERS: dict[str, Make] = {"onnxruntime static": by_runtime_static, "nncf default": by_nncf_default}
@@ -204,9 +201,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     asked = parser.parse_args()
-    machine = read_environment(1, "")
-    print(f"{datetime.now(UTC):%d %B %Y}, {machine.cpu}, {', '.join(machine.isa)}, ONNX Runtime {machine.onnxruntime}")
-    print("| case | way | accuracy (95 %) | p50 faster (95 %) | file smaller | seconds |\n|---|---|---|---|---|---|")
+    print(f"{today()}, {machine()}, code {code_version()}")
+    print("| case | way | accuracy (95 %) | p50 faster (95 %) | file smaller | seconds | measured | made |")
+    print("|---|---|---|---|---|---|---|---|")
     for name in asked.cases:
         case = CASES[name]()
         ways = {"winnow": Case.by_service} | case.peers

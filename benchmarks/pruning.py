@@ -25,7 +25,7 @@ from workers.compression.counting import count_macs, count_parameters
 from workers.compression.distillation.teacher import Outputs
 from workers.compression.environment import read_environment
 from workers.compression.formats import onnx
-from workers.compression.latency import measure_pair
+from workers.compression.latency import draw_rows, measure_pair
 from workers.compression.network import Network
 from workers.compression.pruning import prune, selecting
 from workers.compression.step import Context
@@ -104,7 +104,7 @@ class Bench:
         files = [self.context.folder / f"{part}.onnx" for part in ("baseline", "pruned")]
         for path, network in zip(files, (whole, recovered), strict=True):
             onnx.save(network, path)
-        (pair,) = measure_pair(files[0], files[1], (1,), 1, SEED, seconds=LATENCY_SECONDS)
+        (pair,) = measure_pair(files[0], files[1], (1,), 1, draw_rows(files[0], SEED), seconds=LATENCY_SECONDS)
         return Row(
             method=name,
             ratio=ratio,

@@ -23,7 +23,7 @@ from benchmarks.reference import CACHE
 from benchmarks.subjects import SUBJECTS, Array, Subject
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.formats import pt2
-from workers.compression.latency import measure_pair
+from workers.compression.latency import measure_pair, name_rows
 from workers.compression.quantization import quantize
 from workers.compression.step import Context
 
@@ -177,7 +177,9 @@ class Bench:
         """Give median(one) / median(other) of one row at a time from one thread, with its interval."""
 
         def make() -> dict[str, Any]:
-            (pair,) = measure_pair(self.path(key, one), self.path(key, other), (1,), 1, 0, seconds=self.seconds)
+            files = self.path(key, one), self.path(key, other)
+            rows = name_rows(files[0], self.subject(key).rows)
+            (pair,) = measure_pair(*files, (1,), 1, rows, seconds=self.seconds)
             return {
                 "speed": pair.ratio.value,
                 "speed_ci95": pair.ratio.ci95,

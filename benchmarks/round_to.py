@@ -15,7 +15,7 @@ from benchmarks.reference import read_network_f
 from workers.compression.counting import count_macs
 from workers.compression.environment import read_environment
 from workers.compression.formats import onnx
-from workers.compression.latency import measure_pair
+from workers.compression.latency import draw_rows, measure_pair
 from workers.compression.network import Network
 from workers.compression.pruning import prune
 from workers.compression.quantization import static
@@ -44,7 +44,9 @@ def measure(ratio: float, multiples: list[int], context: Context, seconds: float
         files[multiple] = write_files(smaller, multiple, context)
     for multiple in multiples:
         for kind in ("fp32", "int8"):
-            (pair,) = measure_pair(files[1][kind], files[multiple][kind], (1,), 1, 0, seconds=seconds)
+            (pair,) = measure_pair(
+                files[1][kind], files[multiple][kind], (1,), 1, draw_rows(files[1][kind], 0), seconds=seconds
+            )
             low, high = pair.ratio.ci95
             print(
                 f"{ratio:>5g} {met[1]:>8.3f} {met[multiple]:>8.3f} {multiple:>8} {kind} {pair.baseline.p50_ms:>8.3f}"

@@ -7,8 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-MOST_SECONDS = 900.0
-"""Nobody measures for longer; who claims to is no longer waited for."""
+from app.domain.task import TURN_SECONDS
+
+MOST_SECONDS = TURN_SECONDS + 15
+"""Who claims to measure for longer is no longer waited for; an honest child has marked its figures by then."""
 
 
 class Turn:

@@ -26,8 +26,10 @@ class MetricValue(_Part):
 class LatencyFigures(_Part):
     """Latency of one file for one batch size, in milliseconds a batch.
 
-    ``spread`` is (p75 − p25) / p50; ``noisy`` says that it, or the other file's, stayed above 0.25 when measured again:
-    something else ran on the same cores, and the figures are worth little. ``energy_mj`` is what the processor's
+    ``throughput_per_second`` is of rows at the median. ``mean_ms`` is of all runs, with every stall that something else
+    on the machine caused: on a busy one it says little of the file, and ``noisy`` does not watch it. ``spread`` is
+    (p75 − p25) / p50; ``noisy`` says that it, or the other file's, stayed above 0.25 when measured again, or that the
+    measurement lost its turn: something else ran on the same cores. ``energy_mj`` is what the processor's
     package used a batch, null where the hardware does not tell.
     """
 
@@ -51,8 +53,8 @@ class LatencyFigures(_Part):
 class OperatorFigures(_Part):
     """All nodes of one kind that the runtime runs in a file, by its own profiler, at the first batch size.
 
-    ``weight_bytes`` are those of the stored values that the kind computes with in the file as it was written, before
-    the runtime fused it: there a kind may have bytes and no time, and after it time and no bytes.
+    ``time_ms`` is the sum over nodes of the mean of the middle half of their runs, less what the profiler adds to each.
+    ``weight_bytes`` are those of the stored values that they compute with, in the graph that the runtime made of it.
     """
 
     operator: str
@@ -66,7 +68,8 @@ class Side(_Part):
     """One of the two files compared. ``size_bytes`` is that of the ONNX file.
 
     ``packed_bytes`` is that of the file in Zstandard, measured where a step set single weights to zero. Memory and the
-    time to load the file are those of the runtime in a process of its own.
+    time to load the file, the least of five, are those of the runtime in a process of its own. ``operators_noisy`` says
+    that the operators' times stayed too far from the run's own: no reason rests on them.
     """
 
     size_bytes: int
@@ -79,6 +82,7 @@ class Side(_Part):
     metrics: dict[str, MetricValue]
     latency: tuple[LatencyFigures, ...]
     operators: tuple[OperatorFigures, ...] = ()
+    operators_noisy: bool = False
 
 
 class LatencyRatio(_Part):
@@ -89,7 +93,8 @@ class LatencyRatio(_Part):
 class MetricDrop(_Part):
     """What is lost of a metric: above 0 is worse, also of metrics of which less is better.
 
-    The p-value is McNemar's of the accuracy of rows, that of a paired bootstrap for all else.
+    The p-value of the accuracy of rows is that of McNemar's exact test, its interval the wider of Newcombe's of paired
+    shares and of what the test leaves; of all else both are those of a paired bootstrap.
     """
 
     value: float
@@ -98,7 +103,7 @@ class MetricDrop(_Part):
 
 
 class Delta(_Part):
-    """Compressed against baseline. ``latency_ratio`` is of medians at the first batch size.
+    """Compressed against baseline. ``latency_ratio`` is of medians at the first batch size, its interval over rounds.
 
     ``metric_drop`` is of the objective's metric, or the task's first; ``metric_drops`` are of all.
     ``agreement`` is the share of decisions that both make alike; of outputs that decide nothing, 1 − ‖a − b‖ / ‖a‖.
@@ -119,9 +124,11 @@ class ObjectiveOutcome(Objective):
 
 
 class Verdict(_Part):
+    """In short; ``as_accurate`` is null where nothing can tell: of an embedding without an objective."""
+
     faster: bool
     smaller: bool
-    as_accurate: bool
+    as_accurate: bool | None
     reasons: tuple[str, ...]
 
 
@@ -229,6 +236,9 @@ class Report(_Part):
     classes: tuple[ClassFigures, ...]
     files: FileAgreement
     data: DataFigures
+    timed_rows: dict[str, tuple[int, ...]] = Field(
+        {}, description="Shape by input of the validation rows that time, memory and operators are of."
+    )
     environment: Environment
     recipe: Recipe
     seed: int
@@ -271,6 +281,9 @@ class AnalysisReport(_Part):
     layers: tuple[LayerFigures, ...]
     classes: tuple[ClassFigures, ...]
     data: DataFigures
+    timed_rows: dict[str, tuple[int, ...]] = Field(
+        {}, description="Shape by input of the validation rows that time, memory and operators are of."
+    )
     environment: Environment
     recipe: Recipe
     seed: int

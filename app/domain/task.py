@@ -30,6 +30,10 @@ CHECKPOINT_FILE = "checkpoint.tar"
 """Artifacts of the supervisor's own: no child may announce one of these names."""
 
 
+TURN_SECONDS = 900.0
+"""For how long one job may have a host's measurements to itself: what took longer says so of itself."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -24,13 +24,17 @@ def read(folder: Path, public_key: str | None) -> Manifest:
     """Read the manifest of a folder once its signature is checked: by this key, or else by the one that it names.
 
     Raises:
-        NotFound: there is no manifest, or no signature of it.
+        NotFound: there is no manifest, or no signature of it, or no such folder.
         CorruptFile: it is no manifest, or not signed by the key.
     """
     try:
         content, signature = ((folder / name).read_bytes() for name in (MANIFEST_FILE, SIGNATURE_FILE))
     except FileNotFoundError as error:
         raise NotFound(f"{error.filename} is not there.", hint="Download every artifact of the job.") from error
+    except OSError as error:
+        raise NotFound(
+            f"{error.filename} cannot be read: {error.strerror}. Give the folder of a job's artifacts."
+        ) from error
     try:
         manifest = Manifest.model_validate_json(content)
         signed = base64.b64decode(signature.strip(), validate=True)

@@ -25,10 +25,11 @@ def bundle(tmp_path_factory):
     for name, width in (("baseline", 512), ("compressed", 16)):
         network = make_network(nn.Sequential(nn.Linear(32, width), nn.Linear(width, 4)), (32,))
         onnx_format.save(network, folder / f"{name}.onnx")
-    latency = measure_pair(folder / "baseline.onnx", folder / "compressed.onnx", (1, 2), 1, 3, seconds=0.0)
-    write = {"environment": read_environment(1, "1.2.3"), "seed": 3}
+    files = folder / "baseline.onnx", folder / "compressed.onnx"
+    rows = {"input": np.random.default_rng(3).standard_normal((4, 32), np.float32)}
+    latency = measure_pair(*files, (1, 2), 1, rows, seconds=0.0)
     for name in ("first.zip", "second.zip"):
-        write_bundle(folder / name, folder / "baseline.onnx", folder / "compressed.onnx", latency, **write)
+        write_bundle(folder / name, *files, latency, rows, environment=read_environment(1, "1.2.3"))
     return folder, latency
 
 
@@ -59,6 +60,37 @@ def test_the_harness_repeats_the_measurement_alone(bundle, tmp_path):
     assert done.stdout.count("ratio of medians") == 2
 
 
+def test_the_bundle_runs_the_rows_that_the_job_did(bundle, tmp_path):
+    folder = unpack(bundle, tmp_path)
+    with np.load(folder / "inputs.npz") as stored:
+        assert np.array_equal(stored["input"], np.random.default_rng(3).standard_normal((4, 32), np.float32))
+    assert run_harness(folder, "--seconds", "0.01").stdout.startswith("rows of input 32\n")
+
+
+def test_the_harness_runs_where_nothing_can_be_pinned(bundle, tmp_path):
+    folder = unpack(bundle, tmp_path)
+    script = (
+        "import os, runpy, sys; sys.platform = 'darwin'; del os.sched_getaffinity, os.sched_setaffinity;"
+        " sys.argv = ['benchmark.py', '--seconds', '0.01']; runpy.run_path('benchmark.py', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ratio of medians") == 2
+
+
+def test_the_harness_measures_noise_again_and_tells_of_it(bundle, tmp_path):
+    folder = unpack(bundle, tmp_path)
+    script = (
+        "import sys; sys.path.insert(0, '.'); import benchmark; benchmark.WIDEST_SPREAD = -1.0; tries = [];"
+        " rounds = benchmark.time_rounds; benchmark.time_rounds = lambda *given: tries.append(1) or rounds(*given);"
+        " sys.argv = ['benchmark.py', '--seconds', '0', '--batch-sizes', '1']; benchmark.main(); print(len(tries))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "3"
+    assert done.stdout.count("noisy") == 3  # both files, and the ratio
+
+
 def test_the_harness_refuses_another_file(bundle, tmp_path):
     folder = unpack(bundle, tmp_path)
     (folder / "model.onnx").write_bytes((folder / "baseline.onnx").read_bytes())
@@ -72,6 +104,7 @@ def test_samples_and_environment_are_those_of_the_job(bundle, tmp_path):
     samples = list(csv.DictReader(io.StringIO((folder / "samples.csv").read_text())))
     for measured in bundle[1]:
         mine = [row for row in samples if int(row["batch_size"]) == measured.batch_size]
+        assert {row["round"] for row in mine} == {"0", "1", "2", "3", "4"}
         np.testing.assert_allclose([float(row["baseline_ms"]) for row in mine], measured.baseline_ms, atol=1e-6)
         np.testing.assert_allclose([float(row["compressed_ms"]) for row in mine], measured.compressed_ms, atol=1e-6)
     environment = json.loads((folder / "environment.json").read_text())

@@ -102,6 +102,15 @@ def test_validation_rows_seen_elsewhere_are_counted_and_judge_nothing(tmp_path):
     assert data.splits["validation"].order.tolist() == [0, 1, 4, 5, 6, 7, 8, 9]
 
 
+def test_the_sign_of_a_zero_hides_no_leak(tmp_path):
+    content = arrays(train=ROWS, validation=10)
+    content["train.x"][7].flat[0] = 0.0
+    content["validation.x"][2] = content["train.x"][7]
+    content["validation.x"][2].flat[0] = -0.0
+    data = load_dataset(write(tmp_path / "d.npz", content), "npz", signature(), seed=0)
+    assert data.overlap == 1
+
+
 def test_validation_that_only_repeats_train_is_refused(tmp_path):
     content = arrays(train=ROWS, validation=10)
     content["validation.x"] = content["train.x"][:10].copy()

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import zipfile
@@ -95,8 +96,9 @@ def test_latency_is_measured_at_each_batch_size_with_each_number_of_threads(fini
     assert f"This worker has {cores} cores: 256 threads were measured as so many." in report.verdict.reasons
 
 
-def test_files_are_announced_once_complete_and_a_candidate_once_trained(finished):
-    folder, _, _, artifacts = finished
+def test_files_are_announced_once_complete_and_a_candidate_once_trained(finished, digits_data):
+    folder, report, _, artifacts = finished
+    assert report.timed_rows == {"x": tuple(digits_data.splits["validation"].inputs[0].shape[1:])}
     assert [(artifact.name, artifact.kind) for artifact in artifacts] == [
         ("candidate.onnx", "checkpoint"),
         ("model.onnx", "model"),
@@ -108,6 +110,8 @@ def test_files_are_announced_once_complete_and_a_candidate_once_trained(finished
     ]
     assert {path.name for path in folder.iterdir()} == {artifact.name for artifact in artifacts}
     with zipfile.ZipFile(folder / "benchmark.zip") as bundle:
+        inputs = np.load(io.BytesIO(bundle.read("inputs.npz")))
+        assert np.array_equal(inputs["x"], digits_data.gather("validation", np.arange(4))[0][0].numpy())
         assert bundle.read("model.onnx") == (folder / "model.onnx").read_bytes()
         assert json.loads(bundle.read("environment.json"))["service"] == "test"
 

@@ -25,14 +25,15 @@ from workers.compression.footprint import Footprint
 from workers.compression.pipeline import require_objective
 from workers.compression.report import METRIC_WORDS, Findings, Profile, build_report
 
+COUNTS = (Counts(400, 400, 9000), Counts(200, 190, 3000))
 RECIPE = (FinetuneSpec(method="finetune"),)
 
 
-def timed(found, *, noisy, baseline_p25_ms=1.0):
+def timed(found, *, noisy, baseline_p25_ms=1.0, compressed_p25_ms=1.0):
     """Give the findings with other timings of both files."""
     before, after = found.baseline.latency[0], found.compressed.latency[0]
     before = before.model_copy(update={"noisy": noisy, "p25_ms": baseline_p25_ms})
-    after = after.model_copy(update={"noisy": noisy})
+    after = after.model_copy(update={"noisy": noisy, "p25_ms": compressed_p25_ms})
     return replace(
         found,
         baseline=replace(found.baseline, latency=(before,)),
@@ -46,19 +47,18 @@ def findings(
     sizes=(1000, 250),
     ratio=(3.0, (2.5, 3.5)),
     drop=(0.01, (-0.01, 0.03), 0.3),
+    counts=COUNTS,
     task=LearningTask.CLASSIFICATION,
     metric="accuracy",
 ):
     profiles = []
-    for name, size, counts in zip(
-        ("baseline", "model"), sizes, (Counts(400, 400, 9000), Counts(200, 190, 3000)), strict=True
-    ):
+    for name, size, counted in zip(("baseline", "model"), sizes, counts, strict=True):
         (folder / f"{name}.onnx").write_bytes(bytes(size))
         latency = LatencyFigures(
             runtime="onnxruntime-cpu", batch_size=1, threads=1, mean_ms=1, p25_ms=1, p50_ms=1, p75_ms=1, p90_ms=1,
             p95_ms=1, p99_ms=1, throughput_per_second=1000, runs=20, spread=0.02, noisy=False,
         )  # fmt: skip
-        profiles.append(Profile(folder / f"{name}.onnx", counts, (latency,), Footprint(10_000, 5.0)))
+        profiles.append(Profile(folder / f"{name}.onnx", counted, (latency,), Footprint(10_000, 5.0)))
     accuracy = MetricValue(value=0.9, ci95=(0.8, 1.0), samples=50)
     comparison = Comparison(
         task=task,
@@ -80,6 +80,7 @@ def findings(
             rows=50, equal_predictions=1, largest_difference=0.1, relative_difference=0.01, widest_tie=0
         ),
         data=DataFigures(train=1, calibration=0, validation=50, overlap=0),
+        timed_rows={"input": (128,)},
         environment=Environment(cpu="", isa=(), threads=1, torch="", onnxruntime="", python="", service=""),
     )
 
@@ -113,6 +114,64 @@ def test_without_an_objective_a_drop_that_may_be_chance_is_as_accurate(tmp_path)
     verdict = build_report(worse, RECIPE, None, 0).verdict
     assert not verdict.as_accurate
     assert "0.0500" in verdict.reasons[2]
+
+
+@pytest.mark.parametrize(
+    ("drop", "as_accurate"),
+    [
+        # Four rows of 200 lost and none gained: McNemar's exact test says p = 0.125.
+        ((0.02, (0.0025, 0.04), 0.125), True),
+        ((0.03, (-0.001, 0.05), 0.03), False),
+        ((-0.03, (-0.05, -0.01), 0.001), True),
+    ],
+)
+def test_the_verdict_is_that_of_the_test_beside_it(tmp_path, drop, as_accurate):
+    assert build_report(findings(tmp_path, drop=drop), RECIPE, None, 0).verdict.as_accurate is as_accurate
+
+
+def test_an_embedding_is_not_judged_without_an_objective(tmp_path):
+    found = findings(tmp_path, task=LearningTask.EMBEDDING, metric="cosine", drop=(1e-6, (1e-7, 2e-6), 0.0002))
+    verdict = build_report(found, RECIPE, None, 0).verdict
+    assert verdict.as_accurate is None
+    assert "was not judged" in verdict.reasons[2]
+    objective = Objective(metric="cosine", max_drop=0.01)
+    assert build_report(found, RECIPE, objective, 0).verdict.as_accurate is True
+
+
+def test_an_interval_without_width_is_no_certainty(tmp_path):
+    found = findings(tmp_path, metric="macro_f1", drop=(0.0, (0.0, 0.0), 1.0))
+    reason = build_report(found, RECIPE, None, 0).verdict.reasons[2]
+    assert reason.startswith("Macro F1 stays as it was (")
+    assert "the same in every resample; up to 6.0% of other rows may yet differ" in reason
+    assert "0.0000 to 0.0000" not in reason
+
+
+@pytest.mark.parametrize(
+    ("sizes", "counts", "said"),
+    [
+        ((1000, 1000), (400, 400), "it has the baseline's size; parameters are as many as before, multiplications are"),
+        ((1000, 1001), (400, 401), "it has 1.001 times the baseline's size; parameters grow 1.002 times"),
+        ((1001, 1000), (400, 200), "The file is 1.001 times smaller; parameters shrink 2.00 times"),
+    ],
+)
+def test_what_did_not_change_is_not_said_to_have_shrunk_once(tmp_path, sizes, counts, said):
+    both = tuple(Counts(number, number, 9000) for number in counts)
+    assert said in build_report(findings(tmp_path, sizes=sizes, counts=both), RECIPE, None, 0).verdict.reasons[1]
+
+
+def test_the_shape_of_the_timed_rows_is_in_the_report(tmp_path):
+    assert build_report(findings(tmp_path), RECIPE, None, 0).timed_rows == {"input": (128,)}
+
+
+@pytest.mark.parametrize(
+    ("noisy", "compressed_p25_ms", "slower"), [(False, 1.0, True), (True, 1.0, False), (True, 1.5, True)]
+)
+def test_slower_needs_the_same_as_faster(tmp_path, noisy, compressed_p25_ms, slower):
+    found = findings(tmp_path, ratio=(0.8, (0.7, 0.9)))
+    found = timed(found, noisy=noisy, compressed_p25_ms=compressed_p25_ms)
+    reason = build_report(found, RECIPE, None, 0).verdict.reasons[0]
+    assert ("It is slower" in reason) is slower
+    assert ("not shown" in reason) is not slower
 
 
 def test_faster_needs_the_whole_interval_and_smaller_the_bytes(tmp_path):

@@ -94,6 +94,12 @@ def test_what_is_missing_or_no_manifest_is_told(folder, name):
         manifests.read(folder, None)
 
 
+def test_a_file_in_place_of_the_folder_is_told_without_a_traceback(folder, capsys):
+    assert verify(folder / "model.onnx") == 1
+    told = capsys.readouterr().err
+    assert f"model.onnx/{MANIFEST_FILE} cannot be read: Not a directory. Give the folder of" in told
+
+
 def test_the_key_is_made_once_and_for_its_user_alone(tmp_path):
     path, found = tmp_path / "new" / "signing.key", []
     threads = [threading.Thread(target=lambda: found.append(signing.load_key(path))) for _ in range(8)]

@@ -18,6 +18,7 @@ from workers.compression.environment import read_environment
 from workers.compression.figures import count, layer_figures
 from workers.compression.footprint import measure_footprint
 from workers.compression.formats import onnx
+from workers.compression.latency import row_shapes, rows_of
 from workers.compression.network import Network
 from workers.compression.pages.subject import UNNAMED, Subject
 from workers.compression.pipeline import Output
@@ -62,7 +63,8 @@ def analyze(
         with tracker.part(Stage.PACKAGING, "Writing the table and the report"):
             (output.folder / SENSITIVITY_FILE).write_text(table.model_dump_json(indent=2), encoding="utf-8")
             output.announce(SENSITIVITY_FILE, "report", "json")
-            footprint = measure_footprint(file, latency.batch_sizes[0], latency.thread_counts[0])
+            timed = rows_of(file, data)
+            footprint = measure_footprint(file, timed, latency.batch_sizes[0], latency.thread_counts[0])
             report = AnalysisReport(
                 task=data.task,
                 baseline=describe_side(Profile(file, count(network), (), footprint), metrics),
@@ -71,6 +73,7 @@ def analyze(
                 layers=layer_figures(network, ()),
                 classes=(),
                 data=_count_rows(data, spec, table),
+                timed_rows=row_shapes(timed),
                 environment=read_environment(latency.thread_counts[0], service_version),
                 recipe=(spec,),
                 seed=seed,

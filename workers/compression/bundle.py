@@ -13,7 +13,7 @@ import onnxruntime
 
 from app.domain.report import Environment
 from workers.compression import harness
-from workers.compression.latency import SECONDS, PairedLatency, sample_rows
+from workers.compression.latency import SECONDS, PairedLatency
 
 # Zip's own epoch: the bytes must not tell when they were packed.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -21,7 +21,8 @@ _README = """Repeat the measurement:
 
     python -m venv .venv && .venv/bin/pip install -r requirements.txt && .venv/bin/python benchmark.py
 
-samples.csv holds the raw samples of the job, environment.json what they were taken on.
+samples.csv holds the raw samples of the job, environment.json what they were taken on. inputs.npz holds the rows that
+both files run: the first few validation rows of the job's data set. Mind that before you pass it on.
 """
 
 
@@ -30,12 +31,11 @@ def write_bundle(
     baseline: Path,
     compressed: Path,
     latency: Sequence[PairedLatency],
+    rows: harness.Feed,
     *,
     environment: Environment,
-    seed: int,
 ) -> None:
-    """Pack the harness, both files, its inputs, the raw samples and the environment; same content, same bytes."""
-    rows = sample_rows(baseline, seed)
+    """Pack the harness, both files, their rows, the raw samples and the environment; same content, same bytes."""
     files = {
         "README.txt": _README.encode(),
         "benchmark.py": Path(harness.__file__).read_bytes(),
@@ -50,7 +50,6 @@ def write_bundle(
         "batch_sizes": list(dict.fromkeys(measured.batch_size for measured in latency)),
         "threads": list(dict.fromkeys(measured.threads for measured in latency)),
         "seconds": SECONDS,
-        "seed": seed,
         "inputs": list(rows),
         "sha256": {
             name: hashlib.sha256(files[name]).hexdigest() for name in ("baseline.onnx", "model.onnx", "inputs.npz")
@@ -75,8 +74,10 @@ def _npz(rows: harness.Feed) -> bytes:
 def _samples(latency: Sequence[PairedLatency]) -> bytes:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("batch_size", "threads", "pair", "baseline_ms", "compressed_ms"))
+    writer.writerow(("batch_size", "threads", "round", "pair", "baseline_ms", "compressed_ms"))
     for measured in latency:
-        for pair, (ours, theirs) in enumerate(zip(measured.baseline_ms, measured.compressed_ms, strict=True)):
-            writer.writerow((measured.batch_size, measured.threads, pair, f"{ours:.6f}", f"{theirs:.6f}"))
+        for number, samples in enumerate(measured.rounds):
+            for pair, (ours, theirs) in enumerate(zip(*samples, strict=True)):
+                row = (measured.batch_size, measured.threads, number, pair, f"{ours:.6f}", f"{theirs:.6f}")
+                writer.writerow(row)
     return stream.getvalue().encode()

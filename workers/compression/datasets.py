@@ -234,7 +234,8 @@ def _digests(split: Split) -> Iterator[bytes]:
         for row in zip(*(np.ascontiguousarray(array[picked]) for array in split.inputs), strict=True):
             digest = hashlib.blake2b(digest_size=16)
             for value in row:
-                digest.update(np.ascontiguousarray(value).tobytes())
+                # −0.0 and 0.0 are one number and two patterns of bits.
+                digest.update(np.ascontiguousarray(value + 0 if value.dtype.kind == "f" else value).tobytes())
             yield digest.digest()
 
 

@@ -200,7 +200,7 @@ def compare(
         before, after = (side.decisions == labels for side in (baseline, compressed))
         classes = by_class(before, after, labels, class_names)
         if baseline.task.name is LearningTask.CLASSIFICATION:
-            drops["accuracy"] = measure_drop(before, after, seed)
+            drops["accuracy"] = measure_drop(before, after)
     return Comparison(
         task=baseline.task.name,
         metric=metric or baseline.task.metric,

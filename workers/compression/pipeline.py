@@ -29,7 +29,7 @@ from workers.compression.environment import read_environment
 from workers.compression.figures import count, layer_figures
 from workers.compression.forecast import Baseline, forecast
 from workers.compression.formats import onnx, pt2
-from workers.compression.latency import PairedLatency
+from workers.compression.latency import PairedLatency, row_shapes, rows_of
 from workers.compression.network import Network
 from workers.compression.packing import SUFFIX, leaves_zeros, pack, packed_size
 from workers.compression.pages.subject import UNNAMED, Subject
@@ -145,7 +145,8 @@ def compress(
             context.metric(f"compressed_{headline}", 0, comparison.compressed[headline].value)
             rows = _count_rows(data, recipe, steps)
         with tracker.part(Stage.PROFILING, "Timing both files in turn, with no other measurement beside"), turn():
-            profiling = profile_files(files, (count(network), count(floating)), packed, latency, seed)
+            timed = rows_of(files[0], data)
+            profiling = profile_files(files, (count(network), count(floating)), packed, latency, timed)
         with tracker.part(Stage.PACKAGING, "Writing the report"):
             environment = read_environment(profiling.pairs[0].threads, service_version)
             layers = layer_figures(floating, steps)
@@ -159,14 +160,16 @@ def compress(
                 agreement,
                 rows,
                 environment,
+                row_shapes(timed),
                 profiling.streamed_bytes_per_second,
+                profiling.cache_bytes,
                 profiling.unmeasured,
             )
             filled = _RECIPE.validate_python([step.spec for step in steps])
             report = build_report(findings, filled, objective, seed)
             (output.folder / REPORT_FILE).write_text(report.model_dump_json(indent=2), encoding="utf-8")
             output.announce(REPORT_FILE, "report", "json")
-            write_bundle(output.folder / BUNDLE, *files, profiling.pairs, environment=environment, seed=seed)
+            write_bundle(output.folder / BUNDLE, *files, profiling.pairs, timed, environment=environment)
             output.announce(BUNDLE, "benchmark", "zip")
             output.write_pages(report, subject, profiling.pairs)
     return report

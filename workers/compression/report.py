@@ -35,6 +35,7 @@ from workers.compression.footprint import Footprint
 from workers.compression.operator_profile import OperatorProfile
 from workers.compression.packing import leaves_zeros
 from workers.compression.pages.words import chance
+from workers.compression.resampling import CONFIDENCE
 
 PACKED = "Packed weights are unpacked inside each product and summed in float32, so that the file is what gains."
 LIMITS = {
@@ -85,7 +86,9 @@ class Findings:
     files: FileAgreement
     data: DataFigures
     environment: Environment
+    timed_rows: Mapping[str, tuple[int, ...]]
     streamed_bytes_per_second: float = math.inf
+    cache_bytes: int | None = None
     unmeasured: tuple[str, ...] = ()
 
 
@@ -104,12 +107,12 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
         agreement=comparison.agreement,
     )
     outcome = _judge(comparison, objective)
-    steady = _is_steady(findings.baseline.latency[0], findings.compressed.latency[0])
-    verdict = decide(delta, outcome, recipe, comparison, steady=steady)
+    timed = (findings.baseline.latency[0], findings.compressed.latency[0])
+    verdict = decide(delta, outcome, recipe, comparison, timed)
     more = filter(
         None,
         (
-            *_speed_facts(findings, recipe),
+            *_speed_facts(findings, recipe, delta, faster=verdict.faster),
             *findings.unmeasured,
             _zeros(findings),
             _storage(recipe),
@@ -129,50 +132,66 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
         classes=comparison.classes,
         files=findings.files,
         data=findings.data,
+        timed_rows=dict(findings.timed_rows),
         environment=findings.environment,
         recipe=recipe,
         seed=seed,
     )
 
 
-def _is_steady(before: LatencyFigures, after: LatencyFigures) -> bool:
-    """Tell whether the timing can show a file to be faster: where it is noisy, three quarters must be apart."""
-    return not after.noisy or before.p25_ms > NOISE * after.p75_ms
+def _is_apart(slower: LatencyFigures, faster: LatencyFigures) -> bool:
+    """Tell whether the timing can show a difference: where it is noisy, three quarters of the runs must be apart."""
+    return not slower.noisy or slower.p25_ms > NOISE * faster.p75_ms
 
 
 def decide(
-    delta: Delta, objective: ObjectiveOutcome | None, recipe: Recipe, comparison: Comparison, *, steady: bool
+    delta: Delta,
+    objective: ObjectiveOutcome | None,
+    recipe: Recipe,
+    comparison: Comparison,
+    timed: tuple[LatencyFigures, LatencyFigures],
 ) -> Verdict:
     """Say in plain words whether the result is faster, smaller and as accurate, and why.
 
-    Faster needs the whole interval above :data:`NOISE`, a steady timing, and a step that leaves less to compute than
-    zeros do.
-    As accurate is what the objective allows; without one, a drop that could be chance.
+    Faster and slower need the whole interval beyond :data:`NOISE` and a timing that can show it; faster, also a step
+    that leaves less to compute than zeros do.
+    As accurate is what the objective allows; without one, a drop that could be chance by the test beside it.
     """
     zeros = _makes_zeros_alone(recipe)
-    faster = delta.latency_ratio.ci95[0] > NOISE and steady and not zeros
-    smaller = delta.size_ratio > 1
-    drop = delta.metric_drop
-    as_accurate = objective.met if objective else drop.ci95[0] <= 0
+    ratio = delta.latency_ratio
+    faster = ratio.ci95[0] > NOISE and _is_apart(*timed) and not zeros
+    slower = ratio.ci95[1] < 1 / NOISE and _is_apart(*timed[::-1])
     return Verdict(
         faster=faster,
-        smaller=smaller,
-        as_accurate=as_accurate,
-        reasons=(_speed(delta.latency_ratio, faster=faster, zeros=zeros), _size(delta), _loss(comparison, objective)),
+        smaller=delta.size_ratio > 1,
+        as_accurate=_as_accurate(comparison, objective),
+        reasons=(_speed(ratio, faster=faster, slower=slower, zeros=zeros), _size(delta), _loss(comparison, objective)),
     )
 
 
-def _speed_facts(findings: Findings, recipe: Recipe) -> Iterator[str]:
-    profile, last = findings.compressed, recipe[-1]
-    if profile.operators is None:
+def _as_accurate(comparison: Comparison, objective: ObjectiveOutcome | None) -> bool | None:
+    if objective is not None:
+        return objective.met
+    if comparison.task is LearningTask.EMBEDDING:
+        return None  # the baseline is what it is judged by: any change whatsoever is a drop, and none is chance
+    return comparison.drop.value <= 0 or comparison.drop.p_value > 1 - CONFIDENCE
+
+
+def _speed_facts(findings: Findings, recipe: Recipe, delta: Delta, *, faster: bool) -> Iterator[str]:
+    before, after, last = findings.baseline, findings.compressed, recipe[-1]
+    if before.operators is None or after.operators is None:
         return iter(())
     return explain(
         Facts(
-            latency=profile.latency[0],
-            operators=profile.operators.operators,
-            outside=profile.operators.outside,
-            weight_bytes=sum(found.weight_bytes for found in profile.operators.operators),
+            before=before.latency[0],
+            latency=after.latency[0],
+            before_profile=before.operators,
+            profile=after.operators,
+            faster=faster,
+            speed=delta.latency_ratio.value,
+            macs_ratio=delta.macs_ratio,
             streamed_bytes_per_second=findings.streamed_bytes_per_second,
+            cache_bytes=findings.cache_bytes,
             on_integers=isinstance(last, QuantizeSpec) and last.calibrates,
             has_vnni=not VNNI.isdisjoint(findings.environment.isa),
         )
@@ -242,6 +261,7 @@ def describe_side(profile: Profile, metrics: Mapping[str, MetricValue]) -> Side:
         metrics=dict(metrics),
         latency=profile.latency,
         operators=profile.operators.operators if profile.operators else (),
+        operators_noisy=profile.operators is not None and profile.operators.noisy,
     )
 
 
@@ -253,11 +273,11 @@ def _judge(comparison: Comparison, objective: Objective | None) -> ObjectiveOutc
     return ObjectiveOutcome(metric=metric, max_drop=objective.max_drop, met=met)
 
 
-def _speed(ratio: LatencyRatio, *, faster: bool, zeros: bool) -> str:
+def _speed(ratio: LatencyRatio, *, faster: bool, slower: bool, zeros: bool) -> str:
     figures = f"{ratio.value:.2f} times the speed (95 % interval {ratio.ci95[0]:.2f} to {ratio.ci95[1]:.2f})"
     if faster:
         return f"It runs at {figures}."
-    if ratio.ci95[1] < 1 / NOISE:
+    if slower:
         return f"It is slower: it runs at {figures}."
     if zeros:
         return f"Zeros alone make it no faster; measured were {figures}."
@@ -265,10 +285,25 @@ def _speed(ratio: LatencyRatio, *, faster: bool, zeros: bool) -> str:
 
 
 def _size(delta: Delta) -> str:
-    counts = f"parameters shrink {delta.parameters_ratio:.2f} times, multiplications {delta.macs_ratio:.2f} times"
+    counts = f"{_counted('parameters', delta.parameters_ratio)}, {_counted('multiplications', delta.macs_ratio)}"
     if delta.size_ratio > 1:
-        return f"The file is {delta.size_ratio:.2f} times smaller; {counts}."
-    return f"The file is not smaller: it has {1 / delta.size_ratio:.2f} times the baseline's size; {counts}."
+        return f"The file is {_times(delta.size_ratio)} times smaller; {counts}."
+    if delta.size_ratio == 1:
+        return f"The file is not smaller: it has the baseline's size; {counts}."
+    return f"The file is not smaller: it has {_times(1 / delta.size_ratio)} times the baseline's size; {counts}."
+
+
+def _counted(name: str, ratio: float) -> str:
+    if ratio == 1:
+        return f"{name} are as many as before"
+    if ratio > 1:
+        return f"{name} shrink {_times(ratio)} times"
+    return f"{name} grow {_times(1 / ratio)} times"
+
+
+def _times(ratio: float) -> str:
+    """Give a ratio above 1 with as many digits as keep it from reading as 1."""
+    return next(text for digits in range(2, 17) if float(text := f"{ratio:.{digits}f}") > 1)
 
 
 def _loss(comparison: Comparison, objective: ObjectiveOutcome | None) -> str:
@@ -276,11 +311,29 @@ def _loss(comparison: Comparison, objective: ObjectiveOutcome | None) -> str:
     # A gain is a drop below 0: its interval turns round with it.
     gains = drop.value < 0
     low, high = (-drop.ci95[1], -drop.ci95[0]) if gains else drop.ci95
+    rows = comparison.compressed[metric].samples
     test = "McNemar" if metric == "accuracy" and comparison.task is LearningTask.CLASSIFICATION else "bootstrap"
     figures = (
-        f"{METRIC_WORDS[metric]} {'rises' if gains else 'drops'} by {abs(drop.value):.4f}"
-        f" (95 % interval {low:.4f} to {high:.4f}, {test} {chance(drop.p_value)})"
+        f"{METRIC_WORDS[metric]} {_moves(drop.value)} ({_interval(low, high, rows)}, {test} {chance(drop.p_value)})"
     )
+    if objective is None and comparison.task is LearningTask.EMBEDDING:
+        return (
+            f"{figures}. Whether that is near enough was not judged: the baseline is the measure, so that any change is"
+            " a drop. An objective would tell."
+        )
     if objective is None:
         return f"{figures}; no objective was set."
     return f"{figures}; {'within' if objective.met else 'more than'} the drop of {objective.max_drop:.4f} allowed."
+
+
+def _moves(drop: float) -> str:
+    if drop == 0:
+        return "stays as it was"
+    return f"{'rises' if drop < 0 else 'drops'} by {abs(drop):.4f}"
+
+
+def _interval(low: float, high: float, rows: int) -> str:
+    """Give the interval; where no resample differed, what rows that were not drawn may yet do (the rule of three)."""
+    if low == high:
+        return f"the same in every resample; up to {min(1, 3 / rows):.1%} of other rows may yet differ"
+    return f"95 % interval {low:.4f} to {high:.4f}"

@@ -5,7 +5,7 @@ import numpy as np
 from app.domain.job import Objective
 from app.domain.report import ANY_REPORT
 from app.domain.task import Upload
-from workers.compression.latency import _describe
+from workers.compression.latency import describe
 from workers.compression.pages.subject import Subject
 
 HOSTILE = (
@@ -42,7 +42,8 @@ def paired(batch_size=1, *, noisy=False, seed=0):
         scale * batch_size * generator.lognormal(0, spread, 300) + generator.exponential(0.01, 300)
         for scale in (3.0, 1.0)
     )
-    return _describe((before, after), batch_size, 1, 0, (None, None))
+    rounds = tuple(zip(np.split(before, 5), np.split(after, 5), strict=True))
+    return describe(rounds, batch_size, 1, (None, None))
 
 
 def side(latency, *, value, size_bytes, operators):
@@ -83,10 +84,13 @@ ENVIRONMENT = {
 DATA = {"train": 1437, "calibration": 256, "validation": 360, "overlap": 3}
 
 
-def make_report(names=("conv1", "conv2", "fc"), *, classes=10, noisy=False, pairs=None):
+def make_report(
+    names=("conv1", "conv2", "fc"), *, classes=10, noisy=False, pairs=None, task="classification", losing=True
+):
     """Give a report and the pairs it was made from."""
     pairs = pairs or (paired(1, noisy=noisy), paired(8, seed=1))
     report = {
+        "task": task,
         "baseline": side(
             [pair.baseline.model_dump() for pair in pairs], value=0.96, size_bytes=21_680,
             operators=operators("Conv", "Gemm"),
@@ -113,14 +117,14 @@ def make_report(names=("conv1", "conv2", "fc"), *, classes=10, noisy=False, pair
         ],
         "layers": layers(names),
         "classes": [
-            {"class": number, "samples": 36, "baseline": 0.95, "compressed": 0.95 - 0.01 * (number % 7)}
+            {"class": number, "samples": 36, "baseline": 0.95, "compressed": 0.95 - 0.01 * (number % 7) * losing}
             for number in range(classes)
         ],
         "files": {
             "rows": 360, "equal_predictions": 1.0, "largest_difference": 1e-6, "relative_difference": 7e-8,
             "widest_tie": 0.0,
         },
-        "data": DATA, "environment": ENVIRONMENT, "seed": 7,
+        "data": DATA, "timed_rows": {"tokens": [128], "image": [3, 28, 28]}, "environment": ENVIRONMENT, "seed": 7,
         "recipe": [
             {"method": "prune", "amount": 0.3, "exclude": [name for name in names if name][:100]},
             {"method": "quantize"},

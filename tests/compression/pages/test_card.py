@@ -62,6 +62,15 @@ def test_it_tells_recipe_hashes_figures_and_limits(card):
     assert sum(token.type == "table_open" for token in tokens(card)) == 2
 
 
+def test_it_tells_what_rows_were_timed_and_what_both_files_agree_on(card):
+    assert "rows of this shape: tokens 128, image 3 × 28 × 28." in card
+    assert "Both files: they decide 97.0% of the 360 validation rows alike." in card
+    report, _ = make_report(task="regression", losing=False)
+    other = render_card(report, SUBJECT)
+    assert "their outputs are 97.0% alike (1 − ‖a − b‖ / ‖a‖) over 360 validation rows" in other
+    assert "Classes do not lose alike" not in other
+
+
 def test_the_same_figures_give_the_same_bytes(card):
     assert render_card(make_report(classes=8)[0], SUBJECT) == card
 

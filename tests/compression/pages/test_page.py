@@ -136,6 +136,59 @@ def test_a_noisy_timing_is_marked_beside_its_figures_and_on_top(noisy):
     assert sum(attributes.get("class") == "mark" for attributes in found.of("span")) == (3 if noisy else 0)
 
 
+def test_another_timing_that_is_noisy_does_not_mark_a_steady_headline():
+    report, pairs = make_report(pairs=(paired(1), paired(8, noisy=True, seed=1)))
+    found = Page(render_page(report, SUBJECT, pairs))
+    assert "Noisy timing." not in found.words
+    assert sum(attributes.get("class") == "mark" for attributes in found.of("span")) == 2
+
+
+def test_each_line_of_the_latency_table_names_its_threads(page):
+    assert "baseline, batch 1, one thread" in page.words
+    assert "compressed, batch 8, one thread" in page.words
+
+
+def test_the_shape_of_the_timed_rows_is_told(page):
+    assert "on validation rows of the shape tokens 128, image 3 × 28 × 28" in page.words
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("classification", "Rows decided alike 97.0% of 360 validation rows"),
+        ("segmentation", "Pixels decided alike 97.0% of 360 validation rows"),
+        ("token_classification", "Tokens decided alike 97.0% of 360 validation rows"),
+        ("multilabel", "Labels decided alike 97.0% of 360 validation rows"),
+        ("regression", "Outputs alike 97.0% 1 − ‖a − b‖ / ‖a‖ over 360 validation rows"),
+        ("embedding", "Outputs alike 97.0% 1 − ‖a − b‖ / ‖a‖ over 360 validation rows"),
+    ],
+)
+def test_what_is_alike_is_what_the_task_decides(task, said):
+    report, _ = make_report(task=task)
+    assert report.data.validation == 360
+    files = report.files.model_copy(update={"rows": 256})
+    assert said in Page(render_page(report.model_copy(update={"files": files}), SUBJECT)).words
+
+
+def test_no_class_is_said_to_lose_where_none_does():
+    report, _ = make_report(losing=False)
+    (label,) = [each["aria-label"] for each in Page(render_page(report, SUBJECT)).of("svg") if "classes" in str(each)]
+    assert label.endswith("No class loses.")
+
+
+def test_what_was_not_judged_is_no_no():
+    report, _ = make_report()
+    verdict = report.verdict.model_copy(update={"as_accurate": None})
+    assert "As accurate: not judged" in Page(render_page(report.model_copy(update={"verdict": verdict}), SUBJECT)).words
+
+
+def test_operators_whose_times_do_not_fit_are_marked():
+    report, _ = make_report()
+    after = report.compressed.model_copy(update={"operators_noisy": True})
+    found = Page(render_page(report.model_copy(update={"compressed": after}), SUBJECT))
+    assert "operators' times stayed far from those of whole runs" in found.words
+
+
 def test_names_that_mean_harm_are_text():
     report, pairs = make_report(HOSTILE)
     text = render_page(report, HOSTILE_SUBJECT, pairs)

@@ -14,6 +14,7 @@ import yaml
 from app.domain.report import AnyReport, Report
 from app.domain.task import Upload
 from workers.compression.pages import words
+from workers.compression.pages.plots import worst_class
 from workers.compression.pages.subject import Subject
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>&|#~!]|:(?=//)|(?<=www)\.|^[-+=]|(?<=^\d)[.)])")
@@ -59,7 +60,7 @@ def render_card(report: AnyReport, subject: Subject) -> str:
         subject=subject,
         compared=isinstance(report, Report),
         recipe=json.dumps(report.model_dump(mode="json")["recipe"], indent=2),
-        worst=min(report.classes, key=lambda found: found.compressed - found.baseline, default=None),
+        worst=worst_class(report.classes),
     )
 
 

@@ -64,7 +64,7 @@ def render_page(report: AnyReport, subject: Subject, pairs: Sequence[PairedLaten
         noisy=_noisy(report),
         latency_plots=[draw_latency(pair, place) for place, pair in enumerate(pairs[:MOST_PAIRS], 1)],
         pairs_left_out=max(0, len(pairs) - MOST_PAIRS),
-        class_plot=draw_classes(report.classes),
+        class_plot=draw_classes(report.classes, words.DECIDED.get(report.task, "rows")),
         layer_plot=draw_layers(report.layers),
         training_plots=[shown for shown in _trainings(report.steps) if shown],
         operator_plot=draw_operators(report.baseline.operators, report.compressed.operators)
@@ -84,7 +84,8 @@ def _verdicts(report: AnyReport) -> list[tuple[str, bool | None]]:
 
 
 def _noisy(report: AnyReport) -> bool:
-    return report.compressed is not None and any(timed.noisy for timed in report.compressed.latency)
+    """Tell whether the headline's timing is noisy; others are marked in the table."""
+    return report.compressed is not None and any(timed.noisy for timed in report.compressed.latency[:1])
 
 
 def _tiles(report: Report) -> Iterator[Tile]:
@@ -95,7 +96,8 @@ def _tiles(report: Report) -> Iterator[Tile]:
         first = after.latency[0]
         timed = (
             f"p50 {words.milliseconds(before.latency[0].p50_ms)} → {words.milliseconds(first.p50_ms)}"
-            f" at batch {first.batch_size}; 95 % interval {words.interval(ratio.ci95, 2)}"
+            f" at batch {first.batch_size}, {words.threads(first.threads)};"
+            f" 95 % interval {words.interval(ratio.ci95, 2)}"
         )
     yield Tile("Times as fast", f"{ratio.value:.2f}×", timed)
     sizes = f"{words.size(before.size_bytes)} → {words.size(after.size_bytes)}"
@@ -107,11 +109,19 @@ def _tiles(report: Report) -> Iterator[Tile]:
         values = f"{words.metric(before.metrics[name].value)} → {words.metric(after.metrics[name].value)}; "
     sure = f"{values}95 % interval of the loss {words.interval(drop.ci95)}, {words.chance(drop.p_value)}"
     yield Tile(f"{words.title(name)} {'gained' if drop.value < 0 else 'lost'}", f"{abs(drop.value):.4f}", sure)
-    yield Tile("Rows decided alike", words.share(delta.agreement), f"of {report.files.rows} validation rows")
+    yield _alike(report)
     sums = f"{words.whole(before.macs)} → {words.whole(after.macs)} a row"
     yield Tile("Times fewer multiplications", f"{delta.macs_ratio:.2f}×", sums)
     numbers = f"{words.whole(before.parameters)} → {words.whole(after.parameters)}"
     yield Tile("Times fewer parameters", f"{delta.parameters_ratio:.2f}×", numbers)
+
+
+def _alike(report: Report) -> Tile:
+    rows, share = f"{report.data.validation} validation rows", words.share(report.delta.agreement)
+    if report.task in words.UNDECIDED:
+        return Tile("Outputs alike", share, f"1 − ‖a − b‖ / ‖a‖ over {rows}")
+    decided = words.DECIDED.get(report.task)
+    return Tile(f"{words.title(decided or 'rows')} decided alike", share, f"of {rows}")
 
 
 def _trainings(steps: Sequence[StepOutcome]) -> Iterator[Plot | None]:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from app.domain.report import ClassFigures, LayerFigures, OperatorFigures
 from workers.compression.latency import PairedLatency
 from workers.compression.pages.svg import BASELINE, COMPRESSED, FAINT, INK, Plot, plot
-from workers.compression.pages.words import milliseconds, share, shorten, significant, size
+from workers.compression.pages.words import milliseconds, share, shorten, significant, size, threads
 
 MOST_CLASSES, MOST_LAYERS, MOST_OPERATORS, MOST_PAIRS = 24, 40, 12, 8
 _BINS = 80
@@ -56,24 +56,30 @@ def draw_latency(pair: PairedLatency, place: int = 1) -> Plot:
         _legend(axes)
 
     label = (
-        f"Latency at batch {pair.batch_size}, {_threads(pair.threads)}: the median of {len(before)} runs is"
+        f"Latency at batch {pair.batch_size}, {threads(pair.threads)}: the median of {len(before)} runs is"
         f" {milliseconds(pair.baseline.p50_ms)} for the baseline and {milliseconds(pair.compressed.p50_ms)} for the"
         " compressed file."
     )
     beyond = sum(int((samples > high).sum()) for samples in (before, after))
-    caption = f"Batch {pair.batch_size}, {_threads(pair.threads)}: {len(before)} pairs of runs; lines at the medians."
+    caption = f"Batch {pair.batch_size}, {threads(pair.threads)}: {len(before)} pairs of runs; lines at the medians."
     if beyond:
         caption += f" {beyond} slower runs lie beyond the right end."
     return plot(f"latency-{place}", 2.3, paint, label=label, caption=caption)
 
 
-def draw_classes(classes: Sequence[ClassFigures]) -> Plot | None:
+def worst_class(classes: Sequence[ClassFigures]) -> ClassFigures | None:
+    """Give the class that loses most, null where none does."""
+    worst = min(classes, key=lambda found: found.compressed - found.baseline, default=None)
+    return worst if worst is not None and worst.compressed < worst.baseline else None
+
+
+def draw_classes(classes: Sequence[ClassFigures], decided: str = "rows") -> Plot | None:
     """Draw accuracy within each class, before and after: of many, those that changed most."""
     if not classes:
         return None
     changed = sorted(classes, key=lambda found: (-abs(found.compressed - found.baseline), found.class_))
     shown = sorted(changed[:MOST_CLASSES], key=lambda found: found.class_)
-    worst = min(classes, key=lambda found: found.compressed - found.baseline)
+    worst = worst_class(classes)
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -88,10 +94,13 @@ def draw_classes(classes: Sequence[ClassFigures]) -> Plot | None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         _legend(axes)
 
-    label = (
-        f"Accuracy within {len(shown)} of {len(classes)} classes. Class {shorten(worst.label, 60)} loses most: from"
-        f" {share(worst.baseline)} to {share(worst.compressed)} of {worst.samples} rows."
-    )
+    told = "No class loses."
+    if worst is not None:
+        told = (
+            f"Class {shorten(worst.label, 60)} loses most: from {share(worst.baseline)} to {share(worst.compressed)} of"
+            f" {worst.samples} {decided}."
+        )
+    label = f"Accuracy within {len(shown)} of {len(classes)} classes. {told}"
     few = (
         f"The {len(shown)} of {len(classes)} classes that changed most." if len(shown) < len(classes) else "Each class."
     )
@@ -221,10 +230,6 @@ def _height(rows: int, each: float = 0.19) -> float:
 
 def finite(value: float | None) -> float:
     return float(value) if value is not None and np.isfinite(value) else float("nan")
-
-
-def _threads(count: int) -> str:
-    return "one thread" if count == 1 else f"{count} threads"
 
 
 @contextmanager

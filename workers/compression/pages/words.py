@@ -2,12 +2,24 @@
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from app.domain.learning_task import LearningTask
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 """What no XML may hold, or what makes a line read otherwise than it is written."""
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 NONE = "–"
+DECIDED = {
+    LearningTask.MULTILABEL: "labels",
+    LearningTask.TOKEN_CLASSIFICATION: "tokens",
+    LearningTask.LANGUAGE_MODELLING: "tokens",
+    LearningTask.SEGMENTATION: "pixels",
+}
+"""What is decided, where that is not one a row."""
+UNDECIDED = frozenset({LearningTask.REGRESSION, LearningTask.EMBEDDING})
+"""Tasks whose outputs decide nothing: they are near each other or not."""
 
 
 def clean(text: str) -> str:
@@ -83,3 +95,23 @@ def setting(value: Any) -> str:
             return ", ".join(f"{clean(str(key))}: {setting(item)}" for key, item in value.items()) or NONE
         case _:
             return clean(str(value))
+
+
+def alike(task: LearningTask, agreement: float, rows: int) -> str:
+    """Say how far both files agree, in what the task decides, if anything."""
+    if task in UNDECIDED:
+        return f"their outputs are {share(agreement)} alike (1 − ‖a − b‖ / ‖a‖) over {whole(rows)} validation rows"
+    decided = DECIDED.get(task, "rows")
+    within = f"{whole(rows)} validation rows" if decided == "rows" else f"{decided} of {whole(rows)} validation rows"
+    return f"they decide {share(agreement)} of the {within} alike"
+
+
+def shapes(timed_rows: Mapping[str, Sequence[int]]) -> str:
+    """Give the shape of a row of each input."""
+    return ", ".join(
+        f"{clean(name)} {' × '.join(map(str, shape)) or 'one number'}" for name, shape in timed_rows.items()
+    )
+
+
+def threads(count: int) -> str:
+    return "one thread" if count == 1 else f"{count} threads"
