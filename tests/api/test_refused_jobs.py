@@ -41,6 +41,7 @@ FIELDS = {
     "priority": ({"priority": 10}, "validation_failed", "/priority"),
     "seed": ({"seed": -1}, "validation_failed", "/seed"),
     "control characters": ({"name": "a\0b"}, "validation_failed", "/name"),
+    "a colon in a label's key": ({"labels": {"a:b/c": "d", "e": "f:g"}}, "validation_failed", "/labels/a:b~1c"),
     "endless": ({"time_limit_seconds": 10**9}, "validation_failed", "/time_limit_seconds"),
     "model id of another kind": ({"model_id": 7}, "validation_failed", "/model_id"),
 }
