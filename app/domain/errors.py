@@ -113,6 +113,10 @@ class DigestMismatch(Malformed):
     code, title = "digest_mismatch", "The bytes received do not match the digest sent"
 
 
+class OriginRefused(Malformed):
+    code, title = "origin_refused", "Pages of another origin may not send this"
+
+
 class TruncatedUpload(Malformed):
     code, title = "truncated_upload", "The upload ended before the file did"
 
