@@ -56,6 +56,20 @@ def test_an_impossible_job(project, case):
     assert project.kept() == before
 
 
+def test_a_colon_in_a_label_of_a_sweep(project):
+    sweep = {
+        "model_id": project.add_model(),
+        "dataset_id": project.add_dataset(),
+        "objective": {"max_drop": 0.1, "minimize": "size"},
+        "budget": {"trials": 2, "seconds": 60},
+        "labels": {"a:b": "c"},
+    }
+    before = project.kept()
+    body = problem(project.client.post("sweeps", json=sweep), 422, "validation_failed")
+    assert pointers(body) == ["/labels/a:b"]
+    assert project.kept() == before
+
+
 X, Y = {"name": "x", "dtype": "float32", "shape": [1, 8, 8]}, {"name": "y", "dtype": "int64", "shape": []}
 DATASETS = {
     "other field": ({"fields": [X | {"name": "image"}, Y]}, "dataset_mismatch", "image"),

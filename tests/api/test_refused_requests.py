@@ -44,6 +44,11 @@ def test_a_name_that_is_no_text(project, name):
         url = f"{project.client.base_url}{noun}?name={name}"
         response = project.client.post(url, content=content, headers=OCTETS)
         assert pointers(problem(response, 422, "validation_failed")) == ["/query/name"]
+    # In JSON it can be written, as half of a pair.
+    text = json.dumps({"model_id": "m", "dataset_id": "d", "recipe": [{"method": "prune"}], "name": "a\ud800"})
+    response = project.client.post("jobs", content=text, headers={"Content-Type": "application/json"})
+    assert response.status_code in {400, 422}
+    problem(response, response.status_code, response.json()["code"])
 
 
 @pytest.mark.usefixtures("unchanged")
