@@ -129,6 +129,8 @@ def _api(arguments: argparse.Namespace) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        # There are none: a request that asks for one is answered as if it had not.
+        ws="none",
         # Streams and long polls are cut after this; their clients resume.
         timeout_graceful_shutdown=3,
     )

@@ -35,6 +35,10 @@ _QUICK_SECONDS = 10.0
 """A part that ends so often, each time so soon behind its start, will not do better the next time."""
 _TICK_SECONDS = 0.1
 _KEY_FILE = "admin.key"
+_OTHERS = 0o077
+"""What the mode of a file gives to its group and to everybody."""
+_PRIVATE = ("winnow.db*", _KEY_FILE, "signing.key", "objects", "broker", "scratch")
+"""What in a data folder holds keys, or what users uploaded."""
 _WINNOWD = [sys.executable, "-m", "app.cli"]
 
 
@@ -45,7 +49,10 @@ def serve(data: Path, host: str, port: int) -> None:
         Unavailable: a part cannot be started.
     """
     check_address(host, port)
+    # The folder may be one that others can enter; what is written there is for this user alone, by whichever part.
+    os.umask(_OTHERS)
     with locked(data):
+        close_to_others(data)
         environment = {"WINNOW_DATA": str(data)}
         household = Household()
         try:
@@ -123,6 +130,17 @@ def locked(data: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise Unavailable(f"Another service already runs on {data}.") from error
         yield
+
+
+def close_to_others(data: Path) -> None:
+    """Take from other users what an earlier version, or a command beside this one, left open to them."""
+    for path in (found for name in _PRIVATE for found in data.glob(name)):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & _OTHERS:
+            try:
+                path.chmod(mode & ~_OTHERS)
+            except PermissionError:
+                sys.stderr.write(f"Others may read {path}, and it is not this user's to close: see to its mode.\n")
 
 
 def broker_socket(data: Path) -> Path:

@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 from app.api import (
     artifacts,
@@ -33,7 +32,7 @@ from app.api import (
 )
 from app.api.deps import Parts
 from app.api.idempotency import HEADER, REPLAYED, Idempotency
-from app.api.middleware import REQUEST_ID, BodyLimit, Head, RequestId
+from app.api.middleware import REQUEST_ID, BodyLimit, Cors, Head, RequestId
 from app.api.watching import Watch
 from app.courier import Courier
 from app.db.engine import make_engine, make_sessions
@@ -143,7 +142,7 @@ def _cors(settings: Settings) -> list[Middleware]:
         return []
     return [
         Middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
             allow_headers=[*_ASKED_HEADERS, *resumable.ASKED_HEADERS],

@@ -103,7 +103,10 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         self.folder = _folder_of(url)
-        self.store: ObjectStore = LocalStore(self.folder, mkdir=True) if self.folder else from_url(url)
+        if self.folder is not None:
+            # What users upload is for the service alone; a folder that is there keeps the mode that it has.
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.store: ObjectStore = LocalStore(self.folder) if self.folder else from_url(url)
 
     async def receive(self, body: AsyncIterator[bytes], *, limit: int) -> Incoming:
         """Write a stream down, hashing it on the way.

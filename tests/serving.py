@@ -86,7 +86,8 @@ def serving(data, **settings):
     given = {"broker_url": f"redis+socket://{data}/no-broker.sock", "max_upload_bytes": MAX_UPLOAD_BYTES}
     app = create_app(Settings(data=data, max_body_bytes=MAX_BODY_BYTES, **{**given, **settings}))
     migrations.upgrade(app.state.parts.engine)
-    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1, server_header=False)
+    # As ``winnowd api`` has it.
+    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1, server_header=False, ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

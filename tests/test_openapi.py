@@ -79,3 +79,9 @@ def test_every_refusal_is_a_problem_with_its_codes(document):
 def test_no_operation_is_listed_that_does_not_exist(document):
     assert set(OF_OPERATIONS) == {operation["operationId"] for operation in operations(document).values()}
     assert set(examples()) <= set(OF_OPERATIONS)
+
+
+def test_what_is_asked_by_options_is_described_and_refuses_nothing(document):
+    responses = document["paths"]["/api/v1/uploads"]["options"]["responses"]
+    assert responses.keys() == {"204"}
+    assert {"Tus-Version", "Tus-Extension", "Tus-Max-Size", "X-Request-ID"} <= responses["204"]["headers"].keys()

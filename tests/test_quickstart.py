@@ -50,6 +50,9 @@ def test_every_block_of_the_quickstart_runs(tmp_path):
     log = tmp_path / "winnow-try" / "winnowd.log"
     told = log.read_text()[-3000:] if log.exists() else ""
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}\n{told}"
+    # The first key stands in both.
+    for path in (log, tmp_path / "winnow-try" / "service" / "admin.key"):
+        assert path.stat().st_mode & 0o077 == 0, path
     names = {path.name for path in (tmp_path / "winnow-try" / "results").iterdir()}
     assert {"model.onnx", "model.pt2", "report.json", "manifest.json", "benchmark.zip"} <= names
     assert "artifacts are what job_" in done.stdout

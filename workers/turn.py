@@ -3,6 +3,7 @@
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -67,4 +68,7 @@ def _open(lock: Path) -> int:
         # Without O_CREAT: in a folder for everybody, a kernel may refuse that for a file of another user's.
         return os.open(lock, flags)
     except FileNotFoundError:
-        return os.open(lock, flags | os.O_CREAT, 0o644)
+        descriptor = os.open(lock, flags | os.O_CREAT, 0o644)
+        with suppress(PermissionError):  # another user was quicker
+            os.fchmod(descriptor, 0o644)  # whatever this process' umask is
+        return descriptor

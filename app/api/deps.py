@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import unquote, unquote_to_bytes
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.dependencies.models import Dependant
@@ -97,6 +98,17 @@ def _refuse_unknown(request: Request) -> None:
     unknown = request.query_params.keys() - _query_names(request.scope["route"].dependant)
     if unknown:
         raise invalid_query(dict.fromkeys(sorted(unknown), "There is no such parameter."))
+    _refuse_bytes(request.scope["query_string"])
+
+
+def _refuse_bytes(query: bytes) -> None:
+    """Refuse what is no UTF-8: the framework would put signs in its place that nobody sent."""
+    for pair in query.split(b"&"):
+        name, _, value = pair.partition(b"=")
+        try:
+            unquote_to_bytes(value).decode()
+        except UnicodeDecodeError:
+            raise invalid_query({unquote(name.decode("latin-1")): "This is no text in UTF-8."}) from None
 
 
 def _query_names(dependant: Dependant) -> set[str]:

@@ -97,7 +97,7 @@ def problem(error: WinnowError, scope: Mapping[str, Any], headers: Mapping[str, 
     return JSONResponse(
         body.model_dump(mode="json"),
         body.status,
-        {**_HEADERS.get(error.kind, {}), **_retry_after(error), **(headers or {})},
+        {**_HEADERS.get(error.kind, {}), **_retry_after(error), **error.headers, **(headers or {})},
         media_type=MEDIA_TYPE,
     )
 
@@ -110,7 +110,7 @@ async def _on_own(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, WinnowError)
     if STATUS[error.kind] >= 500:
         log.error("service_error", code=error.code, detail=error.detail, request_id=request.state.request_id)
-    return problem(error, request.scope, getattr(error, "headers", None))
+    return problem(error, request.scope)
 
 
 async def _on_framework(request: Request, error: Exception) -> JSONResponse:

@@ -28,7 +28,7 @@ from app.api.waiting import read_until
 from app.db.tables import ArtifactRow
 from app.domain.errors import FieldError, ValidationFailed
 from app.domain.ids import Prefix
-from app.domain.job import JobSpec, JobState
+from app.domain.job import JobSpec, JobState, check_labels
 from app.domain.report import AnyReport
 from app.domain.task import CARD_FILE, PAGE_FILE, REPORT_FILE
 from app.services import artifacts, callers, jobs
@@ -54,6 +54,7 @@ def create_job(
     request: Request, response: Response, parts: PartsDep, session: Writing, caller: Writer, _: JsonBody, spec: JobSpec
 ) -> JobOut:
     """Queue a compression; one that could only fail is refused."""
+    check_labels(spec.labels)
     view = jobs.submit(session, caller.project_id, spec, limit=parts.settings.max_active_jobs)
     response.headers["Location"] = f"{request.url.path}/{view.row.id}"
     response.headers["Retry-After"] = _RETRY_AFTER_SECONDS

@@ -1,18 +1,21 @@
 """What every request passes: it gets an id, a line in the log and safe headers, and its body is bounded."""
 
 import time
+from http import HTTPStatus
 from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.deps import OCTETS, OFFSET_OCTETS
 from app.api.errors import problem
-from app.domain.errors import TooLarge
+from app.domain.errors import OriginRefused, TooLarge
 from app.domain.ids import Prefix, new_id
 
 REQUEST_ID = "X-Request-ID"
+ASKED_METHOD = "access-control-request-method"
 
 
 _SECURITY = {
@@ -67,6 +70,20 @@ class RequestId:
                     milliseconds=round(1000 * (time.monotonic() - began), 1),
                     key_id=state.get("key_id"),
                 )
+
+
+class Cors(CORSMiddleware):
+    """Refuses what a page of another origin may not send in the form of every other refusal."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        if scope["type"] == "http" and scope["method"] == "OPTIONS" and {"origin", ASKED_METHOD} <= {*headers}:
+            answer = self.preflight_response(request_headers=headers)
+            if answer.status_code >= HTTPStatus.BAD_REQUEST:
+                said = {name: it for name, it in answer.headers.items() if not name.startswith("content-")}
+                await problem(OriginRefused(f"{bytes(answer.body).decode()}."), scope, said)(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
 class Head:

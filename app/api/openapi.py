@@ -12,7 +12,7 @@ from app.api.artifacts import ZSTANDARD
 from app.api.deps import JSON, OCTETS
 from app.api.errors import MEDIA_TYPE, STATUS, Problem
 from app.api.middleware import REQUEST_ID
-from app.domain.errors import Kind, WinnowError
+from app.domain.errors import IdempotencyInFlight, Kind, WinnowError
 from app.domain.ids import Prefix, id_pattern
 
 _METHODS = ("get", "post", "put", "patch", "delete")
@@ -29,6 +29,8 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "Content-Range": {"description": "`bytes <first>-<last>/<size>`, or `bytes */<size>`.", "schema": _TEXT},
     idempotency.REPLAYED: {"description": "`true` where an earlier answer was given again.", "schema": _TEXT},
 }
+_OF_OPTIONS = ("Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm")
+_HEADERS |= {name: {"schema": _TEXT, "required": True} for name in _OF_OPTIONS}
 _CONTENT_HEADERS = ("ETag", "Repr-Digest")
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _CONTENTS: dict[str, tuple[str, ...]] = {
@@ -83,6 +85,10 @@ def complete(document: dict[str, Any], prefix: str) -> None:
             if operation := methods.get(method):
                 _name_bodies(operation, components["schemas"])
                 _complete(operation, method, components["examples"], versioned=path.startswith(prefix))
+        if options := methods.get("options"):
+            # It asks for no key and refuses nothing.
+            options["responses"].pop("4XX", None)
+            _add_headers(options["responses"]["204"], [REQUEST_ID, *_OF_OPTIONS])
     idempotency.describe(document, prefix)
     _spell_out_constants(document)
 
@@ -170,6 +176,11 @@ def _refusal(errors: list[type[WinnowError]]) -> dict[str, Any]:
         },
     }
     _add_headers(response, names)
+    if IdempotencyInFlight in errors:
+        # Of all that share the status, it alone is worth another try.
+        response["headers"]["Retry-After"] = {
+            name: it for name, it in _HEADERS["Retry-After"].items() if name != "required"
+        }
     return response
 
 

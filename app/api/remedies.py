@@ -4,6 +4,7 @@ REMEDIES = {
     # the request
     "digest_mismatch": "Send the file again: bytes changed on the way, or the `Repr-Digest` is of another file.",
     "malformed_request": "Send valid JSON in UTF-8, and headers of the form that the detail names.",
+    "origin_refused": "Operators: `WINNOW_CORS_ORIGINS` names the origins whose pages may use the API.",
     "truncated_upload": "Send the file again, with the `Content-Length` that it has.",
     "unauthenticated": "Send `Authorization: Bearer KEY` with a key that is neither revoked nor expired.",
     "forbidden": "Take a key with the scope that the detail names; an admin of the project makes one at `/keys`.",

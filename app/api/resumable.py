@@ -51,13 +51,20 @@ class Tus:
         if scope["type"] != "http" or not (path == self._path or path.startswith(self._path + "/")):
             await self._app(scope, receive, send)
             return
+        bodiless = False
         wanted = Headers(scope=scope).get(OVERRIDE, "").upper()
         if scope["method"] == "POST" and wanted in {"PATCH", "DELETE", "HEAD"}:
             scope = {**scope, "method": wanted}
+            bodiless = wanted == "HEAD"
 
         async def send_with_version(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Tus-Resumable"] = VERSION
+                headers = MutableHeaders(scope=message)
+                headers["Tus-Resumable"] = VERSION
+                if bodiless:
+                    # The server knows of a POST alone, whose answer is as long as it says.
+                    headers["Content-Length"] = "0"
+                    del headers["Content-Type"]
             await send(message)
 
         await self._app(scope, receive, send_with_version)

@@ -22,6 +22,7 @@ from app.api.deps import (
 from app.api.schemas import Page, SweepOut, SweepWhole
 from app.api.waiting import read_until
 from app.domain.ids import Prefix
+from app.domain.job import check_labels
 from app.domain.sweep import UNDERWAY, SweepSpec, SweepState
 from app.services import callers, sweeps
 from app.services.sweeps import SweepView
@@ -47,6 +48,7 @@ def create_sweep(
     the best. The sweep succeeds where a trial meets the objective; `best_job_id` is the one that minimizes what was
     asked for.
     """
+    check_labels(spec.labels)
     row = sweeps.submit(session, caller.project_id, spec, datetime.now(UTC), limit=parts.settings.max_active_jobs)
     response.headers["Location"] = f"{request.url.path}/{row.id}"
     response.headers["Retry-After"] = _RETRY_AFTER_SECONDS

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 
-from app.db.tables import DeliveryRow, WebhookRow
+from app.db.tables import WebhookRow
 from app.domain.exact import Exact
 from app.domain.webhook import DeliveryError, DeliveryState, WebhookEvent
+from app.services.webhooks import DeliveryView
 
 
 class WebhookIn(Exact):
@@ -50,7 +51,8 @@ class WebhookMade(WebhookOut):
 class DeliveryOut(BaseModel):
     """An event on its way to a webhook, by the id that its receiver sees as ``webhook-id``.
 
-    ``response_status`` and ``error`` are the last attempt's; ``next_attempt_at`` is null once there is none to come.
+    ``response_status`` and ``error`` are the last attempt's; ``next_attempt_at`` is null once there is none to come, as
+    while the webhook is disabled.
     """
 
     model_config = ConfigDict(from_attributes=True)
@@ -62,14 +64,15 @@ class DeliveryOut(BaseModel):
     attempts: int
     created_at: datetime
     attempted_at: datetime | None
-    next_attempt_at: datetime | None = Field(validation_alias="due_at")
+    next_attempt_at: datetime | None
     ended_at: datetime | None
     response_status: int | None
     error: DeliveryError | None
 
     @classmethod
-    def of(cls, row: DeliveryRow) -> Self:
-        return cls.model_validate(row)
+    def of(cls, view: DeliveryView) -> Self:
+        shown = {name: getattr(view.row, name) for name in cls.model_fields if name != "next_attempt_at"}
+        return cls.model_validate({**shown, "next_attempt_at": view.next_attempt_at})
 
 
 class DeliveryWhole(DeliveryOut):

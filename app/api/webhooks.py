@@ -79,9 +79,9 @@ def ping_webhook(
     request: Request, response: Response, session: Writing, caller: Writer, webhook_id: str
 ) -> DeliveryOut:
     """Send an event `ping`, to try the receiver out."""
-    row = webhooks.ping(session, caller.project_id, webhook_id)
-    _underway(request, response, webhook_id, row.id)
-    return DeliveryOut.of(row)
+    view = webhooks.ping(session, caller.project_id, webhook_id)
+    _underway(request, response, webhook_id, view.row.id)
+    return DeliveryOut.of(view)
 
 
 @router.post("/{webhook_id}:enable")
@@ -101,8 +101,10 @@ def list_deliveries(
 ) -> Page[DeliveryOut]:
     """List what a webhook was sent or is to be, newest first."""
     before = checked_cursor(Prefix.DELIVERY, cursor)
-    rows = webhooks.list_deliveries(session, caller.project_id, webhook_id, state=state, before=before, limit=limit + 1)
-    return Page.of(rows, limit, DeliveryOut.of)
+    views = webhooks.list_deliveries(
+        session, caller.project_id, webhook_id, state=state, before=before, limit=limit + 1
+    )
+    return Page.of(views, limit, DeliveryOut.of)
 
 
 @router.get("/{webhook_id}/deliveries/{delivery_id}")
@@ -116,9 +118,9 @@ def redeliver(
     request: Request, response: Response, session: Writing, caller: Writer, webhook_id: str, delivery_id: str
 ) -> DeliveryOut:
     """Send something once more, whether it arrived, was given up or waits; its `webhook-id` stays the same."""
-    row = webhooks.redeliver(session, caller.project_id, webhook_id, delivery_id)
+    view = webhooks.redeliver(session, caller.project_id, webhook_id, delivery_id)
     _underway(request, response, webhook_id, delivery_id)
-    return DeliveryOut.of(row)
+    return DeliveryOut.of(view)
 
 
 def _underway(request: Request, response: Response, webhook_id: str, delivery_id: str) -> None:

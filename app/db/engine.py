@@ -1,5 +1,7 @@
 """Connections: SQLite made safe for several processes, PostgreSQL as it comes."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
 from time import monotonic
@@ -29,11 +31,18 @@ def make_engine(url: str) -> Engine:
         return engine
     if not parsed.database or parsed.database == ":memory:":
         raise ValueError("SQLite needs a file: every process must see the same database")
-    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    _make_file(Path(parsed.database))
     engine = create_engine(parsed, pool_size=10, max_overflow=30)
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _make_file(path: Path) -> None:
+    """Make the database where it is missing, for its user alone: SQLite gives what stands beside it the same mode."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def make_sessions(engine: Engine, *, read_only: bool = False) -> Sessions:

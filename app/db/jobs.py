@@ -5,7 +5,19 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Integer, Select, and_, bindparam, exists, func, literal, select, union_all, update
+from sqlalchemy import (
+    CompoundSelect,
+    Integer,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from app.db import usage, webhooks
@@ -74,24 +86,29 @@ def queue_positions(session: Session, rows: Sequence[JobRow]) -> dict[str, int]:
     """Tell how many queued jobs are served up to each of these that are queued, itself included, in one query.
 
     It counts no further than to MOST_COUNTED, which stands for so many and more: a long queue costs what a short does.
+    A job that has left the queue since its row was read has no place.
     """
     queued = [row for row in rows if row.state == JobState.QUEUED]
     if not queued:
         return {}
     if len(queued) == 1:
-        return {queued[0].id: _position(session, queued[0])}
+        place = _position(session, queued[0])
+        return {} if place is None else {queued[0].id: place}
     levels = sorted({(row.queue, row.priority) for row in queued})
     values: dict[str, Any] = {"ids": [row.id for row in queued]}
     for number, (queue, priority) in enumerate(levels):
         values |= {f"queue_{number}": queue, f"priority_{number}": priority}
-    known = {job_id: int(place) for job_id, place in session.execute(_positions(len(levels)), values)}
-    return {row.id: min(known.get(row.id, MOST_COUNTED), MOST_COUNTED) for row in queued}
+    known: dict[str, int] = {}
+    for job_id, place in session.execute(_positions(len(levels)), values):
+        known[job_id] = min(known.get(job_id, MOST_COUNTED), int(place))
+    return known
 
 
-def _position(session: Session, row: JobRow) -> int:
-    """Count the jobs up to one alone, which takes less than to number them."""
+def _position(session: Session, row: JobRow) -> int | None:
+    """Count the jobs up to one alone, which takes less than to number them; null where it is not queued any more."""
     values = {"queue": row.queue, "priority": row.priority, "id": row.id}
-    return min(session.execute(_one_position(), values).scalar_one(), MOST_COUNTED)
+    place = session.scalar(_one_position(), values)
+    return None if place is None else min(place, MOST_COUNTED)
 
 
 @cache
@@ -101,12 +118,16 @@ def _one_position() -> Select[Any]:
     parts = (JobRow.priority > priority, and_(JobRow.priority == priority, JobRow.id <= bindparam("id")))
     counts = [select(literal(1)).where(queued, part).limit(MOST_COUNTED).subquery() for part in parts]
     before, beside = (select(func.count()).select_from(it).scalar_subquery() for it in counts)
-    return select(before + beside)
+    own = exists().where(JobRow.id == bindparam("id"), JobRow.state == JobState.QUEUED)
+    return select(before + beside).where(own)
 
 
 @cache
-def _positions(levels: int) -> Select[Any]:
-    """Number the jobs of so many priorities of queues, each behind those of its queue that go before all of them."""
+def _positions(levels: int) -> CompoundSelect[Any]:
+    """Number the jobs of so many priorities of queues, each behind those of its queue that go before all of them.
+
+    Whichever is queued has a row more, of the last place that is counted to: it may stand beyond it.
+    """
     branches: list[Any] = []
     for number in range(levels):
         priority = bindparam(f"priority_{number}", type_=Integer)
@@ -116,8 +137,11 @@ def _positions(levels: int) -> Select[Any]:
         level = select(JobRow.id).where(queued, JobRow.priority == priority)
         first = level.order_by(JobRow.id).limit(MOST_COUNTED).subquery()
         branches.append(select(first.c.id, ahead, func.row_number().over(order_by=first.c.id).label("place")))
+    asked: Any = bindparam("ids", expanding=True)
     places = union_all(*branches).subquery()
-    return select(places.c.id, places.c.ahead + places.c.place).where(places.c.id.in_(bindparam("ids", expanding=True)))
+    counted = select(places.c.id, places.c.ahead + places.c.place).where(places.c.id.in_(asked))
+    still = select(JobRow.id, literal(MOST_COUNTED)).where(JobRow.id.in_(asked), JobRow.state == JobState.QUEUED)
+    return union_all(counted, still)
 
 
 def active(session: Session, project_id: str) -> Sequence[str]:

@@ -23,8 +23,9 @@ A leaf has a stable ``code``. The kind decides the HTTP status (``app.api.errors
 and the ``class`` of a job's failure; ``retryable`` says whether a job tries again by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -80,6 +81,8 @@ class WinnowError(Exception):
     kind: ClassVar[Kind] = Kind.INTERNAL
     title: ClassVar[str] = "Something went wrong inside the service"
     retryable: ClassVar[bool] = False
+    headers: Mapping[str, str] = MappingProxyType({})
+    """What the refusal says beside its body; for one error of a kind, where it says more than the kind."""
 
     def __init__(self, detail: str, *, hint: str | None = None, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
@@ -111,6 +114,10 @@ class Malformed(ClientError):
 
 class DigestMismatch(Malformed):
     code, title = "digest_mismatch", "The bytes received do not match the digest sent"
+
+
+class OriginRefused(Malformed):
+    code, title = "origin_refused", "Pages of another origin may not send this"
 
 
 class TruncatedUpload(Malformed):
@@ -171,6 +178,7 @@ class NameTaken(Conflict):
 
 class IdempotencyInFlight(Conflict):
     code, title = "idempotency_in_flight", "A request with this Idempotency-Key is still at work"
+    headers = MappingProxyType({"Retry-After": "1"})
 
 
 class InUse(Conflict):
@@ -199,7 +207,7 @@ class ChecksumMismatch(ClientError):
 
 class VersionMismatch(ClientError):
     code, kind, title = "version_mismatch", Kind.PRECONDITION, "The service speaks another version of tus"
-    headers: ClassVar[dict[str, str]] = {"Tus-Version": "1.0.0"}
+    headers = MappingProxyType({"Tus-Version": "1.0.0"})
 
 
 class TooLarge(ClientError):

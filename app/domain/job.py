@@ -1,11 +1,13 @@
 """A job: what was asked, the states it passes through and the events it leaves."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 
+from app.domain.errors import FieldError, ValidationFailed
 from app.domain.exact import Exact
 from app.domain.learning_task import LearningTask, Metric
 from app.domain.recipe import Recipe
@@ -119,6 +121,23 @@ PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=PRINTABLE)]
 
 
+LabelKey = Annotated[
+    Label, WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 128, "pattern": r"^[^\x00-\x1f\x7f:]*$"})
+]
+"""Without a colon, which ends the key in a filter; ``check_labels`` holds new jobs to it, older ones may have one."""
+
+
+def check_labels(labels: Iterable[str]) -> None:
+    """Raise ValidationFailed with a pointer to each key that no filter could name."""
+    errors = [
+        FieldError(pointer=f"/labels/{key.replace('~', '~0').replace('/', '~1')}", message="A key has no colon in it.")
+        for key in labels
+        if ":" in key
+    ]
+    if errors:
+        raise ValidationFailed("; ".join(f"{it.pointer}: {it.message}" for it in errors), errors=errors)
+
+
 class JobSpec(Exact):
     """The body of ``POST /jobs``: stored with every default filled in."""
 
@@ -144,4 +163,4 @@ class JobSpec(Exact):
     priority: int = Field(5, ge=0, le=9, description="9 is served first.")
     seed: int = Field(0, ge=0, le=2**32 - 1)
     time_limit_seconds: int = Field(3600, ge=1, le=7 * 24 * 3600)
-    labels: Annotated[dict[Label, Label], Field(max_length=32)] = Field(default_factory=dict)
+    labels: Annotated[dict[LabelKey, Label], Field(max_length=32)] = Field(default_factory=dict)

@@ -72,6 +72,10 @@ def next_attempt(attempts: int, now: datetime, give_up_at: datetime, draw: rando
     return min(give_up_at, now + delay * draw.uniform(1 - _JITTER, 1 + _JITTER))
 
 
+_RELAYS = ipaddress.ip_network("192.88.99.0/24")
+"""Ways into IPv6 by 6to4 (RFC 7526), which Python counts as global."""
+
+
 def is_public(address: str) -> bool:
     """Tell whether an IP address is one of the open internet's, for itself and not by way of another."""
     try:
@@ -79,6 +83,8 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip.is_site_local):
+        return False
+    if ip in _RELAYS:
         return False
     # Of IPv6, what lies outside 2000::/3 counts as reserved, the ways into IPv4 (64:ff9b::/96, ::/96) included.
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback)

@@ -3,6 +3,7 @@
 import base64
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -20,6 +21,14 @@ MOST = 20
 """Webhooks of one project."""
 OLD_SECRET_KEPT = timedelta(hours=24)
 _SECRET_BYTES = 24
+
+
+@dataclass(frozen=True)
+class DeliveryView:
+    """A delivery, and when it is tried next; null where it is not."""
+
+    row: DeliveryRow
+    next_attempt_at: datetime | None
 
 
 def make(session: Session, by: Caller, url: str, events: Sequence[str], *, private: bool) -> WebhookRow:
@@ -89,16 +98,16 @@ def enable(session: Session, project_id: str, webhook_id: str) -> WebhookRow:
     return row
 
 
-def ping(session: Session, project_id: str, webhook_id: str) -> DeliveryRow:
+def ping(session: Session, project_id: str, webhook_id: str) -> DeliveryView:
     """Send a webhook something that tells of nothing, to try it out. Raises Conflict where it is disabled."""
     row = _enabled(get(session, project_id, webhook_id))
-    return webhooks.tell(session, row, PING, {"webhook_id": row.id}, datetime.now(UTC))
+    return _view(row, webhooks.tell(session, row, PING, {"webhook_id": row.id}, datetime.now(UTC)))
 
 
-def delivery(session: Session, project_id: str, webhook_id: str, delivery_id: str) -> DeliveryRow:
-    get(session, project_id, webhook_id)
+def delivery(session: Session, project_id: str, webhook_id: str, delivery_id: str) -> DeliveryView:
+    webhook = get(session, project_id, webhook_id)
     row = deliveries.get(session, webhook_id, delivery_id) if is_id(Prefix.DELIVERY, delivery_id) else None
-    return _delivery(row, delivery_id)
+    return _view(webhook, _delivery(row, delivery_id))
 
 
 def list_deliveries(
@@ -109,12 +118,13 @@ def list_deliveries(
     state: DeliveryState | None,
     before: str | None,
     limit: int,
-) -> Sequence[DeliveryRow]:
-    get(session, project_id, webhook_id)
-    return deliveries.listed(session, webhook_id, state=state, before=before, limit=limit)
+) -> Sequence[DeliveryView]:
+    webhook = get(session, project_id, webhook_id)
+    rows = deliveries.listed(session, webhook_id, state=state, before=before, limit=limit)
+    return [_view(webhook, row) for row in rows]
 
 
-def redeliver(session: Session, project_id: str, webhook_id: str, delivery_id: str) -> DeliveryRow:
+def redeliver(session: Session, project_id: str, webhook_id: str, delivery_id: str) -> DeliveryView:
     """Send something once more, at once and then for as long as anything new. Raises Conflict where it is disabled."""
     webhook = get(session, project_id, webhook_id)
     row = deliveries.get_held(session, webhook_id, delivery_id) if is_id(Prefix.DELIVERY, delivery_id) else None
@@ -122,7 +132,12 @@ def redeliver(session: Session, project_id: str, webhook_id: str, delivery_id: s
     _enabled(webhook)
     now = datetime.now(UTC)
     deliveries.send_again(session, row, now, now + GIVEN_UP_AFTER)
-    return row
+    return _view(webhook, row)
+
+
+def _view(webhook: WebhookRow, row: DeliveryRow) -> DeliveryView:
+    """Show no attempt to come where nothing is sent; what waits is due again once the webhook is enabled."""
+    return DeliveryView(row, row.due_at if webhook.disabled_at is None else None)
 
 
 def _new_secret() -> str:

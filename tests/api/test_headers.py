@@ -1,5 +1,7 @@
 """What every answer carries, and what is asked without a body."""
 
+import base64
+
 import httpx
 import pytest
 
@@ -61,7 +63,20 @@ def test_pages_of_the_origins_that_are_set_may(tmp_path, origin, allowed):
         asked["Access-Control-Request-Headers"] = "authorization, idempotency-key"
         preflight = project.client.options("jobs", headers=asked)
         assert preflight.headers.get("access-control-allow-origin") == allowed
-        assert preflight.status_code == (200 if allowed else 400)
+        if allowed:
+            assert preflight.status_code == 200
+        else:
+            assert "origin" in problem(preflight, 400, "origin_refused")["detail"]
+        asked["Access-Control-Request-Headers"] = "x-unknown"
+        problem(project.client.options("jobs", headers=asked), 400, "origin_refused")
         answer = project.client.get("models", headers={"Origin": origin})
         assert answer.headers.get("access-control-allow-origin") == allowed
         project.client.close()
+
+
+def test_who_asks_for_a_websocket_is_answered_without(project):
+    headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    headers["Sec-WebSocket-Key"] = base64.b64encode(bytes(16)).decode()
+    assert project.client.get("models", headers=headers).json()["items"] == []
+    problem(project.client.get(f"{project.server.url}/nowhere", headers=headers), 404, "not_found")
+    problem(project.client.get("models", headers=headers | {"Authorization": "Bearer x"}), 401, "unauthenticated")

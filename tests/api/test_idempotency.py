@@ -89,7 +89,9 @@ def test_one_in_flight_is_refused_and_the_first_goes_on(project, key):
         assert begun.wait(10)
         while record(project, key) is None:
             assert not first.done()
-        problem(project.upload("models", content, headers=key), 409, "idempotency_in_flight")
+        refused = project.upload("models", content, headers=key)
+        problem(refused, 409, "idempotency_in_flight")
+        assert refused.headers["retry-after"] == "1"
         go_on.set()
         assert first.result().status_code == 201
     assert replayed(project.upload("models", content, headers=key))

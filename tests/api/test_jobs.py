@@ -53,6 +53,9 @@ def test_jobs_are_listed_newest_first_paged_and_filtered(project):
     assert listed(label="team:vision") == [ids[1], ids[0]]
     assert listed(label="round:2", state="queued") == [ids[1]]
     assert listed(label="team:none") == []
+    # The first colon ends the key.
+    ids.append(project.queued(model_id=model, dataset_id=dataset, labels={"team": "vision:edge"}))
+    assert listed(label="team:vision:edge") == ids[-1:]
     assert [item["id"] for item in every(project.client, "jobs", limit=3)] == ids[::-1]
 
 

@@ -41,6 +41,7 @@ FIELDS = {
     "priority": ({"priority": 10}, "validation_failed", "/priority"),
     "seed": ({"seed": -1}, "validation_failed", "/seed"),
     "control characters": ({"name": "a\0b"}, "validation_failed", "/name"),
+    "a colon in a label's key": ({"labels": {"a:b/c": "d", "e": "f:g"}}, "validation_failed", "/labels/a:b~1c"),
     "endless": ({"time_limit_seconds": 10**9}, "validation_failed", "/time_limit_seconds"),
     "model id of another kind": ({"model_id": 7}, "validation_failed", "/model_id"),
 }
@@ -52,6 +53,20 @@ def test_an_impossible_job(project, case):
     job = {"model_id": project.add_model(), "dataset_id": project.add_dataset(), "recipe": [PRUNE]}
     before = project.kept()
     assert pointers(problem(project.client.post("jobs", json=job | fields), 422, code)) == [pointer]
+    assert project.kept() == before
+
+
+def test_a_colon_in_a_label_of_a_sweep(project):
+    sweep = {
+        "model_id": project.add_model(),
+        "dataset_id": project.add_dataset(),
+        "objective": {"max_drop": 0.1, "minimize": "size"},
+        "budget": {"trials": 2, "seconds": 60},
+        "labels": {"a:b": "c"},
+    }
+    before = project.kept()
+    body = problem(project.client.post("sweeps", json=sweep), 422, "validation_failed")
+    assert pointers(body) == ["/labels/a:b"]
     assert project.kept() == before
 
 

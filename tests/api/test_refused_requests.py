@@ -6,8 +6,8 @@ import pytest
 
 from app.domain.ids import Prefix, new_id
 from tests.api.operations import operations
-from tests.factories import pt2
-from tests.serving import MAX_BODY_BYTES, pointers, problem, slowly
+from tests.factories import npz, pt2
+from tests.serving import MAX_BODY_BYTES, OCTETS, pointers, problem, slowly
 
 
 def test_errors_of_the_framework(project):
@@ -35,6 +35,20 @@ def test_a_parameter_that_no_operation_has(project, operation):
     query = {**dict.fromkeys(operation.needed, "n"), "nope": "1"}
     body = problem(project.client.request(operation.method, path, params=query), 422, "validation_failed")
     assert pointers(body) == ["/query/nope"]
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("name", ["%ed%a0%80", "a%ff", "%c3"])
+def test_a_name_that_is_no_text(project, name):
+    for noun, content in (("models", pt2()), ("datasets", npz())):
+        url = f"{project.client.base_url}{noun}?name={name}"
+        response = project.client.post(url, content=content, headers=OCTETS)
+        assert pointers(problem(response, 422, "validation_failed")) == ["/query/name"]
+    # In JSON it can be written, as half of a pair.
+    text = json.dumps({"model_id": "m", "dataset_id": "d", "recipe": [{"method": "prune"}], "name": "a\ud800"})
+    response = project.client.post("jobs", content=text, headers={"Content-Type": "application/json"})
+    assert response.status_code in {400, 422}
+    problem(response, response.status_code, response.json()["code"])
 
 
 @pytest.mark.usefixtures("unchanged")

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from app.db.tables import UploadRow
+from app.domain.ids import Prefix, new_id
 from app.services.resumable import clear_expired, clear_orphans
 from tests.factories import npz, pt2
 from tests.serving import MAX_UPLOAD_BYTES, pointers, problem, serving
@@ -406,6 +407,20 @@ def test_a_method_may_stand_in_a_header(project):
     headers = TUS | {"X-HTTP-Method-Override": "DELETE"}
     assert project.client.post(f"uploads/{upload}", headers=headers).status_code == 204
     problem(project.client.get(f"uploads/{upload}"), 404, "not_found")
+
+
+def test_head_by_a_header_is_answered_without_a_body(project):
+    upload = begin(project, 4)
+    headers = TUS | {"X-HTTP-Method-Override": "HEAD"}
+    # Twice on one connection: an answer shorter than announced would break it.
+    for _ in range(2):
+        response = project.client.post(f"uploads/{upload}", headers=headers)
+        assert (response.status_code, response.content) == (200, b"")
+        assert response.headers["content-length"] == "0"
+        assert (response.headers["upload-offset"], response.headers["upload-length"]) == ("0", "4")
+    missing = project.client.post(f"uploads/{new_id(Prefix.UPLOAD)}", headers=headers)
+    assert (missing.status_code, missing.content) == (404, b"")
+    assert missing.headers["tus-resumable"] == "1.0.0"
 
 
 def test_a_beginning_sent_again_under_its_key_begins_once(project):

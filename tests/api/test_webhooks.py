@@ -242,7 +242,11 @@ def test_one_that_says_it_is_gone_is_disabled_until_it_is_enabled(project, recei
     while (shown := project.client.get(f"webhooks/{webhook['id']}").json())["disabled_at"] is None:
         assert time.monotonic() < deadline
     problem(project.client.post(f"webhooks/{webhook['id']}:ping"), 409, "conflict")
-    path = f"webhooks/{webhook['id']}/deliveries/{item['id']}:redeliver"
+    deliveries = f"webhooks/{webhook['id']}/deliveries"
+    (item,) = project.client.get(deliveries).json()["items"]
+    assert (item["state"], item["response_status"], item["next_attempt_at"]) == ("pending", 410, None)
+    assert project.client.get(f"{deliveries}/{item['id']}").json()["next_attempt_at"] is None
+    path = f"{deliveries}/{item['id']}:redeliver"
     problem(project.client.post(path), 409, "conflict")
     project.client.post(f"jobs/{project.queued()}:cancel")
     assert len(project.client.get(f"webhooks/{webhook['id']}/deliveries").json()["items"]) == 1

@@ -44,7 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         status, headers, body = answer
-        text = json.dumps(body).encode()
+        text = body if isinstance(body, bytes) else json.dumps(body).encode()
         self._send(status, {"Content-Type": "application/json", "Content-Length": len(text), **headers}, text)
 
     def do_POST(self):

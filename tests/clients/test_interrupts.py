@@ -89,9 +89,14 @@ def test_a_second_one_leaves_it_running(project, job_id):
 def test_no_goes_on_following(project, job_id):
     with waiting(project, job_id) as terminal:
         terminal.interrupt()
-        terminal.until("[y/N]")
+        terminal.until("leaves it running)")
+        terminal.said = ""
         terminal.answer("n")
         project.claim(job_id)
         terminal.until("running")
+        # A no is not a second one: it is asked anew.
+        terminal.interrupt()
+        terminal.until("[y/N]")
+        terminal.answer("n")
         project.finish(job_id, JobState.TIMED_OUT)
         assert terminal.status() == 6

@@ -4,11 +4,11 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import delete, event, insert, select
 
 from app.db import jobs
 from app.db.engine import make_sessions
-from app.db.tables import DeliveryRow, WebhookRow
+from app.db.tables import DeliveryRow, JobRow, WebhookRow
 from app.domain.job import JobState
 from app.domain.webhook import GIVEN_UP_AFTER, DeliveryError, DeliveryState
 from app.posting import Outcome
@@ -193,3 +193,35 @@ def test_a_page_of_queued_jobs_costs_as_many_queries_as_one(engine, project, ser
     alone = {job_id: project.client.get(f"jobs/{job_id}").json()["queue_position"] for job_id in ids}
     assert {it["id"]: it["queue_position"] for it in items} == alone
     assert sorted(ids, key=alone.get) == sorted(ids, key=lambda it: (-(ids.index(it) % 3), it))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_job_claimed_since_it_was_read_has_no_place(engine, project, count):
+    model, dataset = project.add_model(), project.add_dataset()
+    ids = [project.queued(model_id=model, dataset_id=dataset) for _ in range(count)]
+    readers = make_sessions(engine, read_only=True)
+    with readers() as session:
+        rows = jobs.get_several(session, project.id, ids)
+    project.claim(ids[0])
+    with readers() as session:
+        assert jobs.queue_positions(session, rows).keys() == set(ids[1:])
+
+
+def test_places_beyond_those_counted_are_told_as_the_last(engine, project, sessions):
+    ids = [project.queued(), project.queued()]
+    with sessions.begin() as session:
+        row = session.get_one(JobRow, ids[0])
+        values = {it.key: getattr(row, it.key) for it in JobRow.__mapper__.column_attrs}
+        session.execute(delete(JobRow).where(JobRow.id.in_(ids)))
+        more = [values | {"id": f"job_{number:04d}", "priority": 9} for number in range(jobs.MOST_COUNTED + 2)]
+        session.execute(insert(JobRow), more)
+    try:
+        with make_sessions(engine, read_only=True)() as session:
+            rows = jobs.get_several(session, project.id, [more[place]["id"] for place in (0, 1, -2, -1)])
+            places = jobs.queue_positions(session, rows)
+            assert [places[it.id] for it in sorted(rows, key=lambda it: it.id)] == [1, 2, 1000, 1000]
+            last = max(rows, key=lambda it: it.id)
+            assert jobs.queue_positions(session, [last]) == {last.id: 1000}
+    finally:
+        with sessions.begin() as session:
+            session.execute(delete(JobRow).where(JobRow.project_id == project.id))

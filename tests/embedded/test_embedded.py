@@ -1,4 +1,5 @@
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -119,3 +120,34 @@ def test_commands_beside_serve_find_its_folder_or_say_what_is_missing(tmp_path):
     assert winnowd("migrate", WINNOW_DATA=str(tmp_path)).returncode == 0
     assert winnowd("keys", "create", "--name", "mine", "--data", tmp_path).returncode == 0
     assert "mine" in winnowd("keys", "list", "--data", tmp_path).stdout
+
+
+def open_to_others(folder):
+    """Give what other users can read, by names from the folder; below a closed folder nothing counts."""
+    found = []
+    for path in folder.iterdir():
+        if path.stat().st_mode & 0o077:
+            found += [path.name, *open_to_others(path)] if path.is_dir() else [path.name]
+    return found
+
+
+def test_nothing_in_a_folder_that_others_can_enter_is_theirs_to_read(tmp_path):
+    data = tmp_path / "service"
+    data.mkdir()
+    data.chmod(0o755)
+    assert winnowd("migrate", WINNOW_DATA=str(data)).returncode == 0
+    assert open_to_others(data) == []
+    # As earlier versions left it.
+    (data / "winnow.db").chmod(0o644)
+    (data / "objects").mkdir(mode=0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "app.cli", "serve", "--data", str(data), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, umask=0o022) as process:
+        assert any("is ready" in line for line in process.stdout)
+        found, names = open_to_others(data), {path.name for path in data.iterdir()}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert {"winnow.db", "winnow.db-wal", "admin.key", "objects", "broker"} <= names
+    assert found == []
+    assert data.stat().st_mode & 0o777 == 0o755

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import threading
@@ -87,6 +88,15 @@ def test_whoever_claims_to_measure_for_ever_is_no_longer_waited_for(lock, monkey
         assert not one.comes()
         other.ask()
         assert other.comes()
+
+
+def test_workers_of_other_users_can_wait_for_a_turn_too(lock):
+    before = os.umask(0o077)
+    try:
+        with Turn(lock):
+            assert lock.stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
 
 
 def test_a_link_is_no_lock(lock, tmp_path):

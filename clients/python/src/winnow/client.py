@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from winnow import config, uploading
+from winnow import config, recipes, uploading
 from winnow.jobs import Job
 from winnow.objects import Dataset, Device, Method, Model
 from winnow.transport import Transport
@@ -145,7 +145,9 @@ class Client:
         """Compress a model by a recipe. Files are uploaded first; ``fields`` are further ones of ``POST /jobs``.
 
         ``max_drop`` is short for an objective on the task's own metric: as much may be lost, as a fraction.
+        Raises ConfigurationError, before anything is uploaded, where recipe or objective can be no part of a job.
         """
+        recipes.check(recipe, objective, max_drop=max_drop, **fields)
         if max_drop is not None:
             objective = {**(objective or {}), "max_drop": max_drop}
         ready, rows = self.upload_model(model).wait(), self.upload_dataset(dataset).wait()

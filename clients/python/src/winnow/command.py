@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     compress.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for all that the job leaves")
     compress.add_argument("--name")
     compress.add_argument("--target", default=None, help=f"{DEVICE} where neither this nor the recipe names one")
-    compress.add_argument("--max-drop", type=float, help="the most of the task's metric to lose, such as 0.01")
+    compress.add_argument(
+        "--max-drop", type=_share, metavar="SHARE", help="the most of the task's metric to lose, such as 0.01"
+    )
     compress.add_argument("--detach", action="store_true", help="print the job's id and leave it running")
     compress.set_defaults(run=_compress)
 
@@ -100,6 +103,16 @@ def _parser() -> argparse.ArgumentParser:
         if name == "download":
             one.add_argument("--out", type=Path, required=True, metavar="DIR")
     return parser
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"a share is a number from 0 to 1, not {text!r}")
+    return share
 
 
 _PAGED = frozenset({"models", "datasets", "jobs"})

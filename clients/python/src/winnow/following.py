@@ -66,10 +66,11 @@ class Bar:
 def follow(job: Job) -> JobStatus:
     """Draw how a job gets on until it ends.
 
-    Ctrl-C on a terminal asks whether the job is to be cancelled; a second one, at the question or later, leaves it
-    running. Where there is nobody to ask, the first cancels and the second leaves. Raises Detached.
+    Ctrl-C on a terminal asks whether the job is to be cancelled; a second one, at the question or while the job is
+    being cancelled, leaves it running. Where there is nobody to ask, the first cancels and the second leaves.
+    Raises Detached.
     """
-    asked, after = False, 0
+    cancelling, after = False, 0
     while True:
         try:
             with Bar() as bar:
@@ -79,23 +80,24 @@ def follow(job: Job) -> JobStatus:
                     after = event.id
             return job.get_status()
         except KeyboardInterrupt:
-            if asked:
+            if cancelling:
                 raise Detached from None
-            asked = True
-            _interrupted(job)
+            cancelling = _interrupted(job)
 
 
-def _interrupted(job: Job) -> None:
+def _interrupted(job: Job) -> bool:
+    """Cancel the job where that is what the user wants; tell whether it is."""
     try:
         if sys.stdin.isatty():
             answer = input(f"Cancel {job.job_id}? [y/N] (Ctrl-C leaves it running) ")
             if answer.strip().lower() not in {"y", "yes"}:
-                return
+                return False
         sys.stderr.write(f"Cancelling {job.job_id}; Ctrl-C again leaves it to end by itself.\n")
         if not job.get_status().finished:
             job.cancel()
     except (KeyboardInterrupt, EOFError):
         raise Detached from None
+    return True
 
 
 def _drawing(job: Job, bar: Bar) -> Callable[[Event], None]:

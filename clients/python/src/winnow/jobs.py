@@ -10,7 +10,7 @@ from typing import Any
 from winnow.downloading import Progress
 from winnow.errors import ConnectionFailed, JobFailed, NotFound, ProblemError
 from winnow.objects import Artifact, Model, waits
-from winnow.transport import Transport, worth_another_try
+from winnow.transport import Transport, body_of, worth_another_try
 
 ENDED = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
 _MEDIA_TYPES = {"json": "application/json", "html": "text/html", "markdown": "text/markdown"}
@@ -182,7 +182,7 @@ class Job:
     def get_report(self, form: str = "json") -> Any:
         """Give what it measured: the object, or the text of the ``html`` page or the ``markdown`` model card."""
         response = self._transport.request("GET", f"{self._path}/report", headers={"Accept": _MEDIA_TYPES[form]})
-        return response.json() if form == "json" else response.text
+        return body_of(response) if form == "json" else response.text
 
     def download_profile(self, filename: str | Path | None = None) -> Any:
         """Wait, and give the timings of both networks; into a file where one is named."""

@@ -47,11 +47,12 @@ class Transport:
 
     def get(self, path: str, **query: Any) -> Any:
         """Give the JSON of an object or a list; parameters that are null are left out."""
-        return self.request("GET", path, params={name: it for name, it in query.items() if it is not None}).json()
+        params = {name: it for name, it in query.items() if it is not None}
+        return body_of(self.request("GET", path, params=params))
 
     def post(self, path: str, payload: Any = None, *, idempotency_key: str | None = None) -> Any:
         key = idempotency_key or new_key()
-        return self.request("POST", path, json=payload, headers={"Idempotency-Key": key}).json()
+        return body_of(self.request("POST", path, json=payload, headers={"Idempotency-Key": key}))
 
     def delete(self, path: str) -> None:
         self.request("DELETE", path)
@@ -100,6 +101,24 @@ class Transport:
             raise _failed(error) from error
 
 
+def body_of(response: httpx.Response) -> dict[str, Any]:
+    """Give the JSON object of an answer. Raises ConnectionFailed where somebody else than the service answered."""
+    try:
+        body = response.json()
+    except ValueError as error:
+        raise _foreign(response) from error
+    if not isinstance(body, dict):
+        raise _foreign(response)
+    return body
+
+
+def header_of(response: httpx.Response, name: str) -> str:
+    """Give a header that the service always sends. Raises ConnectionFailed where it is not there."""
+    if name not in response.headers:
+        raise _foreign(response)
+    return str(response.headers[name])
+
+
 def reached(once: Callable[[], httpx.Response]) -> httpx.Response:
     try:
         return once()
@@ -120,3 +139,12 @@ def new_key() -> str:
 def _failed(error: httpx.TransportError) -> ConnectionFailed:
     where = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
     return ConnectionFailed(f"{where} cannot be reached: {error or type(error).__name__}.", code="connection_failed")
+
+
+def _foreign(response: httpx.Response) -> ConnectionFailed:
+    said = response.headers.get("Content-Type") or "nothing that says what it is"
+    return ConnectionFailed(
+        f"{response.url.copy_with(query=None)} answered {response.status_code} with {said}, as no Winnow service does.",
+        code="not_the_service",
+        hint="Check the address, and what stands between.",
+    )

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from winnow.errors import ConnectionFailed, DamagedTransfer, NotFound, ProblemError, UserError
-from winnow.transport import Transport, new_key, worth_another_try
+from winnow.transport import Transport, body_of, header_of, new_key, worth_another_try
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that have been sent and those that there are."""
@@ -69,7 +69,7 @@ def _at_once(transport: Transport, noun: str, path: Path, query: dict[str, Any],
         "Repr-Digest": f"sha-256=:{base64.b64encode(digest).decode()}:",
         "Idempotency-Key": new_key(),
     }
-    return transport.request("POST", noun, content=body, params=query, headers=headers).json()
+    return body_of(transport.request("POST", noun, content=body, params=query, headers=headers))
 
 
 def _resumable(transport: Transport, noun: str, path: Path, query: dict[str, Any], progress: Progress) -> Any:
@@ -102,7 +102,7 @@ def _create(transport: Transport, path: Path) -> str | None:
         if error.status in _NO_TUS:
             return None
         raise
-    return _within(transport, str(response.url.join(response.headers["Location"])))
+    return _within(transport, str(response.url.join(header_of(response, "Location"))))
 
 
 def _within(transport: Transport, location: str) -> str:
@@ -120,7 +120,7 @@ def _offset(transport: Transport, location: str) -> int | None:
         if error.status in _GONE:
             return None
         raise
-    return int(response.headers["Upload-Offset"])
+    return int(header_of(response, "Upload-Offset"))
 
 
 @dataclass
@@ -163,7 +163,7 @@ class _Sender:
             "Upload-Checksum": f"sha1 {base64.b64encode(hashlib.sha1(chunk, usedforsecurity=False).digest()).decode()}",
         }
         response = self.transport.request("PATCH", self.location, content=lambda: chunk, headers=headers, retry=False)
-        return int(response.headers["Upload-Offset"])
+        return int(header_of(response, "Upload-Offset"))
 
     def _where(self, offset: int) -> int:
         found = _offset(self.transport, self.location)
