@@ -44,6 +44,10 @@ test: setup ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ALONE:%=--ignore=%) tests
 	$(BIN)/python -m pytest $(ALONE)
 
+.PHONY: test-long
+test-long: setup ## Run the tests that are long and beside the main road
+	$(BIN)/python -m pytest -m long tests
+
 .PHONY: bench-setup
 bench-setup: setup ## Install what the benchmarks need beside it: peers, networks, texts and images
 	$(PIP) --editable '.[worker,dev,bench]'

@@ -65,6 +65,7 @@ def test_one_command_uploads_compresses_waits_and_downloads(environment, folder,
     assert (listed[0]["id"], listed[0]["name"]) == (job_id, "small digits")
 
 
+@pytest.mark.long
 def test_a_job_that_misses_its_objective_says_so_by_its_status_and_keeps_its_files(environment, folder, tmp_path):
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps([{"method": "prune", "amount": 0.9}]))
@@ -92,6 +93,7 @@ def test_ctrl_c_cancels_where_nobody_can_be_asked(environment, client, folder, t
     assert job.get_status().state == "cancelled"
 
 
+@pytest.mark.long
 def test_the_names_of_ai_hub_lead_through_a_job(client, folder, tmp_path):
     model = client.upload_model(torch.export.load(folder / "digits.pt2"), name="digits")
     dataset = client.upload_dataset(folder / "digits.npz")
@@ -116,6 +118,7 @@ def test_the_names_of_ai_hub_lead_through_a_job(client, folder, tmp_path):
         job.cancel()
 
 
+@pytest.mark.long
 def test_a_profile_job_times_the_model_as_it_is(client, folder):
     job = client.submit_profile_job(folder / "digits.pt2", dataset=folder / "digits.npz")
     profile = job.download_profile()

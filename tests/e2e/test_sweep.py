@@ -1,6 +1,9 @@
 """A sweep over HTTP, its trials by a real worker."""
 
+import pytest
 
+
+@pytest.mark.long
 def test_a_sweep_ends_with_the_smallest_file_that_keeps_its_accuracy(service, digits):
     model, dataset = digits
     amount = {"low": 0.1, "high": 0.5}

@@ -55,6 +55,7 @@ SERIES = {
 }
 
 
+@pytest.mark.long
 def test_real_series_are_learned_and_compressed(service, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     series = importlib.import_module("series")
