@@ -3,12 +3,20 @@
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl
 
 from app.db.tables import WebhookRow
 from app.domain.exact import Exact
 from app.domain.webhook import DeliveryError, DeliveryState, WebhookEvent
 from app.services.webhooks import DeliveryView
+
+LONGEST_URL = 2000
+
+
+def _short_enough(url: Any) -> Any:
+    if isinstance(url, str) and len(url) > LONGEST_URL:
+        raise ValueError(f"A URL has {LONGEST_URL} characters at most")
+    return url
 
 
 class WebhookIn(Exact):
@@ -16,7 +24,15 @@ class WebhookIn(Exact):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: Annotated[HttpUrl, Field(max_length=2000, description="`http` or `https`, without a password and a fragment.")]
+    url: Annotated[
+        HttpUrl,
+        # As it is sent: what is kept may be longer, by a slash and by the escapes of what is not ASCII.
+        BeforeValidator(_short_enough),
+        Field(
+            description="`http` or `https`, without a password and a fragment.",
+            json_schema_extra={"maxLength": LONGEST_URL},
+        ),
+    ]
     events: Annotated[list[WebhookEvent], Field(min_length=1, max_length=16)]
 
 
