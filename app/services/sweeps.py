@@ -90,7 +90,7 @@ def submit(session: Session, project_id: str, spec: SweepSpec, now: datetime, *,
         created_at=now,
     )
     sweeps.add(session, row)
-    _launch(session, row, spec, templates, (), limit)
+    _launch(session, row, spec, (), limit)
     return row
 
 
@@ -121,10 +121,9 @@ def cancel(session: Session, by: Caller, sweep_id: str, now: datetime) -> SweepR
     if row.state not in UNDERWAY:
         raise SweepEnded(f"The sweep has already ended: it is {row.state}.")
     row.state = "cancelling"
-    trials = sweeps.trials(session, by.project_id, sweep_id)
-    _cancel(session, trials, now)
+    _cancel(session, sweeps.trials(session, by.project_id, sweep_id), now)
     audit.record(session, by, "sweep.cancelled", row.id, project_id=row.project_id)
-    _settle(session, row, SweepSpec.model_validate(row.spec), sweeps.trials(session, by.project_id, sweep_id), now)
+    _settle(session, row, SweepSpec.model_validate(row.spec), now, more=False)
     return row
 
 
@@ -164,20 +163,17 @@ def cancel_all(session: Session, project_id: str, now: datetime) -> None:
 
 
 def _advance(session: Session, row: SweepRow, now: datetime, limit: int | None) -> int:
-    spec, before = SweepSpec.model_validate(row.spec), row.launched
+    spec, before, more = SweepSpec.model_validate(row.spec), row.launched, False
     trials = sweeps.trials(session, row.project_id, row.id)
     if row.state == "running" and _is_over(spec, trials, now):
         _cancel(session, trials, now)
-        trials = sweeps.trials(session, row.project_id, row.id)
     elif row.state == "running":
         try:
-            _launch(session, row, spec, _templates(session, row.project_id, spec), trials, limit)
+            more = _launch(session, row, spec, trials, limit)
         except WinnowError as error:  # its model or data set is gone
             log.warning("sweep_cannot_go_on", sweep_id=row.id, error=error.detail)
-        if row.launched > before:
-            return row.launched - before
-    _settle(session, row, spec, trials, now)
-    return 0
+    _settle(session, row, spec, now, more=more)
+    return row.launched - before
 
 
 def _is_over(spec: SweepSpec, trials: Sequence[JobRow], now: datetime) -> bool:
@@ -192,12 +188,13 @@ def _cancel(session: Session, trials: Sequence[JobRow], now: datetime) -> None:
             jobs_table.cancel(session, job.id, now)
 
 
-def _settle(session: Session, row: SweepRow, spec: SweepSpec, trials: Sequence[JobRow], now: datetime) -> None:
-    """Name the best so far, and end the sweep where none of its jobs is underway."""
+def _settle(session: Session, row: SweepRow, spec: SweepSpec, now: datetime, *, more: bool) -> None:
+    """Name the best so far, and end the sweep where no job is underway and no more are to come."""
+    trials = sweeps.trials(session, row.project_id, row.id)
     good = [job for job in trials if job.state == JobState.SUCCEEDED]
     best = min(good, key=lambda job: (*_score(spec, job), job.id), default=None)
     row.best_job_id = best.id if best else None
-    if any(not JobState(job.state).ended for job in trials):
+    if more or _count_active(trials):
         return
     row.ended_at = now
     if row.state == "cancelling":
@@ -208,6 +205,10 @@ def _settle(session: Session, row: SweepRow, spec: SweepSpec, trials: Sequence[J
         row.state = "failed"
         row.failure = NoTrialSucceeded(_told(trials), hint=_HINT).failure().model_dump(mode="json", by_alias=True)
     session.flush()
+
+
+def _count_active(trials: Sequence[JobRow]) -> int:
+    return sum(not JobState(job.state).ended for job in trials)
 
 
 _HINT = "Look at the failures of the trials; allow a larger drop, gentler ranges, or more trials."
@@ -254,7 +255,7 @@ def _templates(session: Session, project_id: str, spec: SweepSpec) -> Templates:
 def _check_ends(session: Session, project_id: str, spec: SweepSpec, template: Template) -> None:
     """Refuse a template that no job can be made of at either end of its ranges, or with one of its choices."""
     count = len(ranges_of(template))
-    for point in (*((unit,) * count for unit in (0.0, 1.0)[: 1 + bool(count)]), *choices_of(template)):
+    for point in ((0.0,) * count, (1.0,) * count, *choices_of(template)):
         jobs.check(session, project_id, _job(spec, fill(template, point)))
 
 
@@ -287,44 +288,42 @@ def _job(spec: SweepSpec, recipe: Recipe) -> JobSpec:
         raise refusal(error.errors(include_url=False), payload) from None
 
 
-def _launch(
-    session: Session,
-    row: SweepRow,
-    spec: SweepSpec,
-    templates: Templates,
-    trials: Sequence[JobRow],
-    limit: int | None,
-) -> None:
-    """Start jobs, as many as may be underway at a time."""
+def _launch(session: Session, row: SweepRow, spec: SweepSpec, trials: Sequence[JobRow], limit: int | None) -> bool:
+    """Start jobs, as many as may be underway at a time; tell whether more are to come.
+
+    Raises Limited where the project has no room for the first.
+    """
+    active = _count_active(trials)
+    if active >= spec.parallel:
+        return True
+    templates = _templates(session, row.project_id, spec)
     tried = [job.spec["recipe"] for job in trials]
     scored = [Scored(_draw(job), _score(spec, job)) for job in trials if _is_scored(job)]
-    active = sum(not JobState(job.state).ended for job in trials)
-    while templates and active < spec.parallel and row.launched < spec.budget.trials:
-        found = _next(session, row, spec, templates, scored, tried)
-        if found is None:
-            return
-        job, place = found
+    while active < spec.parallel and row.launched < spec.budget.trials:
         try:
-            jobs.submit(session, row.project_id, job, limit=limit, trial=Trial(row.id, place))
+            recipe = _launch_one(session, row, spec, templates, scored, tried, limit)
         except Limited:
             if not row.launched:
                 raise
-            return  # another round will find more room
-        tried.append(job.model_dump(mode="json")["recipe"])
+            return True  # another round will find more room
+        if recipe is None:
+            return False
+        tried.append(recipe)
         row.launched += 1
         active += 1
-    session.flush()
+    return row.launched < spec.budget.trials
 
 
-def _next(
+def _launch_one(
     session: Session,
     row: SweepRow,
     spec: SweepSpec,
     templates: Templates,
     scored: Sequence[Scored],
     tried: Sequence[Any],
-) -> tuple[JobSpec, dict[str, Any]] | None:
-    """Draw a job that was not tried and is not refused; null where none is found."""
+    limit: int | None,
+) -> Any:
+    """Start a job whose recipe was not tried; give the recipe, null where none is found that is not refused."""
     near = bool(scored) and row.launched >= spec.budget.trials / 2
     for attempt in range(_ATTEMPTS):
         drawn = (
@@ -332,12 +331,14 @@ def _next(
             if near
             else draw(templates, spec.seed, row.launched + attempt, attempt)
         )
+        place = {"number": row.launched, "template": drawn.template, "point": list(drawn.point)}
         try:
             job = _job(spec, fill(templates[drawn.template], drawn.point))
-            if job.model_dump(mode="json")["recipe"] not in tried:
-                jobs.check(session, row.project_id, job)
-                return job, {"number": row.launched, "template": drawn.template, "point": list(drawn.point)}
-        except (NotFound, NotReady):
+            recipe = job.model_dump(mode="json")["recipe"]
+            if recipe not in tried:
+                jobs.submit(session, row.project_id, job, limit=limit, trial=Trial(row.id, place))
+                return recipe
+        except (Limited, NotFound, NotReady):
             raise
         except ClientError:
             continue

@@ -9,8 +9,8 @@ from app.db import jobs as jobs_table
 from app.db.tables import JobRow, ProjectRow, SweepRow, WebhookRow
 from app.domain.errors import ObjectiveMissed
 from app.domain.ids import Prefix, new_id
-from app.domain.job import JobState
-from app.services import sweeps
+from app.domain.job import JobSpec, JobState
+from app.services import jobs, sweeps
 from tests.serving import Project, every, pointers, problem, serving
 
 SPACE = {"recipes": [[{"method": "prune", "amount": {"low": 0.1, "high": 0.9}}, {"method": "quantize"}]]}
@@ -87,10 +87,10 @@ def test_a_sweep_finds_the_fastest_that_keeps_what_must_be_kept(project):
     assert len(set(amounts)) == 16
     near = [abs(amount - 0.6) for amount in amounts]
     assert sum(near[8:]) < sum(near[:8]), "the second half stays near the best"
-    jobs = every(project.client, "jobs", sweep_id=sweep_id, limit=10)
-    assert len(jobs) == 16
-    assert {job["sweep_id"] for job in jobs} == {sweep_id}
-    assert all(job["labels"] == {"team": "vision"} and job["objective"]["max_drop"] == 0.01 for job in jobs)
+    found = every(project.client, "jobs", sweep_id=sweep_id, limit=10)
+    assert len(found) == 16
+    assert {job["sweep_id"] for job in found} == {sweep_id}
+    assert all(job["labels"] == {"team": "vision"} and job["objective"]["max_drop"] == 0.01 for job in found)
     assert project.client.get("sweeps").json()["items"][0]["id"] == sweep_id
 
 
@@ -214,6 +214,29 @@ def test_a_sweep_in_which_nothing_could_succeed_is_refused(fields, status, code,
     assert "/recipe/" not in body["detail"]
     assert project.kept()[3] == 0
     assert project.client.get("sweeps").json()["items"] == []
+
+
+def test_a_sweep_that_finds_no_room_goes_on_later(tmp_path):
+    with serving(tmp_path, max_active_jobs=1) as server:
+        project = server.project()
+        sweep_id = started(project, budget={"trials": 3}, parallel=1)
+        (trial,) = shown(project, sweep_id)["trials"]
+        project.claim(trial["job_id"])
+        with server.parts.sessions.begin() as session:
+            # At once, so that no round of the housekeeper's finds the place free.
+            now = datetime.now(UTC)
+            assert jobs_table.finish(session, trial["job_id"], 1, JobState.SUCCEEDED, None, {"p50_ms": 1.0}, now)
+            spec = JobSpec.model_validate(session.get(JobRow, trial["job_id"]).spec)
+            other = jobs.submit(session, project.id, spec).row.id
+        for _ in range(2):
+            sweeps.advance(server.parts.readers, server.parts.sessions, now, limit=1)
+        sweep = shown(project, sweep_id)
+        assert (sweep["state"], sweep["launched"], sweep["best_job_id"]) == ("running", 1, trial["job_id"])
+        with server.parts.sessions.begin() as session:
+            jobs_table.cancel(session, other, now)
+        sweeps.advance(server.parts.readers, server.parts.sessions, now, limit=1)
+        assert shown(project, sweep_id)["launched"] == 2
+        project.client.close()
 
 
 def test_closing_a_project_ends_what_it_computes_and_sends(server):
