@@ -3,7 +3,8 @@
 from fastapi import APIRouter
 
 from app.api.deps import DEFAULT_LIMIT, Admin, Cursor, Limit, Reading, checked_cursor
-from app.api.schemas import AuditOut, Page
+from app.api.schemas import Page
+from app.api.tenancy_schemas import AuditOut
 from app.domain.ids import Prefix
 from app.services import audit
 

@@ -23,7 +23,8 @@ from app.api.deps import (
     refuse_query,
     require_name,
 )
-from app.api.schemas import DatasetFromUpload, DatasetOut, Page
+from app.api.schemas import Page
+from app.api.upload_schemas import DatasetFromUpload, DatasetOut
 from app.api.uploads import ReprDigest, collected, expectation, is_json, parsed, raw_or_json, received
 from app.api.waiting import read_until
 from app.db.tables import DatasetRow

@@ -13,7 +13,8 @@ from app.api.deps import (
     checked_cursor,
     shown_once,
 )
-from app.api.schemas import KeyIn, KeyMade, KeyOut, Page
+from app.api.schemas import Page
+from app.api.tenancy_schemas import KeyIn, KeyMade, KeyOut
 from app.domain.ids import Prefix
 from app.services import keys, projects
 

@@ -22,7 +22,8 @@ from app.api.deps import (
     refuse_query,
     require_name,
 )
-from app.api.schemas import LayersOut, ModelFromArtifact, ModelFromUpload, ModelOut, Page
+from app.api.schemas import Page
+from app.api.upload_schemas import LayersOut, ModelFromArtifact, ModelFromUpload, ModelOut
 from app.api.uploads import ReprDigest, collected, expectation, is_json, names_upload, parsed, raw_or_json, received
 from app.api.waiting import read_until
 from app.db.tables import ModelRow

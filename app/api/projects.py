@@ -13,7 +13,8 @@ from app.api.deps import (
     checked_cursor,
     shown_once,
 )
-from app.api.schemas import Page, ProjectIn, ProjectMade, ProjectOut
+from app.api.schemas import Page
+from app.api.tenancy_schemas import ProjectIn, ProjectMade, ProjectOut
 from app.domain.ids import Prefix
 from app.services import projects
 

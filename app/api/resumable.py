@@ -17,7 +17,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.deps import DEFAULT_LIMIT, OFFSET_OCTETS, Cursor, Limit, PartsDep, Reader, Writer, checked_cursor
-from app.api.schemas import Page, UploadOut
+from app.api.schemas import Page
+from app.api.upload_schemas import UploadOut
 from app.db.tables import UploadRow
 from app.domain.errors import Malformed, TruncatedUpload, Unsupported, VersionMismatch
 from app.domain.ids import Prefix

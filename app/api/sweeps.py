@@ -19,7 +19,8 @@ from app.api.deps import (
     Writing,
     checked_cursor,
 )
-from app.api.schemas import Page, SweepOut, SweepWhole
+from app.api.schemas import Page
+from app.api.sweep_schemas import SweepOut, SweepWhole
 from app.api.waiting import read_until
 from app.domain.ids import Prefix
 from app.domain.job import check_labels

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from app.api.deps import Reader, Reading
-from app.api.schemas import UsageOut
+from app.api.tenancy_schemas import UsageOut
 from app.services import usage
 
 router = APIRouter(prefix="/usage", tags=["operations"])
