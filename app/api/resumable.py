@@ -22,7 +22,7 @@ from app.api.upload_schemas import UploadOut
 from app.db.tables import UploadRow
 from app.domain.errors import Malformed, TruncatedUpload, Unsupported, VersionMismatch
 from app.domain.ids import Prefix
-from app.services.resumable import CHECKSUMS, parse_checksum
+from app.domain.tus import CHECKSUMS, parse_checksum
 
 VERSION = "1.0.0"
 EXTENSIONS = ("creation", "expiration", "termination", "checksum")

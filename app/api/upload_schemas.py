@@ -11,7 +11,7 @@ from app.domain.dataset import DatasetFacts, DatasetFormat, LabelFacts, Preproce
 from app.domain.errors import Failure
 from app.domain.exact import Exact
 from app.domain.model import Layer, ModelFormat, ObjectState, Signature, TensorSpec
-from app.services.resumable import parse_details
+from app.domain.tus import parse_details
 
 
 class _UploadOut(BaseModel):

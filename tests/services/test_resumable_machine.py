@@ -18,9 +18,10 @@ from app.db.engine import make_engine, make_sessions
 from app.db.tables import ProjectRow, UploadRow
 from app.domain.errors import ChecksumMismatch, NotFound, TooLarge, UnknownFormat, UploadIncomplete, WrongOffset
 from app.domain.ids import Prefix, new_id
+from app.domain.tus import Checksum
 from app.services import datasets, models
 from app.services.callers import Caller
-from app.services.resumable import Checksum, Uploads, clear_expired
+from app.services.resumable import Uploads, clear_expired
 from app.services.uploads import Expectation
 from app.settings import Settings
 from app.storage import Storage, content_key
