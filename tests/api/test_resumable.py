@@ -1,11 +1,6 @@
 """The rules of tus 1.0.0, one by one, over HTTP."""
 
-import asyncio
-import base64
 import hashlib
-import os
-import socket
-import time
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
@@ -17,44 +12,7 @@ from app.domain.ids import Prefix, new_id
 from app.services.resumable import clear_expired, clear_orphans
 from tests.factories import npz, pt2
 from tests.serving import MAX_UPLOAD_BYTES, pointers, problem, serving
-
-TUS = {"Tus-Resumable": "1.0.0"}
-PIECE = TUS | {"Content-Type": "application/offset+octet-stream"}
-
-
-def begin(project, size, **headers):
-    response = project.client.post("uploads", headers=TUS | {"Upload-Length": str(size)} | headers)
-    assert response.status_code == 201, response.text
-    return response.headers["location"].rpartition("/")[2]
-
-
-def send(project, upload, offset, data, **headers):
-    return project.client.patch(
-        f"uploads/{upload}", content=data, headers=PIECE | {"Upload-Offset": str(offset)} | headers
-    )
-
-
-def offset_of(project, upload):
-    response = project.client.head(f"uploads/{upload}", headers=TUS)
-    assert response.status_code == 200, response.status_code
-    assert response.headers["cache-control"] == "no-store"
-    assert response.content == b""
-    return int(response.headers["upload-offset"])
-
-
-def whole(project, content, **headers):
-    upload = begin(project, len(content), **headers)
-    assert send(project, upload, 0, content).status_code == 204
-    return upload
-
-
-def draft(project, upload):
-    return project.server.parts.settings.data / "objects" / "uploads" / upload
-
-
-def checksum(algorithm, data):
-    digest = base64.b64encode(hashlib.new(algorithm, data).digest()).decode()
-    return {"Upload-Checksum": f"{algorithm} {digest}"}
+from tests.tus import PIECE, TUS, begin, checksum, draft, offset_of, send, until, whole
 
 
 def test_options_tell_what_is_spoken_to_everybody(server, project):
@@ -204,106 +162,6 @@ def test_a_checksum_that_is_none(project, header):
     assert offset_of(project, upload) == 0
 
 
-def connect(project, upload, length, *lines):
-    """Open a connection on which a piece of ``length`` bytes is announced and not sent yet."""
-    head = [
-        f"PATCH /api/v1/uploads/{upload} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {project.key}",
-        "Tus-Resumable: 1.0.0", "Content-Type: application/offset+octet-stream", f"Content-Length: {length}", *lines,
-    ]  # fmt: skip
-    connection = socket.create_connection(("127.0.0.1", project.server.port), timeout=10)
-    connection.sendall(("\r\n".join(head) + "\r\n\r\n").encode())
-    return connection
-
-
-def until(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def free(project, upload):
-    return upload not in project.server.parts.uploads._writers
-
-
-def taken(project, upload):
-    return not free(project, upload)
-
-
-def test_what_came_before_a_cut_is_kept(project):
-    content = pt2()
-    upload = begin(project, len(content))
-    with connect(project, upload, len(content), "Upload-Offset: 0") as connection:
-        connection.sendall(content[:1000])
-        until(lambda: taken(project, upload))
-        time.sleep(0.05)
-    until(lambda: free(project, upload) and offset_of(project, upload) == 1000)
-    assert send(project, upload, 1000, content[1000:]).status_code == 204
-    item = project.client.post("models", json={"name": "m", "upload_id": upload}).json()
-    assert item["sha256"] == hashlib.sha256(content).hexdigest()
-
-
-def test_nothing_is_kept_of_a_cut_piece_that_has_a_checksum(project):
-    upload = begin(project, 1000)
-    header = "Upload-Checksum: " + checksum("sha1", bytes(1000))["Upload-Checksum"]
-    with connect(project, upload, 1000, "Upload-Offset: 0", header) as connection:
-        connection.sendall(bytes(600))
-        until(lambda: taken(project, upload))
-        time.sleep(0.05)
-        assert offset_of(project, upload) == 0
-    until(lambda: free(project, upload))
-    assert offset_of(project, upload) == 0
-    assert draft(project, upload).read_bytes() == b""
-
-
-def test_of_two_that_write_at_once_one_wins(project):
-    content = pt2()
-    upload = begin(project, len(content))
-    with connect(project, upload, len(content), "Upload-Offset: 0") as connection:
-        connection.sendall(content[:100])
-        until(lambda: taken(project, upload))
-        refused = send(project, upload, 0, os.urandom(len(content)))
-        assert problem(refused, refused.status_code, refused.json()["code"])["code"] == "upload_locked"
-        assert refused.status_code == 423
-        body = problem(project.client.post("models", json={"name": "m", "upload_id": upload}), 409, "upload_incomplete")
-        assert pointers(body) == ["/upload_id"]
-        connection.sendall(content[100:])
-        assert connection.recv(64).startswith(b"HTTP/1.1 204")
-    assert draft(project, upload).read_bytes() == content
-
-
-def test_many_that_race_leave_one_whole_piece(project):
-    upload = begin(project, 200_000)
-    pieces = [bytes([number]) * 200_000 for number in range(8)]
-    headers = PIECE | {"Upload-Offset": "0", "Authorization": f"Bearer {project.key}"}
-
-    async def race():
-        async with httpx.AsyncClient(base_url=f"{project.server.url}/api/v1/", headers=headers, verify=False) as client:
-            answers = [client.patch(f"uploads/{upload}", content=piece) for piece in pieces]
-            return [answer.status_code for answer in await asyncio.gather(*answers)]
-
-    statuses = asyncio.run(race())
-    assert statuses.count(204) == 1
-    assert set(statuses) <= {204, 409, 423}
-    assert draft(project, upload).read_bytes() == pieces[statuses.index(204)]
-
-
-def test_a_connection_that_has_fallen_silent_gives_way(project):
-    content = pt2()
-    upload = begin(project, len(content))
-    with connect(project, upload, len(content), "Upload-Offset: 0") as connection:
-        connection.sendall(content[:100])
-        until(lambda: taken(project, upload))
-        problem(send(project, upload, 0, content), 423, "upload_locked")
-        time.sleep(project.server.parts.uploads.silent_seconds)
-        # The first now gives way, and what it brought stays.
-        refused = send(project, upload, 0, content)
-        assert refused.status_code in {204, 409}, refused.text
-        if refused.status_code == 409:
-            assert send(project, upload, 100, content[100:]).status_code == 204
-    assert draft(project, upload).read_bytes() == content
-
-
 def test_an_upload_that_is_ended_is_gone_with_its_bytes(project):
     upload = begin(project, 10)
     assert send(project, upload, 0, b"abcd").status_code == 204
@@ -314,17 +172,6 @@ def test_an_upload_that_is_ended_is_gone_with_its_bytes(project):
     assert not draft(project, upload).exists()
     problem(send(project, upload, 4, b"efgh"), 404, "not_found")
     assert project.client.head(f"uploads/{upload}", headers=TUS).status_code == 404
-
-
-def test_one_that_is_ended_while_it_is_written_leaves_nothing(project):
-    upload = begin(project, 10)
-    with connect(project, upload, 10, "Upload-Offset: 0") as connection:
-        connection.sendall(b"abcd")
-        until(lambda: taken(project, upload))
-        assert project.client.delete(f"uploads/{upload}", headers=TUS).status_code == 204
-        connection.sendall(b"efghij")
-        assert connection.recv(64).startswith(b"HTTP/1.1 404")
-    assert not draft(project, upload).exists()
 
 
 def test_an_upload_that_has_expired_is_gone_and_cleared_away(project):

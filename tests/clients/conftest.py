@@ -1,8 +1,11 @@
+from contextlib import contextmanager
+
 import pytest
 import winnow
 
-from tests.clients.flaky import flaky_server
-from tests.clients.tus import tus_server
+from tests.clients.flaky import Flaky
+from tests.clients.running import running
+from tests.clients.tus import TusServer
 
 
 @pytest.fixture(autouse=True)
@@ -17,35 +20,40 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tus():
-    with tus_server() as server:
+    with running(TusServer()) as server:
         yield server
+
+
+@contextmanager
+def hurried(url, key, retries):
+    """Give a client that waits for next to nothing between tries."""
+    with winnow.Client(url, key, retries=retries) as client:
+        client._transport._backoff = 0.001
+        yield client
 
 
 @pytest.fixture
 def patient(tus):
-    """Give a client of it that waits for next to nothing between tries."""
-    with winnow.Client(tus.url, "key", retries=3) as client:
-        client._transport._backoff = 0.001
+    """Give a client of it."""
+    with hurried(tus.url, "key", 3) as client:
         yield client
 
 
 @pytest.fixture
 def client(project):
     """Give a client of the real API."""
-    with winnow.Client(project.server.url, project.key, retries=2) as client:
-        client._transport._backoff = 0.001
+    with hurried(project.server.url, project.key, 2) as client:
         yield client
 
 
 @pytest.fixture
 def flaky():
-    with flaky_server() as server:
+    with running(Flaky()) as server:
         yield server
 
 
 @pytest.fixture
 def stubborn(flaky):
     """Give a client of the flaky server that tries three times again at once."""
-    with winnow.Client(flaky.url, "key", retries=3) as client:
-        client._transport._backoff = 0.001
+    with hurried(flaky.url, "key", 3) as client:
         yield client

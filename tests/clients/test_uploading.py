@@ -117,3 +117,25 @@ def test_a_file_of_another_kind_is_refused_with_what_to_do(client, tmp_path):
         client.upload_model(tmp_path / "net.pt2")
     assert (caught.value.status, caught.value.code) == (415, "unknown_format")
     assert caught.value.request_id.startswith("req_")
+
+
+def test_a_later_process_goes_on_with_what_the_service_has(project, tmp_path, monkeypatch):
+    path, content = tmp_path / "rows.npz", npz()
+    path.write_bytes(content)
+    monkeypatch.setattr(uploading, "CHUNK_BYTES", len(content) // 5)
+
+    def stop(sent, _):
+        if sent >= len(content) // 2:
+            raise InterruptedError
+
+    with winnow.Client(project.server.url, project.key) as first, pytest.raises(InterruptedError):
+        first.upload_dataset(path, progress=stop)
+    (begun,) = project.client.get("uploads").json()["items"]
+    assert len(content) // 2 <= begun["offset_bytes"] < len(content)
+    told = []
+    with winnow.Client(project.server.url, project.key) as second:
+        dataset = second.upload_dataset(path, progress=lambda sent, _: told.append(sent))
+    assert told[0] == begun["offset_bytes"]
+    assert project.client.get("uploads").json()["items"] == []
+    assert project.holds(content)
+    assert project.client.get(f"datasets/{dataset.id}").json()["size_bytes"] == len(content)

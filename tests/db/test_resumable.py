@@ -8,8 +8,8 @@ from sqlalchemy import event
 from app.db import projects, resumable
 from app.db.tables import ProjectRow, UploadRow
 from app.domain.ids import Prefix, new_id
-from tests.api.test_resumable import begin, offset_of, send, whole
 from tests.factories import pt2
+from tests.tus import begin, offset_of, send, whole
 
 NOW = datetime.now(UTC)
 
