@@ -83,6 +83,7 @@ def _caller_with(scope: Scope) -> Callable[[Request, Parts, HTTPAuthorizationCre
         parts.rates.hit(found.project_id)
         found.require(scope)
         _refuse_unknown(request)
+        _refuse_bytes(request.scope["query_string"])
         return found.during(request.state.request_id)
 
     return caller
@@ -98,7 +99,6 @@ def _refuse_unknown(request: Request) -> None:
     unknown = request.query_params.keys() - _query_names(request.scope["route"].dependant)
     if unknown:
         raise invalid_query(dict.fromkeys(sorted(unknown), "There is no such parameter."))
-    _refuse_bytes(request.scope["query_string"])
 
 
 def _refuse_bytes(query: bytes) -> None:

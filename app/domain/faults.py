@@ -9,13 +9,14 @@ Fault = Mapping[str, Any]
 """One of pydantic's ``errors()``; ``loc`` begins at the payload."""
 
 
-def refusal(faults: Sequence[Fault], payload: Any, prefix: str = "") -> WinnowError:
-    """Make the error for a payload that lies at a pointer."""
-    found = field_errors(faults, payload, prefix)
+def refusal(faults: Sequence[Fault], payload: Any) -> WinnowError:
+    """Make the error for a payload."""
+    found = field_errors(faults, payload)
     return leaf(faults)(told(found), errors=found)
 
 
 def field_errors(faults: Sequence[Fault], payload: Any, prefix: str = "") -> list[FieldError]:
+    """List the faults of a payload that lies at the pointer ``prefix``."""
     return [
         FieldError(pointer=prefix + _pointer(fault, payload), message=message(fault))
         for fault in faults

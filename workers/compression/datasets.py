@@ -88,11 +88,9 @@ class Dataset:
         inputs, labels = self.splits[split].gather(rows, self.labelling)
         return tuple(value.to(dtype) for value, dtype in zip(inputs, self.dtypes, strict=True)), labels
 
-    def batches(self, split: str, size: int, shuffle_seed: int | None = None) -> Iterator[Batch]:
-        """Read a split in batches, as it stands or in an order drawn by the seed; the last may be short."""
+    def batches(self, split: str, size: int) -> Iterator[Batch]:
+        """Read a split in batches, in its order; the last may be short."""
         order = np.arange(self.rows(split))
-        if shuffle_seed is not None:
-            order = np.random.default_rng(shuffle_seed).permutation(order)
         for start in range(0, len(order), size):
             yield self.gather(split, order[start : start + size])
 

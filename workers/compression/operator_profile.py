@@ -42,7 +42,7 @@ _PASSING = frozenset({"DequantizeLinear", "QuantizeLinear", "Identity", "Transpo
 
 @dataclass(frozen=True)
 class OperatorProfile:
-    """Times are medians over runs; ``kernels_ms`` is the sum over operators, ``bytes_read`` of stored values a run.
+    """Times are means of the middle half of runs; ``kernels_ms`` is their sum, ``bytes_read`` of stored values a run.
 
     ``noisy`` says that the sum stayed too far from the run's time without the profiler to rest a reason on.
     """
