@@ -39,7 +39,8 @@ def meet_late(optimizer: torch.optim.Optimizer) -> None:
     touched before; SGD's fused form takes a momentum of every weight of a group or of none. From one of 0 a weight
     moves as it does in a first update.
     """
-    if not isinstance(optimizer, torch.optim.SGD) or not optimizer.state:
+    known, all_ = len(optimizer.state), sum(len(group["params"]) for group in optimizer.param_groups)
+    if not isinstance(optimizer, torch.optim.SGD) or known in (0, all_):
         return
     for group in optimizer.param_groups:
         for value in group["params"]:
