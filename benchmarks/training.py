@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.training`` trains the small network of digits and the untrained network F, by the engine and by a
 loop as one writes it by hand, in turn, and prints the medians and their ratios: bounds are 1.05 and 1.15. The bare loop
-trains the same batches at the same rates on the plain ``nn.Module``, judges the same held-out rows after every epoch
-and keeps the best weights. What a checkpoint takes is told apart: a bare loop may write one as well. Times are the
-processor's, on one thread.
+does the same steps on the plain ``nn.Module``: it trains the same batches at the same rates, judges the same held-out
+rows after every epoch, keeps the best weights and writes a checkpoint to go on from. The engine's ratio without any
+checkpoints on either side is told as well. Times are the processor's, on one thread.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def small_network() -> nn.Module:
 def digits_case(repeats: int) -> Case:
     x, y = load_digits(return_X_y=True)
     images = (x.reshape(-1, 1, 8, 8) / 16).astype(np.float32)[:1437]
-    return make_case("digits", small_network(), images, y[:1437].astype(np.int64), 10, repeats)
+    return make_case("digits", small_network(), images, y[:1437].astype(np.int64), 20, repeats)
 
 
 def f_case(repeats: int) -> Case:
@@ -83,8 +83,8 @@ def f_case(repeats: int) -> Case:
     return make_case("F", NetworkF(), x[:720], y[:720], 1, repeats)
 
 
-def train_bare(case: Case, spec: TrainingSpec) -> None:
-    """Train as a script would."""
+def train_bare(case: Case, spec: TrainingSpec, folder: Path | None) -> None:
+    """Train as a script would, with a checkpoint an epoch in the folder, or without where there is none."""
     module = copy.deepcopy(case.module)
     split = case.data.splits["train"]
     assert split.labels is not None
@@ -113,13 +113,17 @@ def train_bare(case: Case, spec: TrainingSpec) -> None:
             hits = sum(int((module(x[rows]).argmax(1) == y[rows]).sum()) for rows in picked.split(256))
         if hits / len(held) > best:
             best, kept = hits / len(held), copy.deepcopy(module.state_dict())
+        if folder is not None:
+            state = {"epoch": epoch, "model": module.state_dict(), "best": kept, "optimizer": optimizer.state_dict()}
+            torch.save(state, folder / f"epoch-{epoch:04d}.pt")
+            (folder / f"epoch-{epoch - 2:04d}.pt").unlink(missing_ok=True)
     assert kept is not None
     assert math.isfinite(sum(losses))
     module.load_state_dict(kept)
 
 
-def train_by_engine(case: Case, kind: str, folder: Path) -> None:
-    kept = Checkpoints(folder / "checkpoints", 1, lambda *_: None)
+def train_by_engine(case: Case, kind: str, folder: Path, *, keeping: bool = True) -> None:
+    kept = Checkpoints(folder / "checkpoints", 1, lambda *_: None) if keeping else None
     context = Context(case.network, case.data, 0, torch.device("cpu"), lambda _: None, folder, checkpoints=kept)
     if kind == "distill":
         distill.run(case.network, DistillSpec.model_validate({"method": kind, **case.given}), context)
@@ -148,10 +152,10 @@ def checkpoint_seconds(case: Case, folder: Path) -> float:
     return statistics.median(times)
 
 
-def teacher_seconds(case: Case, folder: Path) -> float:
-    """Measure computing the teacher's outputs, which is done once however many epochs there are."""
+def compute_teacher(case: Case, folder: Path) -> None:
+    """Compute the teacher's outputs, which is done once however many epochs there are."""
     context = Context(case.network, case.data, 0, torch.device("cpu"), lambda _: None, folder)
-    return seconds_of(lambda: write_targets(case.network, context, folder / TEACHER_FILE))
+    write_targets(case.network, context, folder / TEACHER_FILE)
 
 
 def loading_share(case: Case) -> float:
@@ -171,18 +175,25 @@ def loading_share(case: Case) -> float:
 
 def measure(case: Case) -> None:
     spec = FinetuneSpec.model_validate({"method": "finetune", **case.given})
-    times: dict[str, list[float]] = {"bare": [], "finetune": [], "distill": [], "teacher": []}
+    works: dict[str, Callable[[Path], object]] = {
+        "bare": lambda folder: train_bare(case, spec, folder),
+        "finetune": lambda folder: train_by_engine(case, "finetune", folder),
+        "bare, nothing kept": lambda _: train_bare(case, spec, None),
+        "finetune, nothing kept": lambda folder: train_by_engine(case, "finetune", folder, keeping=False),
+        "distill": lambda folder: train_by_engine(case, "distill", folder),
+        "teacher": lambda folder: compute_teacher(case, folder),
+    }
+    times: dict[str, list[float]] = {kind: [] for kind in works}
     for repeat in range(case.repeats + 1):
-        found = {"bare": seconds_of(lambda: train_bare(case, spec))}
-        for kind in ("finetune", "distill"):
+        for kind, work in works.items():
             with tempfile.TemporaryDirectory(prefix="winnow-training-") as name:
-                found[kind] = seconds_of(partial(train_by_engine, case, kind, Path(name)))
-        with tempfile.TemporaryDirectory(prefix="winnow-training-") as name:
-            found["teacher"] = teacher_seconds(case, Path(name))
-        if repeat:  # the first warms everything up
-            for kind, seconds in found.items():
+                seconds = seconds_of(partial(work, Path(name)))
+            if repeat:  # the first warms everything up
                 times[kind].append(seconds)
-    loop = [engine / bare for engine, bare in zip(times["finetune"], times["bare"], strict=True)]
+    loop, unkept = (
+        [engine / bare for engine, bare in zip(times[f"finetune{how}"], times[f"bare{how}"], strict=True)]
+        for how in ("", ", nothing kept")
+    )
     cached = [
         (distilled - teacher) / tuned
         for distilled, teacher, tuned in zip(times["distill"], times["teacher"], times["finetune"], strict=True)
@@ -191,6 +202,7 @@ def measure(case: Case) -> None:
     print(f"{case.name}: {medians} ({case.repeats} repeats of {case.epochs} epochs)")
     for what, ratios, bound in (
         ("engine / bare", loop, LOOP_BOUND),
+        ("engine / bare, nothing kept", unkept, LOOP_BOUND),
         ("cached distill / finetune", cached, DISTILLATION_BOUND),
     ):
         middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
