@@ -1,3 +1,4 @@
+import pytest
 from pydantic import TypeAdapter
 
 from app.domain.job import LatencySpec
@@ -21,3 +22,16 @@ def test_timing_takes_as_long_as_its_runs_or_its_limit_for_each_batch_and_number
     assert abs(profiling(1e-4, batch_sizes=(1, 2)) - 3 * once) < 1e-9
     assert abs(profiling(1e-4, threads=(1, 2)) - 2 * once) < 1e-9
     assert profiling(10.0) == TIMED_SECONDS
+
+
+def test_what_is_pruned_before_an_epoch_makes_it_shorter():
+    steps = [
+        {"method": "prune", "amount": 0.3},
+        {"method": "finetune", "epochs": 2},
+        {"method": "prune", "granularity": "weight", "amount": 0.9},
+        {"method": "prune", "macs_ratio": 2, "rounds": 3, "recovery_epochs": 1},
+        {"method": "distill", "student": {"width": 0.5, "depth": 0.5}},
+        {"method": "quantize", "scheme": "qat", "epochs": 1},
+    ]
+    parts = forecast(TypeAdapter(Recipe).validate_python(steps), LatencySpec(), Baseline(1.0, 1.0, 1))
+    assert [part.size for part in parts[: len(steps)]] == pytest.approx([0.49, 0.49, 0.49, 0.245, 0.125, 0.125])

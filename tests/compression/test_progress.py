@@ -111,6 +111,15 @@ def test_an_epoch_tells_of_those_of_later_steps():
     assert all(seconds == pytest.approx(end - at, rel=0.3) for at, seconds in early)
 
 
+def test_epochs_of_a_smaller_network_are_shorter():
+    expected = [Expected(0), Expected(5, 2), Expected(1, 0, 0.5), Expected(5, 10, 0.5), Expected(5, 4, 0.25)]
+    told, end = live([1, [60, 60], 1, [30] * 10, [15] * 4], expected)
+    known = [(at, seconds) for at, seconds in told if seconds is not None]
+    early = [(at, seconds) for at, seconds in known if end - at > 10]
+    assert len(early) > 8
+    assert all(seconds == pytest.approx(end - at, rel=0.3) for at, seconds in early)
+
+
 def test_a_job_without_epochs_tells_at_once():
     told, _ = live([1, 2, 3], [Expected(0), Expected(2), Expected(3)])
     assert [seconds for _, seconds in told] == [None, 5, 5, 3, 3, 0]

@@ -4,11 +4,13 @@ Epochs of training are told by the training itself. The factors are from jobs on
 reference network F, where writing the uploaded network's file took 0.9 and 2.4 seconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from app.domain.job import LatencySpec
 from app.domain.recipe import Step
+from app.domain.steps.distill import DerivedStudent, DistillSpec
+from app.domain.steps.prune import PruneSpec
 from workers.compression.latency import SECONDS
 from workers.compression.progress import Expected
 
@@ -35,7 +37,7 @@ def forecast(recipe: Sequence[Step], latency: LatencySpec, baseline: Baseline) -
     row = baseline.predicting / baseline.rows
     timing = sum(min(TIMED_SECONDS, TIMED_RUNS * row * size) for size in latency.batch_sizes)
     return [
-        *(_of_step(step, baseline, last=step is recipe[-1]) for step in recipe),
+        *_of_steps(recipe, baseline),
         Expected(EXPORTING * baseline.saving),
         Expected(baseline.predicting),
         Expected(PROFILING_SECONDS + timing * len(latency.thread_counts)),
@@ -43,8 +45,23 @@ def forecast(recipe: Sequence[Step], latency: LatencySpec, baseline: Baseline) -
     ]
 
 
-def _of_step(step: Step, baseline: Baseline, *, last: bool) -> Expected:
-    share = {"prune": PRUNING, "quantize": QUANTIZING}.get(step.method, 0.0)
-    if step.trained_epochs and not last:
-        share += KEEPING
-    return Expected(share * baseline.saving, step.trained_epochs)
+def _of_steps(recipe: Sequence[Step], baseline: Baseline) -> Iterator[Expected]:
+    size = 1.0
+    for step in recipe:
+        size = _size_behind(step, size)
+        share = {"prune": PRUNING, "quantize": QUANTIZING}.get(step.method, 0.0)
+        if step.trained_epochs and step is not recipe[-1]:
+            share += KEEPING
+        yield Expected(share * baseline.saving, step.trained_epochs, size)
+
+
+def _size_behind(step: Step, size: float) -> float:
+    """Give the multiplications that a step leaves, as a share of the uploaded network's, from the share before it.
+
+    Of a student that is another model nothing is known here: it is taken to be of the uploaded network's size.
+    """
+    if isinstance(step, PruneSpec):
+        return size * step.macs_left()
+    if isinstance(step, DistillSpec) and isinstance(step.student, DerivedStudent):
+        return (step.student.width or 1.0) ** 2 * (step.student.depth or 1.0)
+    return 1.0 if isinstance(step, DistillSpec) and step.student is not None else size

@@ -14,10 +14,15 @@ _PAUSE_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Expected:
-    """What a part of a job is expected to take: epochs of training, and seconds for all else."""
+    """What a part of a job is expected to take: epochs of training, and seconds for all else.
+
+    ``size`` is how many multiplications its network has at its end, as a share of the uploaded network's: an epoch is
+    taken to last in proportion.
+    """
 
     seconds: float
     epochs: int = 0
+    size: float = 1.0
 
 
 class Tracker:
@@ -38,7 +43,7 @@ class Tracker:
         self._expected: list[Expected] = []
         self._entered_at = self._left_at = clock()
         self._left: Left | None = None
-        self._epoch_seconds: float | None = None
+        self._epoch_seconds: float | None = None  # of the uploaded network
 
     def expect(self, parts: Sequence[Expected]) -> None:
         """Say what every part will take, in their order."""
@@ -64,7 +69,8 @@ class Tracker:
             self._send(event)
             return
         if (left := event.data.get("left")) is not None:
-            self._left, self._left_at, self._epoch_seconds = left, self._clock(), left.epoch_seconds
+            self._left, self._left_at = left, self._clock()
+            self._epoch_seconds = left.epoch_seconds / (self._expected[self._entered].size if self._expected else 1.0)
         if self._clock() - self._told_at >= _PAUSE_SECONDS:
             share = min(1.0, max(0.0, event.data["fraction"]))
             self._tell(self._begin + share * self._weights[self._entered], event.data["message"])
@@ -96,4 +102,4 @@ class Tracker:
         """Give the seconds of a part; null where it trains and nothing has trained yet."""
         if not part.epochs:
             return part.seconds
-        return None if self._epoch_seconds is None else part.seconds + part.epochs * self._epoch_seconds
+        return None if self._epoch_seconds is None else part.seconds + part.epochs * part.size * self._epoch_seconds

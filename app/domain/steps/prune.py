@@ -103,6 +103,16 @@ class PruneSpec(StepSpec):
     def trained_epochs(self) -> int:
         return (self.rounds - 1) * self.recovery_epochs
 
+    def macs_left(self, gone: float = 1.0) -> float:
+        """Give the share of the multiplications that is left, roughly, once this share of the amount is gone.
+
+        Of channels a layer loses as many of those it reads as of those it makes. Zeros are multiplied as well.
+        """
+        ratio = self.macs_ratio or self.parameters_ratio
+        if self.granularity != "channel" or self.analyze:
+            return 1.0
+        return 1 - gone * (1 - 1 / ratio) if ratio else (1 - gone * (self.amount or 0.0)) ** 2
+
     @property
     def kept(self) -> tuple[int, int] | None:
         """Give n and m where all but n of every m weights go."""

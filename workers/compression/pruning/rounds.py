@@ -78,9 +78,14 @@ class Rounds:
         return replace(self.context, progress=progress, checkpoints=kept and kept.of_round(number))
 
     def _left(self, number: int, recovery: Left) -> Left:
-        """Add the recoveries behind later rounds to what is left of this one."""
-        epochs = (self.spec.rounds - 1 - number) * self.spec.recovery_epochs
-        return replace(recovery, seconds=recovery.seconds + epochs * recovery.epoch_seconds)
+        """Add the recoveries behind later rounds to what is left of this one; an epoch is told as of the step's end.
+
+        Each is of a network smaller than the one before it.
+        """
+        sizes = [self.spec.macs_left(share_gone(self.spec, later)) for later in range(number, self.spec.rounds + 1)]
+        epoch = recovery.epoch_seconds / sizes[0]
+        coming = sum(sizes[1:-1]) * self.spec.recovery_epochs * epoch
+        return Left(recovery.seconds + coming, sizes[-1] * epoch)
 
     def _fraction(self, number: int, recovered: float) -> float:
         """Tell how far the step is behind a round and this share of its recovery; a round counts like an epoch."""
