@@ -26,7 +26,11 @@ torch sums dequantized products in float, integer kernels sum integers: where a 
 quanta, one rounds up and the other down, and a row that was a tie within such a step may be decided differently.
 """
 MAX_RELATIVE_DIFFERENCE = 0.05
-"""How far outputs that decide nothing may be apart, by ‖a − b‖ / ‖a‖: what :mod:`.formats.onnx` allows integers."""
+"""How far outputs that decide nothing may be apart, by ‖a − b‖ / ‖a‖."""
+MAX_RELATIVE_DIFFERENCE_QUANTIZED = 0.2
+"""The same where integers are computed with, whose ties every later layer carries on: dynamic int8 of MiniLM is 0.05 to
+0.12 apart. Of vectors of one length it is a cosine of 0.98, as many decisions as :data:`MIN_AGREEMENT` asks for.
+"""
 WIDEST_TIE = 0.1
 """Margin, in standard deviations of the outputs, within which a row counts as such a tie."""
 
@@ -63,7 +67,8 @@ def check_files(onnx_path: Path, pt2_path: Path, data: Dataset, threads: int) ->
     agreement = compare_outputs(ours, theirs, TASKS[data.task], shown_positions(data, rows))
     equal, tie = agreement.equal_predictions, agreement.widest_tie
     if equal is None or tie is None:
-        if agreement.relative_difference > MAX_RELATIVE_DIFFERENCE:
+        limit = MAX_RELATIVE_DIFFERENCE_QUANTIZED if network.quantized else MAX_RELATIVE_DIFFERENCE
+        if agreement.relative_difference > limit:
             raise CheckFailed(
                 f"on {len(rows)} rows the .pt2 and the ONNX file differ by {agreement.relative_difference:.2g}"
                 " of their outputs, so that they do not agree"

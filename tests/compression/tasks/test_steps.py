@@ -128,6 +128,26 @@ def test_files_that_decide_nothing_agree_by_what_their_outputs_differ(contexts, 
         check_files(tmp_path / "model.onnx", tmp_path / "other.pt2", context.data, threads=1)
 
 
+def test_files_of_integers_may_be_as_far_apart_as_ties_that_fall_either_way_take_them(contexts, tmp_path):
+    context = contexts[LearningTask.EMBEDDING]
+    spec = QuantizeSpec(method="quantize", scheme="dynamic")
+
+    def quantized(factor):
+        network = context.baseline.clone()
+        with torch.no_grad():
+            for value in list(network.module.parameters())[-2:]:
+                value.mul_(factor)
+        return quantize.run(network, spec, context).network
+
+    onnx.save(quantized(1.0), tmp_path / "model.onnx")
+    pt2.save(quantized(1.1), tmp_path / "near.pt2")
+    pt2.save(quantized(1.4), tmp_path / "far.pt2")
+    found = check_files(tmp_path / "model.onnx", tmp_path / "near.pt2", context.data, threads=1)
+    assert 0.05 < found.relative_difference < 0.15
+    with pytest.raises(CheckFailed, match=r"differ by 0\.\d+ of their outputs"):
+        check_files(tmp_path / "model.onnx", tmp_path / "far.pt2", context.data, threads=1)
+
+
 def test_files_are_compared_label_by_label_and_where_positions_are_shown():
     ours = np.array([[1.0, -1.0, 0.02], [2.0, 3.0, -4.0]], np.float32)
     theirs = np.array([[1.0, -1.0, -0.01], [2.0, 3.0, -4.0]], np.float32)
