@@ -36,13 +36,13 @@ demo-tasks: setup ## Compress regressions and a multi-label network of real tabl
 serve: setup ## Run the whole service on 127.0.0.1:8000
 	$(BIN)/winnowd serve --data $(DATA) --port $(PORT)
 
-# What watches processes by the clock has the machine to itself.
+# What watches processes by the clock mostly waits, and runs without the tests that compute.
 ALONE := tests/embedded tests/faults tests/hostile tests/workers
 
 .PHONY: test
 test: setup ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ALONE:%=--ignore=%) tests
-	$(BIN)/python -m pytest $(ALONE)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ALONE)
 
 .PHONY: test-long
 test-long: setup ## Run the tests that are long and beside the main road
@@ -102,7 +102,9 @@ audit: setup ## Fail when a pinned package has a known vulnerability
 	$(BIN)/python .ci/audit.py
 
 .PHONY: check
-check: lint migrations audit test ## All that CI runs
+check: setup ## All that CI runs
+	$(MAKE) --jobs 2 --output-sync lint migrations audit
+	$(MAKE) test
 
 .PHONY: migrations
 migrations: setup ## Fail when the tables and the migrations differ

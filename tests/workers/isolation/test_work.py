@@ -53,9 +53,8 @@ def test_an_ordinary_user_has_the_same_walls(sandbox, tmp_path):
         (code / package).mkdir(parents=True)
         (code / package / "__init__.py").write_text("")
     subprocess.run(["cp", "-r", str(ROOT / "workers" / "isolation"), str(code / "workers")], check=True)
-    folders = [tmp_path, *tmp_path.parents]
-    if any(not folder.stat().st_mode & 0o001 for folder in folders):
-        for folder in folders[:3]:
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:
             folder.chmod(0o755)
     script = textwrap.dedent(f"""
         import sys
