@@ -129,7 +129,8 @@ class DistillSpec(TrainingSpec):
     logit_standardization: bool = Field(
         default=False,
         description="Take the logits of each row, of teacher and student, to mean 0 and deviation 1 before kd or dkd, "
-        "so that their order is learned and not their size (Sun 2024).",
+        "so that their order is learned and not their size (Sun 2024). It wants a higher learning_rate: its gradients "
+        "are the smaller the larger the student's logits are.",
     )
     dkd_alpha: float = Field(1.0, ge=0, le=100, description="Weight of dkd's part of the label.")
     dkd_beta: float = Field(
