@@ -8,10 +8,12 @@ from pathlib import Path
 from app.domain.errors import UnknownFormat
 from app.domain.model import ModelFormat
 from workers.compression.formats import pt2
+from workers.compression.formats.onnx_import import reading
 from workers.compression.network import Network
 
 READERS: dict[ModelFormat, Callable[[Path], Network]] = {
     "pt2": pt2.load,
+    "onnx": reading.load,
 }
 
 
