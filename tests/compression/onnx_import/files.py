@@ -50,11 +50,10 @@ def _quiet():
 
 def by_hand(path, nodes, inputs, outputs, weights=None, *, opset=18):
     """Write a graph of ``nodes``; ``inputs`` give shapes, or dtype and shape, by name; outputs are float32."""
-    described = [
-        helper.make_tensor_value_info(name, KINDS[given[0]] if isinstance(given[0], str) else TensorProto.FLOAT,
-                                      given[1] if isinstance(given[0], str) else given)
-        for name, given in inputs.items()
-    ]  # fmt: skip
+    described = []
+    for name, given in inputs.items():
+        dtype, shape = given if isinstance(given, tuple) else ("float32", given)
+        described.append(helper.make_tensor_value_info(name, KINDS[dtype], shape))
     results = [
         helper.make_tensor_value_info(name, KINDS[dtype], None)
         for name, dtype in (outputs if isinstance(outputs, dict) else dict.fromkeys(outputs, "float32")).items()
@@ -62,6 +61,10 @@ def by_hand(path, nodes, inputs, outputs, weights=None, *, opset=18):
     constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in (weights or {}).items()]
     graph = helper.make_graph(nodes, "by_hand", described, results, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    model = onnx.shape_inference.infer_shapes(model)
+    for value in model.graph.output:
+        if not value.type.tensor_type.HasField("shape"):  # what is inferred for no operator of functions
+            value.type.CopyFrom(model.graph.input[0].type)
     path.write_bytes(model.SerializeToString())
 
 

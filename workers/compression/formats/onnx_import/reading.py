@@ -37,6 +37,15 @@ def load(path: Path) -> Network:
         CorruptFile: the file is damaged, or the runtime refuses it.
         UnsupportedNetwork: it does something that no :class:`Network` can, or something else than what was read.
     """
+    try:
+        return _read(path)
+    except (WinnowError, MemoryError):
+        raise
+    except Exception as error:
+        raise UnsupportedNetwork(f"The ONNX graph cannot be taken apart: {_first_line(error)}") from error
+
+
+def _read(path: Path) -> Network:
     graph = fold(read_graph(path))
     check_operators(graph)
     graph = fold(rewrite(graph))

@@ -101,13 +101,14 @@ def _rms_norm(call: Call) -> Tensor:
 
 
 def _group_norm(call: Call) -> Tensor:
-    x, weight, bias = call.tensor(0), call.tensor(1), call.tensor(2)
-    groups = int(call.attribute("num_groups"))
-    if weight.shape[0] == groups != x.shape[1]:
-        # Before operator set 21 there is one scale a group.
-        each = x.shape[1] // groups
-        weight, bias = weight.repeat_interleave(each), bias.repeat_interleave(each)
-    return F.group_norm(x, groups, weight, bias, call.attribute("epsilon", 1e-5))
+    """Before operator set 21 it had one scale a group; the checker refuses that as deprecated."""
+    return F.group_norm(
+        call.tensor(0),
+        int(call.attribute("num_groups")),
+        call.tensor(1),
+        call.tensor(2),
+        call.attribute("epsilon", 1e-5),
+    )
 
 
 def _instance_norm(call: Call) -> Tensor:
