@@ -1,5 +1,8 @@
 """Each operator of the table, in a small file of its own: reading compares what was read with ONNX Runtime."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -17,6 +20,9 @@ W1 = RNG.normal(size=(6, 4, 3)).astype("float32")
 T = RNG.normal(size=(4, 6, 3, 3)).astype("float32")
 M = RNG.normal(size=(8, 5)).astype("float32")
 V4, V5, V6, V8 = (RNG.uniform(0.5, 1.5, size).astype("float32") for size in (4, 5, 6, 8))
+OURS = {"Embedding", "Linear", "Silu"}
+"""What the rewriting makes, of operators that stand in files."""
+DOCS = Path(__file__).parents[3] / "docs"
 HALVES = np.array([1, 1, 2, 2], "float32")
 
 
@@ -175,9 +181,13 @@ def test_an_operator_computes_what_the_runtime_computes(name, tmp_path):
 
 def test_every_operator_of_the_table_is_tried():
     tried = {node.op_type for nodes, *_ in CASES.values() for node in nodes}
-    # The first two are of our own making; the last shows in every test of a shape.
-    assert set(OPERATORS) - tried <= {"Linear", "Embedding", "Silu"}
+    assert set(OPERATORS) - tried == OURS
     assert set(OF_SHAPES) <= tried
+
+
+def test_the_list_of_operators_in_the_documentation_is_the_table():
+    listed = (DOCS / "onnx.md").read_text().split("## Operators")[1]
+    assert set(re.findall(r"`(\w+)`", listed)) == set(OPERATORS) - OURS | {"Constant", "If"}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 from onnx import helper
 from torch import nn
 
+from app.domain.errors import UnsupportedNetwork
 from tests.compression.architectures import Encoder
 from tests.compression.networks import ResNet, ViT
 from tests.compression.onnx_import.files import by_hand, by_tracing, node, run, taken_in
@@ -83,6 +84,22 @@ def test_a_branch_that_needs_no_values_is_taken(condition, tmp_path):
     by_hand(tmp_path / "net.onnx", nodes, {"x": ["batch", 4]}, ["y"], weights)
     network = taken_in(tmp_path / "net.onnx")
     assert network.module(-torch.ones(2, 4)).eq(0).all()
+
+
+def test_a_branch_that_other_lengths_do_not_take_is_refused(tmp_path):
+    """Traced at one length, the network would go one way for all of them."""
+    then, other = branches("Relu", "Neg")
+    weights = {"hundred": np.array([100]), "axis": np.array([1])}
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "axis"], ["n"]),
+        node("Greater", ["n", "hundred"], ["c"]),
+        node("If", ["c"], then_branch=then, else_branch=other),
+    ]
+    by_hand(tmp_path / "net.onnx", nodes, {"x": ["batch", "length"]}, ["y"], weights)
+    with pytest.raises(UnsupportedNetwork, match="goes another way through its graph for inputs of") as caught:
+        taken_in(tmp_path / "net.onnx")
+    assert "fixed sizes" in caught.value.hint
 
 
 def test_names_that_are_no_identifiers_become_some(tmp_path):
