@@ -30,6 +30,18 @@ def pt2() -> bytes:
     return stream.getvalue()
 
 
+def onnx() -> bytes:
+    """Make what the API takes for an ONNX model: its outermost fields."""
+    fields = {b"\x12": b"factory", b"\x3a": secrets.token_bytes(400), b"\x42": b"\x10\x12"}
+    parts = [tag + (varint(len(content))) + content for tag, content in fields.items()]
+    return b"\x08\x09" + b"".join(parts)
+
+
+def varint(number: int) -> bytes:
+    more, low = number >> 7, number & 0x7F
+    return bytes([low | 0x80]) + varint(more) if more else bytes([low])
+
+
 def npz() -> bytes:
     return archive("train.x.npy", "train.y.npy")
 

@@ -41,6 +41,7 @@ from app.domain.task import (
     EventMessage,
     FailureMessage,
     Message,
+    ModelFile,
     TurnMessage,
     Upload,
 )
@@ -221,8 +222,11 @@ def _fetch(workplace: Workplace, job: JobRow, folder: Path, threads: int) -> Com
     table_paths = {name: f"{name}.json" for name in tables}
     digests = {model_path: model.sha256, dataset_path: dataset.sha256}
     digests |= {table_paths[name]: table.sha256 for name, table in tables.items()}
-    other_paths = {other.id: f"{other.id}.{other.format}" for other in others}
-    digests |= {other_paths[other.id]: other.sha256 for other in others}
+    other_files = {
+        other.id: ModelFile(path=f"{other.id}.{other.format}", format=cast("ModelFormat", other.format))
+        for other in others
+    }
+    digests |= {other_files[other.id].path: other.sha256 for other in others}
     for path, sha256 in digests.items():
         workplace.storage.fetch_to(content_key(job.project_id, sha256), folder / path)
     return Compress(
@@ -235,7 +239,7 @@ def _fetch(workplace: Workplace, job: JobRow, folder: Path, threads: int) -> Com
         sensitivities=table_paths,
         model=Upload(name=model.name, sha256=model.sha256),
         dataset=Upload(name=dataset.name, sha256=dataset.sha256),
-        models=other_paths,
+        models=other_files,
         device="cuda" if job.queue == "gpu" else "cpu",
         threads=threads,
         service_version=version("winnow"),

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 Dimension = int | str
 """A fixed size, or the name of a dynamic one such as ``batch``."""
 
-ModelFormat = Literal["pt2"]
+ModelFormat = Literal["pt2", "onnx", "huggingface"]
 
 
 class ObjectState(StrEnum):

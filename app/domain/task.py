@@ -58,6 +58,13 @@ class Upload(_Part):
     sha256: str
 
 
+class ModelFile(_Part):
+    """A model as it lies in the folder."""
+
+    path: str
+    format: ModelFormat
+
+
 class Compress(_Part):
     kind: Literal["compress"] = "compress"
     model_path: str
@@ -70,8 +77,8 @@ class Compress(_Part):
     """For each job whose table a step takes, the path of that table."""
     model: Upload | None = None
     dataset: Upload | None = None
-    models: dict[str, str] = {}
-    """For each model that a step names beside the job's own, the path of its file."""
+    models: dict[str, ModelFile] = {}
+    """For each model that a step names beside the job's own, its file."""
     device: str = "cpu"
     threads: int = 2
     service_version: str = ""

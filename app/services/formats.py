@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import IO
 
 from app.domain.errors import CorruptFile, TruncatedUpload, UnknownFormat, UnsafeFile
+from app.services.checkpoints import is_checkpoint, tar_names
+from app.services.onnx_files import check_onnx, starts_like_onnx
 
 _HEADER_LIMIT_BYTES = 2 * 1024**2
 _LOCAL_FILE = b"PK\x03\x04"
@@ -22,7 +24,10 @@ _PARQUET_END_BYTES = 8
 _TAR_MAGIC, _TAR_MAGIC_AT, _TAR_BLOCK_BYTES = b"ustar", 257, 512
 _GZIP = b"\x1f\x8b"
 _IMAGES = (".png", ".jpg", ".jpeg")
-_NEITHER = "The file is neither a .pt2 archive, tensors (.npz, .safetensors), images (.zip, .tar) nor a .parquet file."
+_NEITHER = (
+    "The file is neither a network (.pt2, .onnx, or an archive of config.json and *.safetensors),"
+    " tensors (.npz, .safetensors), images (.zip, .tar) nor a .parquet file."
+)
 _PICKLE_PROTOCOL = 0x80
 _EXPORT = "Export the network with torch.export.export and save it with torch.export.save(program, 'model.pt2')."
 
@@ -49,7 +54,8 @@ class _Bounded(io.BufferedIOBase):
 
 
 def tell(file: IO[bytes], size_bytes: int) -> str:
-    """Name the format: ``pt2``, ``npz``, ``safetensors``, ``zip`` or ``tar`` of images, or ``parquet``.
+    """Name the format: ``pt2``, ``onnx``, ``huggingface``; ``npz``, ``safetensors``, ``zip`` or ``tar`` of images,
+    or ``parquet``.
 
     Raises UnknownFormat, TruncatedUpload, CorruptFile or UnsafeFile.
     """
@@ -66,8 +72,11 @@ def tell(file: IO[bytes], size_bytes: int) -> str:
         return _tell_tar(file, size_bytes)
     if head.startswith(_GZIP):
         raise UnknownFormat("The file is compressed as a whole.", hint="Send a .zip, or the .tar as it is.")
-    if len(head) > 8 and head[8:9] == b"{":
+    if len(head) > 8 and head[8:9] == b"{" and not any(head[4:8]):
         return _tell_safetensors(file, size_bytes)
+    if starts_like_onnx(head):
+        check_onnx(file, size_bytes)
+        return "onnx"
     raise UnknownFormat(_NEITHER)
 
 
@@ -134,7 +143,7 @@ def _tell_tar(file: IO[bytes], size_bytes: int) -> str:
     file.seek(max(0, size_bytes - 2 * _TAR_BLOCK_BYTES))
     if size_bytes % _TAR_BLOCK_BYTES or any(file.read(2 * _TAR_BLOCK_BYTES)):
         raise TruncatedUpload("The tar archive does not end as one does: it was cut.")
-    return "tar"
+    return "huggingface" if is_checkpoint(tar_names(file, size_bytes)) else "tar"
 
 
 def _tell_parquet(file: IO[bytes], size_bytes: int) -> str:
@@ -162,6 +171,8 @@ def _tell_members(names: Sequence[str]) -> str:
         if any("/aotinductor/" in name for name in names):
             raise UnknownFormat("The archive holds compiled native code (AOTInductor).", hint=_EXPORT)
         return "pt2"
+    if is_checkpoint(names):
+        return "huggingface"
     if any(tail.startswith("code/") for tail in tails):
         raise UnknownFormat("The file is a TorchScript archive.", hint=_EXPORT)
     if any(tail.endswith(".pkl") for tail in (*tails, *names)):
@@ -170,7 +181,9 @@ def _tell_members(names: Sequence[str]) -> str:
         return "npz"
     if any(name.lower().endswith(_IMAGES) for name in names):
         return "zip"
-    raise UnknownFormat("The archive is neither a .pt2, an .npz nor a folder of PNG or JPEG images.")
+    raise UnknownFormat(
+        "The archive is neither a .pt2, config.json with *.safetensors, an .npz nor a folder of PNG or JPEG images."
+    )
 
 
 def _tell_safetensors(file: IO[bytes], size_bytes: int) -> str:

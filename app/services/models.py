@@ -1,7 +1,7 @@
 """Uploaded models."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy.orm import Session
 
@@ -10,13 +10,13 @@ from app.db.engine import Sessions
 from app.db.tables import ArtifactRow, ModelRow
 from app.domain.errors import FieldError, InUse, NotFound, NotReady, UnknownFormat
 from app.domain.ids import Prefix, is_id
-from app.domain.model import ObjectState
+from app.domain.model import ModelFormat, ObjectState
 from app.services import audit, contents, formats, uploads
 from app.services.callers import Caller
 from app.services.uploads import Expectation
 from app.storage import Incoming, Storage, content_key
 
-FORMATS = ("pt2",)
+FORMATS: tuple[str, ...] = get_args(ModelFormat)
 
 
 def register(

@@ -82,7 +82,7 @@ def admitted(storage: Storage, incoming: Incoming, expected: Expectation, accept
             found = formats.tell(file, incoming.size_bytes)
         check_accepted(found, accepted)
         if expected.format not in {None, found}:
-            raise UnknownFormat(f"The file is .{found}, not .{expected.format} as the query says.")
+            raise UnknownFormat(f"The file is {found}, not {expected.format} as the query says.")
         yield found
     finally:
         storage.discard(incoming)
@@ -91,7 +91,7 @@ def admitted(storage: Storage, incoming: Incoming, expected: Expectation, accept
 def check_accepted(format_: str, accepted: tuple[str, ...]) -> None:
     """Raise UnknownFormat where a known format has no place here."""
     if format_ not in accepted:
-        raise UnknownFormat(f"The file is .{format_}; this takes {' or '.join('.' + name for name in accepted)}.")
+        raise UnknownFormat(f"The file is {format_}; this takes {' or '.join(accepted)}.")
 
 
 def ask_for_inspection(session: Session, kind: Kind, upload_id: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from app.db import models
 from app.domain.ids import Prefix, new_id
-from tests.factories import model_facts, pt2
+from tests.factories import model_facts, onnx, pt2
 from tests.serving import pointers, problem
 
 
@@ -38,12 +38,18 @@ def test_an_artifact_becomes_a_model_whose_content_is_kept_once(project, job):
     assert project.client.get(f"models/{item['id']}").json()["origin"] == item["origin"]
 
 
+def test_an_onnx_file_becomes_a_model_too(project, job):
+    artifact = project.add_artifact(job, "model.onnx", onnx())
+    response = project.client.post("models", json={"name": "smaller", "artifact_id": artifact})
+    assert (response.status_code, response.json()["format"]) == (201, "onnx")
+
+
 def test_what_is_no_model_stays_an_artifact(project, job):
     report = project.add_artifact(job, "report.json", b"{}", kind="report")
     renamed = project.add_artifact(job, "model.pt2", b"not really a network")
-    onnx = project.add_artifact(job, "model.onnx", b"small")
+    packed = project.add_artifact(job, "model.onnx.zst", b"small")
     before = project.kept()
-    for artifact in (report, onnx):
+    for artifact in (report, packed):
         body = problem(
             project.client.post("models", json={"name": "m", "artifact_id": artifact}), 415, "unknown_format"
         )

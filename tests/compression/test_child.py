@@ -13,7 +13,7 @@ from app.domain.dataset import DatasetFacts
 from app.domain.job import JobSpec
 from app.domain.model import ModelFacts
 from app.domain.report import Report
-from app.domain.task import MESSAGE, TASK, Compress, InspectDataset, InspectModel
+from app.domain.task import MESSAGE, TASK, Compress, InspectDataset, InspectModel, ModelFile
 from tests.compression.digits import digits, write_digits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +22,7 @@ RECIPE = [
     {"method": "distill", "epochs": 4, "learning_rate": 0.05},
     {"method": "quantize"},
 ]
+TEACHER = ModelFile(path="teacher.pt2", format="pt2")
 
 
 def start(folder, task):
@@ -69,7 +70,7 @@ def test_a_student_derived_from_the_network_learns_from_another_model(folder):
     (folder / "teacher.pt2").symlink_to((folder / "digits.pt2").resolve())
     teacher = "mdl_01J00000000000000000000000"
     step = {"method": "distill", "teacher": teacher, "student": {"width": 0.5}, "epochs": 4, "learning_rate": 0.05}
-    task = compress_task([step]).model_copy(update={"models": {teacher: "teacher.pt2"}})
+    task = compress_task([step]).model_copy(update={"models": {teacher: TEACHER}})
     code, messages, printed = start(folder, task)
     assert (code, messages[-1].type) == (0, "done"), (messages[-1], printed)
     report = Report.model_validate_json((folder / "out" / "report.json").read_text())
@@ -86,7 +87,7 @@ def test_a_teacher_that_is_no_network_fails_the_job_before_anything_runs(folder)
     (folder / "teacher.pt2").write_bytes(b"nonsense")
     teacher = "mdl_01J00000000000000000000000"
     task = compress_task([{"method": "distill", "teacher": teacher}])
-    code, messages, _ = start(folder, task.model_copy(update={"models": {teacher: "teacher.pt2"}}))
+    code, messages, _ = start(folder, task.model_copy(update={"models": {teacher: TEACHER}}))
     assert (code, messages[-1].failure.code) == (0, "corrupt_file")
 
 

@@ -13,7 +13,6 @@ import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
@@ -27,23 +26,18 @@ from tests.hostile.networks import NETWORKS
 from workers.compression.admission import admit
 from workers.compression.dataset_inspection import inspect_dataset
 from workers.compression.formats import pt2
+from workers.compression.formats.models import load_model
 from workers.compression.formats.rows import rows_folder
-
-
-def _check_onnx(path: Path) -> None:
-    onnx.checker.check_model(onnx.load(path), full_check=True)
-
 
 LOADERS: dict[str, Callable[[Path], object]] = {
     "pt2": pt2.load,
-    "onnx": _check_onnx,
+    "onnx": lambda path: load_model(path, "onnx"),
     "npz": lambda path: inspect_dataset(path, "npz"),
     "safetensors": lambda path: inspect_dataset(path, "safetensors"),
     "zip": lambda path: inspect_dataset(path, "zip"),
     "tar": lambda path: inspect_dataset(path, "tar"),
     "parquet": lambda path: inspect_dataset(path, "parquet"),
 }
-_CLEAN = (WinnowError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError)
 
 
 @dataclass
@@ -95,10 +89,9 @@ def run(tally: Tally, group: str, kind: str, path: Path) -> None:
         return
     try:
         LOADERS[kind](path)
-    except _CLEAN as error:
-        code = getattr(error, "code", type(error).__name__)
-        tally.add(group, f"loader:{code}")
-        tally.reasons[path.name] = f"{code}: {getattr(error, 'detail', error)}".replace(str(path.parent), "")
+    except WinnowError as error:
+        tally.add(group, f"loader:{error.code}")
+        tally.reasons[path.name] = f"{error.code}: {error.detail}".replace(str(path.parent), "")
         return
     finally:
         shutil.rmtree(rows_folder(path), ignore_errors=True)

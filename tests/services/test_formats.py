@@ -14,13 +14,13 @@ import pytest
 
 from app.domain.errors import CorruptFile, TruncatedUpload, UnknownFormat, UnsafeFile, WinnowError
 from app.services.formats import tell
-from tests.factories import archive, npz, pt2, safetensors
+from tests.factories import archive, npz, onnx, pt2, safetensors
 
 
-def tar():
+def tar(*names):
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as file:
-        for name in ("train/a/0.png", "train/b/1.png"):
+        for name in names:
             entry = tarfile.TarInfo(name)
             entry.size = 512
             file.addfile(entry, io.BytesIO(secrets.token_bytes(512)))
@@ -35,10 +35,12 @@ def parquet():
 
 WHOLE = {
     "pt2": pt2(),
+    "onnx": onnx(),
+    "huggingface": archive("encoder/config.json", "encoder/model.safetensors", "encoder/README.md"),
     "npz": npz(),
     "safetensors": safetensors(),
     "zip": archive("train/a/0.png", "train/b/1.JPG"),
-    "tar": tar(),
+    "tar": tar("train/a/0.png", "train/b/1.png"),
     "parquet": parquet(),
 }
 
@@ -59,6 +61,38 @@ def test_a_file_cut_anywhere_was_cut(format_):
     for size in range(263, len(content)):
         with pytest.raises(TruncatedUpload):
             told(content[:size])
+
+
+@pytest.mark.parametrize("names", [("config.json", "model.safetensors"), ("./b/1.safetensors", "./b/config.json")])
+def test_a_folder_of_a_checkpoint_is_told_at_the_top_or_in_one_folder_of_either_archive(names):
+    assert told(tar(*names)) == told(archive(*names)) == "huggingface"
+
+
+@pytest.mark.parametrize("names", [("config.json", "a/model.safetensors"), ("a/b/config.json", "a/b/m.safetensors")])
+def test_weights_elsewhere_than_their_configuration_are_no_checkpoint(names):
+    assert told(tar(*names)) == "tar"
+    with pytest.raises(UnknownFormat):
+        told(archive(*names))
+
+
+def test_pickled_weights_are_refused_by_name():
+    for make in (tar, archive):
+        with pytest.raises(UnknownFormat, match=r"pytorch_model\.bin") as caught:
+            told(make("net/config.json", "net/pytorch_model.bin"))
+        assert "safe_serialization=True" in caught.value.hint
+    assert told(archive("config.json", "pytorch_model.bin", "model.safetensors")) == "huggingface"
+
+
+def test_a_model_with_fields_of_no_model_or_far_too_many_is_damaged():
+    for more in (b"\x4a\x00", b"\xf8\x07\x01", b"\x72\x00" * 2000):
+        with pytest.raises(CorruptFile):
+            told(WHOLE["onnx"] + more)
+
+
+def test_a_tensor_file_whose_header_is_as_long_as_a_model_starts_is_one_of_tensors():
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = json.dumps({"train.x": entry}).ljust(0x0908).encode()
+    assert told(len(header).to_bytes(8, "little") + header + bytes(4)) == "safetensors"
 
 
 def test_an_archive_with_a_comment_is_whole_with_all_of_it():

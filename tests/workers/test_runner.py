@@ -82,8 +82,9 @@ def test_a_model_that_a_step_names_is_laid_down_for_the_child(site, taught):
     job_id, teacher = taught
     body = f"""
     import json
-    path = json.load(open("task.json"))["models"][{teacher.id!r}]
-    assert open(path).read() == "teacher"
+    file = json.load(open("task.json"))["models"][{teacher.id!r}]
+    assert open(file["path"]).read() == "teacher"
+    assert file["format"] == "pt2"
     say(type="done")
     """
     run_job(site.workplace(body), job_id, 1)

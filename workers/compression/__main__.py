@@ -109,8 +109,8 @@ def _run(folder: Path, send: Send, turn: Callable[[], AbstractContextManager[Non
             send(EventMessage(type=EventType.STAGE, data={"stage": Stage.PREPARING.value}))
             admit(folder / task.model_path, task.model_format)
             admit(folder / task.dataset_path, task.dataset_format)
-            for path in task.models.values():
-                admit(folder / path, "pt2")
+            for file in task.models.values():
+                admit(folder / file.path, file.format)
             _compress(folder, task, send, turn)
 
 
@@ -123,7 +123,7 @@ def _compress(folder: Path, task: Compress, send: Send, turn: Callable[[], Abstr
 
     from workers.compression.analysis import analyze
     from workers.compression.datasets import load_dataset
-    from workers.compression.formats import pt2
+    from workers.compression.formats.models import load_model
     from workers.compression.pages.subject import subject_of
     from workers.compression.pipeline import Output, compress, require_objective
 
@@ -132,7 +132,7 @@ def _compress(folder: Path, task: Compress, send: Send, turn: Callable[[], Abstr
     job, device = task.job, torch.device(task.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise Unavailable("This worker serves the queue of GPU jobs and finds no GPU.")
-    network = pt2.load(folder / task.model_path)
+    network = load_model(folder / task.model_path, task.model_format)
     path = folder / task.dataset_path
     data = load_dataset(
         path, task.dataset_format, network.signature, job.seed, job.task, preprocessing=task.preprocessing
@@ -162,7 +162,7 @@ def _compress(folder: Path, task: Compress, send: Send, turn: Callable[[], Abstr
                 device=device,
                 output=output,
                 service_version=task.service_version,
-                models={name: pt2.load(folder / path) for name, path in task.models.items()},
+                models={name: load_model(folder / file.path, file.format) for name, file in task.models.items()},
                 sensitivities={name: _read_table(folder / path) for name, path in task.sensitivities.items()},
                 turn=turn,
                 subject=subject_of(task),

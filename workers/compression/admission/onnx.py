@@ -18,6 +18,7 @@ MAX_NODES = 100_000
 MAX_DEPTH = 8
 _MAX_NAME = 1024
 _HOW = "Export the network again with torch.onnx.export and external_data=False."
+_PLAIN = "Upload the float network as it was exported, before any runtime fused or quantized its operators."
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
 """Bits an element, by ONNX's number of the dtype; strings (8), complex and the eight-bit floats are not admitted."""
 _FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
@@ -94,7 +95,7 @@ class _Walk:
     def check_import(self, field: Field) -> None:
         for each in self.inner(field):
             if each.number == 1 and self.text(each) not in DOMAINS:
-                raise UnsafeFile(f"The model uses the operators of {self.text(each)!r}.", hint=_HOW)
+                raise UnsafeFile(f"The model uses the operators of {self.text(each)!r}.", hint=_PLAIN)
 
     def check_graph(self, field: Field, outer: frozenset[str], depth: int) -> None:  # noqa: C901 - one case a field
         """Admit a graph whose nodes use what stands before them, so that it has no cycles."""
@@ -165,7 +166,7 @@ class _Walk:
         if not node.operator.isidentifier():
             raise UnsafeFile(f"{what} calls the operator {node.operator[:80]!r}.", hint=_HOW)
         if node.domain not in DOMAINS:
-            raise UnsafeFile(f"{what} is of the domain {node.domain!r}.", hint=_HOW)
+            raise UnsafeFile(f"{what} is of the domain {node.domain!r}.", hint=_PLAIN)
         if node.name:
             self.add(names, node.name, "node")
         for value in filter(None, node.inputs):

@@ -67,7 +67,9 @@ class Client:
         progress: Progress | None = None,
         resumable: bool | None = None,
     ) -> Model:
-        """Upload a ``.pt2`` file, or what ``torch.export.export`` gave; the service then looks into it: see ``wait``.
+        """Upload a ``.pt2`` or ``.onnx`` file, or what ``torch.export.export`` gave.
+
+        The service then looks into it: see ``wait``.
 
         Files above 8 MiB are sent so that a cut upload goes on where it was, in a later process too.
         """
