@@ -179,6 +179,9 @@ def environment(folder: Path, threads: int) -> Mapping[str, str]:
         "PYTHONUNBUFFERED": "1",
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
         "ORT_DISABLE_TELEMETRY": "1",
+        # What transformers would ask for elsewhere it is not to ask for, nor to tell of itself.
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
     }
 
 

@@ -36,7 +36,7 @@ REMEDIES = {
     "too_many_jobs": "Wait until jobs of the project end, or cancel some.",
     "quota_reached": "Delete models, data sets or jobs that are no longer wanted (`GET /usage` shows what is stored).",
     "unsupported_media_type": "Send uploads as `application/octet-stream`, everything else as `application/json`.",
-    "unknown_format": "Export with `torch.export` (`.pt2`) or to ONNX; save data as `.npz` or `.safetensors`.",
+    "unknown_format": "Send a `.pt2`, ONNX or the folder of `save_pretrained`; save data as `.npz` or `.safetensors`.",
     "invalid": "Read the detail: what was sent is well formed and contradicts itself.",
     "validation_failed": "Mend the fields that `errors` points to; `GET /methods` has the schema of every step.",
     "idempotency_key_reused": "Take a new `Idempotency-Key` for each new request.",

@@ -64,6 +64,9 @@ def tell(file: IO[bytes], size_bytes: int) -> str:
         raise TruncatedUpload("The body is empty.")
     if head[:4] in {_LOCAL_FILE, _END}:
         return _tell_archive(file, size_bytes)
+    # Before pickles: the least byte of a header's length may be theirs.
+    if len(head) > 8 and head[8:9] == b"{" and not any(head[4:8]):
+        return _tell_safetensors(file, size_bytes)
     if head[0] == _PICKLE_PROTOCOL:
         raise UnknownFormat("The file is a pickle, which can run code when it is read.", hint=_EXPORT)
     if head.startswith(_PARQUET):
@@ -72,8 +75,6 @@ def tell(file: IO[bytes], size_bytes: int) -> str:
         return _tell_tar(file, size_bytes)
     if head.startswith(_GZIP):
         raise UnknownFormat("The file is compressed as a whole.", hint="Send a .zip, or the .tar as it is.")
-    if len(head) > 8 and head[8:9] == b"{" and not any(head[4:8]):
-        return _tell_safetensors(file, size_bytes)
     if starts_like_onnx(head):
         check_onnx(file, size_bytes)
         return "onnx"

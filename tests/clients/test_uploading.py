@@ -1,12 +1,13 @@
 """Uploads that go on where they were cut, and in one request where a service takes no others."""
 
 import secrets
+import zipfile
 
 import pytest
 import winnow
 from winnow import uploading
 
-from tests.factories import npz, pt2
+from tests.factories import npz, pt2, safetensors
 
 
 @pytest.fixture
@@ -109,6 +110,25 @@ def test_arrays_are_uploaded_by_their_names(client):
     rows = {"train.x": [[1.0], [2.0]], "train.y": [0, 1]}
     dataset = client.upload_dataset(rows, "arrays")
     assert (dataset.name, dataset.format) == ("arrays", "npz")
+
+
+def test_a_folder_goes_as_one_file_of_what_the_service_reads(client, tmp_path):
+    folder = tmp_path / "minilm"
+    (folder / "1_Pooling").mkdir(parents=True)
+    for name in ("config.json", "1_Pooling/config.json", "vocab.txt", "pytorch_model.bin"):
+        (folder / name).write_bytes(name.encode())
+    (folder / "model.safetensors").write_bytes(safetensors())
+    model = client.upload_model(folder)
+    assert (model.name, model.format) == ("minilm", "huggingface")
+    (folder / "config.json").touch()
+    assert client.upload_model(str(folder), "again").sha256 == model.sha256
+    with zipfile.ZipFile(model.download(tmp_path / "sent.zip")) as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == {
+            name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")
+        }
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(winnow.Error, match=r"holds no config\.json with \*\.safetensors"):
+        client.upload_model(folder)
 
 
 def test_a_file_of_another_kind_is_refused_with_what_to_do(client, tmp_path):

@@ -172,3 +172,10 @@ def test_a_damaged_file_ends_in_an_answer(format_):
 def test_names_in_a_tensor_file_may_be_of_any_language():
     header = json.dumps({"train.ü": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, ensure_ascii=False).encode()
     assert told(len(header).to_bytes(8, "little") + header + b"\x00") == "safetensors"
+
+
+def test_a_header_whose_length_begins_as_a_pickle_does_is_told_from_one():
+    header = b'{"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}'.ljust(0x280)
+    assert told(len(header).to_bytes(8, "little") + header + b"\x00") == "safetensors"
+    with pytest.raises(UnknownFormat, match="is a pickle"):
+        told(b"\x80\x02}q\x00." + bytes(600))

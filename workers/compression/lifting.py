@@ -138,12 +138,18 @@ def _plain_calls(module: fx.GraphModule) -> None:
 
 
 def _drop_bookkeeping(module: fx.GraphModule) -> None:
-    """Drop assertions on traced values, and the batch counters that ``nn.BatchNorm`` keeps by itself."""
+    """Drop assertions on traced values, what only constants are sent through, and the counters of ``nn.BatchNorm``."""
     for node in reversed(list(module.graph.nodes)):
         counts = op_name(node) in {"add", "copy"} and _attribute(
             node.args[0] if node.args else None, "num_batches_tracked"
         )
-        if node.op == "call_function" and not node.users and (counts or op_name(node) in ASSERTIONS):
+        if node.op != "call_function":
+            continue
+        if not node.users and (counts or op_name(node) in ASSERTIONS):
+            module.graph.erase_node(node)
+        elif node.target is torch.ops.aten.detach_.default and op_name(node.args[0]) == "lift_fresh_copy":
+            # How a constant made by the network's own code is traced: it has no gradient either way.
+            node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.domain.errors import UnknownFormat
+from workers.compression.admission.huggingface import admit_huggingface
 from workers.compression.admission.images import admit_tar, admit_zip
 from workers.compression.admission.npz import admit_npz
 from workers.compression.admission.onnx import admit_onnx
@@ -19,6 +20,7 @@ __all__ = ["FORMATS", "admit"]
 FORMATS: dict[str, Callable[[Path], None]] = {
     "pt2": admit_pt2,
     "onnx": admit_onnx,
+    "huggingface": admit_huggingface,
     "npz": admit_npz,
     "safetensors": admit_safetensors,
     "zip": admit_zip,

@@ -91,9 +91,12 @@ class Archive:
         except _BROKEN as error:
             raise CorruptFile(f"The archive's member {name!r} is damaged: {error}") from error
 
+    def size(self, name: str) -> int:
+        return self.members[name].file_size
+
     def read(self, name: str, limit: int) -> bytes:
         """Read a whole member of at most ``limit`` bytes."""
-        size = self.members[name].file_size
+        size = self.size(name)
         if size > limit:
             raise UnsafeFile(f"The archive's member {name!r} holds {size} bytes; at most {limit} are read.")
         return b"".join(self.blocks(name))

@@ -1,14 +1,12 @@
 """Admit archives of images: ``<split>/<class>/<image>`` in a zip or an uncompressed tar, no image beyond its limit."""
 
-import stat
 import struct
 import tarfile
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from app.domain.errors import CorruptFile, UnsafeFile
 from workers.compression.admission.archive import Archive, Limits
+from workers.compression.admission.tar import BROKEN_TAR, check_parts, plain_members
 
 MAX_IMAGE_BYTES = 64 << 20
 MAX_PIXELS = 64 << 20
@@ -32,13 +30,13 @@ def admit_tar(path: Path) -> None:
     try:
         # "r:" reads no compressed tar: there the size of what is unpacked is known to nobody.
         with tarfile.open(path, "r:") as archive:
-            for member in _members(archive):
+            for member in plain_members(archive, LIMITS):
                 name = member.name.rstrip("/")
                 if name in seen:
                     raise UnsafeFile(f"The archive holds {name!r} more than once.")
                 seen.add(name)
                 if member.isdir():
-                    _check_parts(name)
+                    check_parts(name, _HOW)
                     continue
                 _check_name(name)
                 content = archive.extractfile(member)
@@ -46,38 +44,14 @@ def admit_tar(path: Path) -> None:
                 if len(data) != member.size:
                     raise CorruptFile(f"The archive ends within {name!r}.")
                 _check_image(data, name)
-    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zlib.error) as error:
+    except BROKEN_TAR as error:
         raise CorruptFile(f"The tar archive cannot be read: {error}", hint="Compressed tars are not read.") from error
     if not seen:
         raise CorruptFile("The tar archive is empty.", hint=_HOW)
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    total = 0
-    for number, member in enumerate(archive):
-        total += member.size
-        if number >= LIMITS.members or total > LIMITS.total_bytes:
-            raise UnsafeFile("The archive holds more than can be read.")
-        if member.type not in {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE}:
-            raise UnsafeFile(f"The archive's member {member.name!r} is a link or a device.")
-        if member.mode & (stat.S_ISUID | stat.S_ISGID):
-            raise UnsafeFile(f"The archive's member {member.name!r} would run with another user's rights.")
-        if member.size > MAX_IMAGE_BYTES:
-            raise UnsafeFile(
-                f"The archive's member {member.name!r} holds {member.size} bytes, which is over the limit."
-            )
-        yield member
-
-
-def _check_parts(name: str) -> list[str]:
-    parts = name.split("/")
-    if not name.isprintable() or "\\" in name or name.startswith("/") or any(part in {"", ".", ".."} for part in parts):
-        raise UnsafeFile(f"The archive's member name {name!r} points out of the archive.", hint=_HOW)
-    return parts
-
-
 def _check_name(name: str) -> None:
-    if len(_check_parts(name)) != _DEPTH:
+    if len(check_parts(name, _HOW)) != _DEPTH:
         raise UnsafeFile(f"The archive's member {name!r} does not stand in a split and a class.", hint=_HOW)
 
 

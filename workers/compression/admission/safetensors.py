@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,7 +18,7 @@ _HOW = "Write the file again with safetensors."
 _Size = Annotated[int, Field(ge=0, lt=1 << 40)]
 
 
-class _Tensor(BaseModel):
+class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     dtype: str
@@ -26,29 +26,55 @@ class _Tensor(BaseModel):
     data_offsets: Annotated[list[_Size], Field(min_length=2, max_length=2)]
 
 
+class Readable(Protocol):
+    """What gives the next bytes, fewer only at its end."""
+
+    def read(self, count: int, /) -> bytes: ...
+
+
+class Tensor(NamedTuple):
+    """``begin`` and ``end`` count bytes from the end of the header; ``dtype`` is safetensors' own word."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
 def admit_safetensors(path: Path) -> None:
     """Raise UnsafeFile or CorruptFile unless the header describes exactly the bytes behind it."""
-    size = path.stat().st_size
     with path.open("rb") as stream:
-        start = stream.read(8)
-        if start[:1] == b"\x80" or start[:2] == b"PK":
-            raise UnsafeFile("The file is a pickle or an archive, and no safetensors file.", hint=_HOW)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > size - 8:
-            raise CorruptFile(f"The file claims a header of {length} bytes and holds {size}.", hint=_HOW)
-        if length > MAX_HEADER_BYTES:
-            raise UnsafeFile(f"The file claims a header of {length} bytes.", hint=_HOW)
-        header = strict_json.loads(stream.read(length), "The header")
+        read_tensors(stream, path.stat().st_size)
+
+
+def read_tensors(stream: Readable, size: int) -> list[Tensor]:
+    """Read the header off a file of ``size`` bytes and give its tensors in the order of their bytes.
+
+    Raises UnsafeFile or CorruptFile unless they fill what is behind the header, without gap or overlap.
+    """
+    start = stream.read(8)
+    length = int.from_bytes(start, "little")
+    if length > size - 8 and (start[:1] == b"\x80" or start[:2] == b"PK"):  # the least byte of a length may be 0x80
+        raise UnsafeFile("The file is a pickle or an archive, and no safetensors file.", hint=_HOW)
+    if len(start) < 8 or length > size - 8:
+        raise CorruptFile(f"The file claims a header of {length} bytes and holds {size}.", hint=_HOW)
+    if length > MAX_HEADER_BYTES:
+        raise UnsafeFile(f"The file claims a header of {length} bytes.", hint=_HOW)
+    header = strict_json.loads(stream.read(length), "The header")
     if not isinstance(header, dict):
         raise CorruptFile("The header is no object.", hint=_HOW)
     _check_metadata(header.pop("__metadata__", {}))
+    tensors = sorted((_read_tensor(name, entry) for name, entry in header.items()), key=lambda it: (it.begin, it.end))
     end = 0
-    for begin, finish in sorted(_read_extent(name, entry) for name, entry in header.items()):
-        if begin != end:
-            raise UnsafeFile(f"The tensors overlap or leave a gap at byte {min(begin, end)} of the data.", hint=_HOW)
-        end = finish
+    for tensor in tensors:
+        if tensor.begin != end:
+            message = f"The tensors overlap or leave a gap at byte {min(tensor.begin, end)} of the data."
+            raise UnsafeFile(message, hint=_HOW)
+        end = tensor.end
     if 8 + length + end != size:
         raise CorruptFile(f"The header describes {end} bytes of data; the file holds {size - 8 - length}.", hint=_HOW)
+    return tensors
 
 
 def _check_metadata(metadata: Any) -> None:
@@ -56,17 +82,17 @@ def _check_metadata(metadata: Any) -> None:
         raise UnsafeFile("The header's __metadata__ holds something else than texts.", hint=_HOW)
 
 
-def _read_extent(name: str, entry: Any) -> tuple[int, int]:
+def _read_tensor(name: str, entry: Any) -> Tensor:
     what = f"The tensor {name[:80]!r}"
     if not name.isprintable() or len(name) > 1024:
         raise UnsafeFile(f"{what} has a name that is not admitted.", hint=_HOW)
     try:
-        tensor = _Tensor.model_validate(entry)
+        told = _Entry.model_validate(entry)
     except ValidationError as error:
         raise UnsafeFile(f"{what} is described wrongly: {error.errors()[0]['msg']}.", hint=_HOW) from None
-    if tensor.dtype not in _ITEM_BYTES:
-        raise UnsafeFile(f"{what} is of the dtype {tensor.dtype[:40]!r}; read are {', '.join(_ITEM_BYTES)}.", hint=_HOW)
-    begin, finish = tensor.data_offsets
-    if finish - begin != math.prod(tensor.shape) * _ITEM_BYTES[tensor.dtype]:
-        raise CorruptFile(f"{what} has {finish - begin} bytes, which does not fit its shape {tensor.shape}.", hint=_HOW)
-    return begin, finish
+    if told.dtype not in _ITEM_BYTES:
+        raise UnsafeFile(f"{what} is of the dtype {told.dtype[:40]!r}; read are {', '.join(_ITEM_BYTES)}.", hint=_HOW)
+    begin, finish = told.data_offsets
+    if finish - begin != math.prod(told.shape) * _ITEM_BYTES[told.dtype]:
+        raise CorruptFile(f"{what} has {finish - begin} bytes, which does not fit its shape {told.shape}.", hint=_HOW)
+    return Tensor(name, told.dtype, tuple(told.shape), begin, finish)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from app.domain.errors import UnknownFormat
 from app.domain.model import ModelFormat
-from workers.compression.formats import pt2
+from workers.compression.formats import huggingface, pt2
 from workers.compression.formats.onnx_import import reading
 from workers.compression.network import Network
 
 READERS: dict[ModelFormat, Callable[[Path], Network]] = {
     "pt2": pt2.load,
     "onnx": reading.load,
+    "huggingface": huggingface.load,
 }
 
 
@@ -21,11 +21,7 @@ def load_model(path: Path, format: ModelFormat) -> Network:  # noqa: A002 - the 
     """Read a file that was admitted.
 
     Raises:
-        UnknownFormat: nothing reads the format yet.
         CorruptFile: the file is damaged.
         UnsupportedNetwork: it does something that no :class:`Network` can.
     """
-    reader = READERS.get(format)
-    if reader is None:
-        raise UnknownFormat(f"{format!r} is no format that networks are read from; these are: {', '.join(READERS)}.")
-    return reader(path)
+    return READERS[format](path)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from winnow import config, recipes, uploading
+from winnow import config, packing, recipes, uploading
 from winnow.jobs import Job
 from winnow.objects import Dataset, Device, Method, Model
 from winnow.transport import Transport
@@ -67,20 +67,23 @@ class Client:
         progress: Progress | None = None,
         resumable: bool | None = None,
     ) -> Model:
-        """Upload a ``.pt2`` or ``.onnx`` file, or what ``torch.export.export`` gave.
+        """Upload a ``.pt2`` or ``.onnx`` file, a folder of Hugging Face's libraries, or what ``torch.export.export`` gave.
 
         The service then looks into it: see ``wait``.
-
         Files above 8 MiB are sent so that a cut upload goes on where it was, in a later process too.
         """
         if isinstance(model, Model):
             return model
-        if isinstance(model, str | Path):
+        if isinstance(model, str | Path) and not Path(model).is_dir():
             body = self._upload("models", Path(model), name, progress, resumable)
         else:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / f"{name or 'model'}.pt2"
-                _save_program(model, path)
+            with tempfile.TemporaryDirectory() as scratch:
+                if isinstance(model, str | Path):
+                    path = Path(scratch) / f"{Path(model).resolve().name}.zip"
+                    packing.pack(Path(model), path)
+                else:
+                    path = Path(scratch) / f"{name or 'model'}.pt2"
+                    _save_program(model, path)
                 body = self._upload("models", path, name, progress, resumable)
         return Model.of(body, _transport=self._transport)
 

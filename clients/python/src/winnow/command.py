@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     asked.set_defaults(run=_configure)
 
     compress = add("compress", help="upload, compress, wait and download", epilog=_EPILOG)
-    compress.add_argument("model", help="a .pt2 or .onnx file, or the id of a model")
+    compress.add_argument("model", help="a .pt2 or .onnx file, a folder of Hugging Face's libraries, or an id")
     compress.add_argument("data", help="a data set's file, or the id of one")
     compress.add_argument("--recipe", type=Path, required=True, help="steps in .yaml or .json")
     compress.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for all that the job leaves")
