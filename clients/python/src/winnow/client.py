@@ -67,7 +67,7 @@ class Client:
         progress: Progress | None = None,
         resumable: bool | None = None,
     ) -> Model:
-        """Upload a ``.pt2`` or ``.onnx`` file, a folder of Hugging Face's libraries, or what ``torch.export.export`` gave.
+        """Upload a file, a folder of Hugging Face's libraries, or what ``torch.export.export`` gave.
 
         The service then looks into it: see ``wait``.
         Files above 8 MiB are sent so that a cut upload goes on where it was, in a later process too.
