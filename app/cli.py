@@ -1,6 +1,7 @@
 """``winnowd``, the command of the server side."""
 
 import argparse
+import gc
 import os
 import sys
 import tempfile
@@ -121,8 +122,12 @@ def _api(arguments: argparse.Namespace) -> int:
     from app.settings import Settings
 
     logs.configure()
+    app = create_app(Settings())
+    # What is there now stays: to look through it for garbage every now and then would hold up every request meanwhile.
+    gc.collect()
+    gc.freeze()
     uvicorn.run(
-        create_app(Settings()),
+        app,
         host=arguments.host,
         port=arguments.port,
         # Its lines are written as ours are; those of each request are ours.

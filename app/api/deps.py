@@ -1,6 +1,6 @@
 """What endpoints ask for: the parts of the service, a session, the caller, a page."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import unquote, unquote_to_bytes
@@ -10,14 +10,14 @@ from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from app.api.watching import Watch
 from app.db.engine import Sessions
 from app.domain.errors import FieldError, Unsupported, ValidationFailed
 from app.domain.ids import Prefix, is_id
 from app.queue import Relay
-from app.services import callers
-from app.services.callers import Caller, Scope
+from app.services.callers import Caller, Keyring, Scope
 from app.services.limits import Rates
 from app.services.resumable import Uploads
 from app.settings import Settings
@@ -41,6 +41,7 @@ class Parts:
     uploads: Uploads
     relay: Relay
     rates: Rates
+    keyring: Keyring
     watch: Watch
 
 
@@ -71,14 +72,28 @@ Writing = Annotated[Session, Depends(_writing, scope="function")]
 _bearer = HTTPBearer(auto_error=False, description="`<key id>.<secret>`")
 
 
-def _caller_with(scope: Scope) -> Callable[[Request, Parts, HTTPAuthorizationCredentials | None], Caller]:
-    def caller(
+def _ending_keys(parts: PartsDep) -> Iterator[None]:
+    yield
+    parts.keyring.forget()
+
+
+# Named before the session, it ends behind the commit.
+EndsKeys = Annotated[None, Depends(_ending_keys, scope="function")]
+
+
+async def authenticated(parts: Parts, token: str | None) -> Caller:
+    """Tell who holds the token, at the price of a thread only where the database is asked. Raises Unauthenticated."""
+    known = parts.keyring.recall(token)
+    return known if known is not None else await run_in_threadpool(parts.keyring.authenticate, token)
+
+
+def _caller_with(scope: Scope) -> Callable[[Request, Parts, HTTPAuthorizationCredentials | None], Awaitable[Caller]]:
+    async def caller(
         request: Request,
         parts: PartsDep,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> Caller:
-        with parts.readers() as session:
-            found = callers.authenticate(session, credentials.credentials if credentials else None)
+        found = await authenticated(parts, credentials.credentials if credentials else None)
         request.state.key_id = found.key_id
         parts.rates.hit(found.project_id)
         found.require(scope)

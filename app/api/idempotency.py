@@ -14,10 +14,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.deps import Parts
+from app.api.deps import Parts, authenticated
 from app.api.errors import problem
 from app.domain.errors import TruncatedUpload, Unauthenticated, WinnowError
-from app.services import callers, idempotency
+from app.services import idempotency
 from app.services.callers import Caller
 from app.services.idempotency import Answer, Claim
 from app.storage import check_size
@@ -58,7 +58,7 @@ class Idempotency:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(self._prefix)
         key = Headers(scope=scope).get(HEADER) if asked else None
-        caller = await run_in_threadpool(_caller, scope) if key is not None else None
+        caller = await _caller(scope) if key is not None else None
         if key is None or caller is None:
             # Without a valid key the endpoint refuses, whatever was sent.
             await self._app(scope, receive, send)
@@ -151,13 +151,12 @@ class _Passage:
             self._answer += message.get("body", b"")
 
 
-def _caller(scope: Scope) -> Caller | None:
+async def _caller(scope: Scope) -> Caller | None:
     """Tell who asks; null where it is nobody."""
     scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
     parts: Parts = scope["app"].state.parts
     try:
-        with parts.readers() as session:
-            return callers.authenticate(session, token.strip() if scheme.lower() == "bearer" else None)
+        return await authenticated(parts, token.strip() if scheme.lower() == "bearer" else None)
     except Unauthenticated:
         return None
 

@@ -49,16 +49,18 @@ _WORDS_ALONE = {
 }
 
 
-@router.post("", status_code=202)
-def create_job(
-    request: Request, response: Response, parts: PartsDep, session: Writing, caller: Writer, _: JsonBody, spec: JobSpec
-) -> JobOut:
+@router.post("", status_code=202, response_model=JobOut)
+def create_job(request: Request, parts: PartsDep, caller: Writer, _: JsonBody, spec: JobSpec) -> Response:
     """Queue a compression; one that could only fail is refused."""
     check_labels(spec.labels)
-    view = jobs.submit(session, caller.project_id, spec, limit=parts.settings.max_active_jobs)
+    # In one thread from beginning to end: whoever holds rows of the project waits for no other thread to be free.
+    with parts.sessions.begin() as session:
+        view = jobs.submit(session, caller.project_id, spec, limit=parts.settings.max_active_jobs)
+        response = Response(JobOut.of(view).model_dump_json(), 202, media_type=JSON)
+    parts.relay.wake()
     response.headers["Location"] = f"{request.url.path}/{view.row.id}"
     response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
-    return JobOut.of(view)
+    return response
 
 
 @router.get("")

@@ -6,6 +6,7 @@ from app.api.deps import (
     DEFAULT_LIMIT,
     Admin,
     Cursor,
+    EndsKeys,
     JsonBody,
     Limit,
     Reading,
@@ -48,13 +49,13 @@ def get_key(session: Reading, caller: Admin, key_id: str) -> KeyOut:
 
 
 @router.delete("/{key_id}", status_code=204)
-def delete_key(session: Writing, caller: Admin, key_id: str) -> None:
+def delete_key(_: EndsKeys, session: Writing, caller: Admin, key_id: str) -> None:
     """Revoke a key for good, at once in every process; it stays in the list."""
     keys.revoke(session, caller, key_id)
 
 
 @router.post("/{key_id}:rotate")
-def rotate_key(response: Response, session: Writing, caller: Admin, key_id: str) -> KeyMade:
+def rotate_key(_: EndsKeys, response: Response, session: Writing, caller: Admin, key_id: str) -> KeyMade:
     """Give a key another text, which is in this answer alone; the one before stops working at once."""
     made = keys.rotate(session, caller, key_id)
     shown_once(response)

@@ -6,6 +6,7 @@ from app.api.deps import (
     DEFAULT_LIMIT,
     Admin,
     Cursor,
+    EndsKeys,
     JsonBody,
     Limit,
     Reading,
@@ -49,6 +50,6 @@ def get_project(session: Reading, caller: Admin, project_id: str) -> ProjectOut:
 
 
 @router.delete("/{project_id}", status_code=204)
-def delete_project(session: Writing, caller: Admin, project_id: str) -> None:
+def delete_project(_: EndsKeys, session: Writing, caller: Admin, project_id: str) -> None:
     """Close a project for good: none of its keys works any more. What it holds stays. For the operator."""
     projects.revoke(session, caller, project_id)

@@ -1,18 +1,21 @@
 """Jobs. Every write of a worker is fenced by the attempt it claimed, so a stale one changes nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     CompoundSelect,
+    Insert,
     Integer,
     Select,
+    Update,
     and_,
     bindparam,
     exists,
     func,
+    insert,
     literal,
     select,
     union_all,
@@ -20,9 +23,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from app.db import usage, webhooks
+from app.db import outbox, usage, webhooks
 from app.db.paging import page
-from app.db.tables import ArtifactRow, EventRow, JobLabelRow, JobModelRow, JobRow
+from app.db.tables import ArtifactRow, EventRow, JobLabelRow, JobModelRow, JobRow, OutboxRow, UsageRow, table_of
 from app.domain.errors import Failure
 from app.domain.job import MOST_RETRIES, TRANSITIONS, EventType, JobState
 
@@ -31,18 +34,61 @@ MOST_COUNTED = 1000
 _RUNNING = (JobState.RUNNING, JobState.CANCELLING)
 
 
-def add(session: Session, row: JobRow, now: datetime, others: Iterable[str] = ()) -> None:
-    """Write down a new job, its labels, the ``others`` of its models beside its own, and its first event."""
+def add(session: Session, row: JobRow, now: datetime, others: Sequence[str] = ()) -> int | None:
+    """Write down a new job, its labels, the ``others`` of its models beside its own, its first event and its message.
+
+    Return its place in the queue. The row is told what it holds, and belongs to no session. On PostgreSQL all that each
+    job has is one statement: whoever waits for the project's totals waits for no more than this and the commit.
+    """
     row.state, row.last_event_id, row.queued_at = JobState.QUEUED, 1, now
-    session.add(row)
-    session.flush()
-    session.add_all(
-        JobLabelRow(job_id=row.id, project_id=row.project_id, key=key, value=value) for key, value in row.labels.items()
+    row.progress, row.retries = 0.0, 0
+    values = {f"job_{column.name}": getattr(row, column.name) for column in JobRow.__table__.columns}
+    values |= {"now": now, "event": {"state": row.state}, "message": {"job_id": row.id, "attempt": row.attempt}}
+    connection = session.connection()
+    if connection.dialect.name == "postgresql":
+        place = connection.scalar(_addition_at_once(), values)
+    else:
+        for statement in _addition():
+            connection.execute(statement, values)
+        place = connection.scalar(_one_position(), {"queue": row.queue, "priority": row.priority, "id": row.id})
+    if row.labels:
+        labels = [{"job_id": row.id, "project_id": row.project_id, "key": k, "value": v} for k, v in row.labels.items()]
+        connection.execute(insert(table_of(JobLabelRow)), labels)
+    if others:
+        named = [{"job_id": row.id, "model_id": model_id} for model_id in sorted(set(others))]
+        connection.execute(insert(table_of(JobModelRow)), named)
+    return None if place is None else min(int(place), MOST_COUNTED)
+
+
+@cache
+def _addition() -> tuple[Insert, Insert, Insert, Update]:
+    """Say what is written for each new job: its row, its first event, its message, and one more in the totals."""
+    job: dict[str, Any] = {column.name: bindparam(f"job_{column.name}") for column in JobRow.__table__.columns}
+    event = {"job_id": job["id"], "id": 1, "type": EventType.STATE, "at": bindparam("now"), "data": bindparam("event")}
+    message = {
+        "task": outbox.RUN_JOB,
+        "queue": bindparam("job_queue"),
+        "priority": bindparam("job_priority"),
+        "payload": bindparam("message"),
+        "created_at": bindparam("now"),
+        "due_at": bindparam("now"),
+    }
+    totals = table_of(UsageRow)
+    return (
+        insert(table_of(JobRow)).values(job),
+        insert(table_of(EventRow)).values(event),
+        insert(table_of(OutboxRow)).values(message),
+        update(totals).where(totals.c.project_id == bindparam("job_project_id")).values(jobs=totals.c.jobs + 1),
     )
-    session.add_all(JobModelRow(job_id=row.id, model_id=model_id) for model_id in sorted(set(others)))
-    session.add(_state_event(row.id, 1, JobState.QUEUED, now))
-    session.flush()
-    usage.add(session, row.project_id, jobs=1)
+
+
+@cache
+def _addition_at_once() -> Select[Any]:
+    parts = [part.cte(f"part_{number}") for number, part in enumerate(_addition())]
+    queued = and_(JobRow.queue == bindparam("job_queue"), JobRow.state == JobState.QUEUED)
+    before, beside = _counted_before(queued, bindparam("job_priority", type_=Integer), literal(value=True))
+    # The statement does not see the row that it writes.
+    return select(before + beside + 1).add_cte(*parts)
 
 
 def get(session: Session, project_id: str, job_id: str) -> JobRow | None:
@@ -114,12 +160,16 @@ def _position(session: Session, row: JobRow) -> int | None:
 @cache
 def _one_position() -> Select[Any]:
     queued = and_(JobRow.queue == bindparam("queue"), JobRow.state == JobState.QUEUED)
-    priority = bindparam("priority", type_=Integer)
-    parts = (JobRow.priority > priority, and_(JobRow.priority == priority, JobRow.id <= bindparam("id")))
-    counts = [select(literal(1)).where(queued, part).limit(MOST_COUNTED).subquery() for part in parts]
-    before, beside = (select(func.count()).select_from(it).scalar_subquery() for it in counts)
+    before, beside = _counted_before(queued, bindparam("priority", type_=Integer), JobRow.id <= bindparam("id"))
     own = exists().where(JobRow.id == bindparam("id"), JobRow.state == JobState.QUEUED)
     return select(before + beside).where(own)
+
+
+def _counted_before(queued: Any, priority: Any, earlier: Any) -> list[Any]:
+    """Count, up to MOST_COUNTED each, the queued jobs of a higher priority, and the earlier ones of the same."""
+    parts = (JobRow.priority > priority, and_(JobRow.priority == priority, earlier))
+    counts = [select(literal(1)).where(queued, part).limit(MOST_COUNTED).subquery() for part in parts]
+    return [select(func.count()).select_from(it).scalar_subquery() for it in counts]
 
 
 @cache
