@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from app.api.answering import keep_answer
 from app.api.watching import Watch
 from app.db.engine import Sessions
 from app.domain.errors import FieldError, Unsupported, ValidationFailed
@@ -59,9 +60,10 @@ def _reading(parts: PartsDep) -> Iterator[Session]:
         yield session
 
 
-def _writing(parts: PartsDep) -> Iterator[Session]:
+def _writing(request: Request, parts: PartsDep) -> Iterator[Session]:
     with parts.sessions.begin() as session:
         yield session
+        keep_answer(request, session)
     parts.relay.wake()
 
 

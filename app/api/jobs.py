@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from app.api.answering import Answering, Making
 from app.api.contents import content, disposition, require_acceptable
 from app.api.deps import (
     DEFAULT_LIMIT,
@@ -34,7 +35,7 @@ from app.domain.task import CARD_FILE, PAGE_FILE, REPORT_FILE
 from app.services import artifacts, callers, jobs
 from app.services.jobs import JobView
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=Answering)
 
 _RETRY_AFTER_SECONDS = "2"
 _REPORTS = {JSON: REPORT_FILE, HTML: PAGE_FILE, MARKDOWN: CARD_FILE}
@@ -53,14 +54,12 @@ _WORDS_ALONE = {
 def create_job(request: Request, parts: PartsDep, caller: Writer, _: JsonBody, spec: JobSpec) -> Response:
     """Queue a compression; one that could only fail is refused."""
     check_labels(spec.labels)
+    told = Making(request, request.url.path, JobOut.of, 202, retry_after=_RETRY_AFTER_SECONDS)
     # In one thread from beginning to end: whoever holds rows of the project waits for no other thread to be free.
     with parts.sessions.begin() as session:
-        view = jobs.submit(session, caller.project_id, spec, limit=parts.settings.max_active_jobs)
-        response = Response(JobOut.of(view).model_dump_json(), 202, media_type=JSON)
+        told(session, jobs.submit(session, caller.project_id, spec, limit=parts.settings.max_active_jobs))
     parts.relay.wake()
-    response.headers["Location"] = f"{request.url.path}/{view.row.id}"
-    response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
-    return response
+    return told.response
 
 
 @router.get("")
@@ -119,14 +118,14 @@ def cancel_job(response: Response, session: Writing, caller: Writer, job_id: str
     return JobOut.of(view)
 
 
-@router.post("/{job_id}:retry", status_code=202)
-def retry_job(response: Response, parts: PartsDep, caller: Writer, job_id: str) -> JobOut:
+@router.post("/{job_id}:retry", status_code=202, response_model=JobOut)
+def retry_job(request: Request, parts: PartsDep, caller: Writer, job_id: str) -> Response:
     """Queue a job again that ended without success; it goes on from its last checkpoint."""
-    view = jobs.retry(parts.sessions, parts.storage, caller.project_id, job_id, limit=parts.settings.max_active_jobs)
+    told = Making(request, "/api/v1/jobs", JobOut.of, 202, retry_after=_RETRY_AFTER_SECONDS)
+    limit = parts.settings.max_active_jobs
+    jobs.retry(parts.sessions, parts.storage, caller.project_id, job_id, told, limit=limit)
     parts.relay.wake()
-    response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
-    response.headers["Location"] = f"/api/v1/jobs/{view.row.id}"
-    return JobOut.of(view)
+    return told.response
 
 
 @router.get("/{job_id}/artifacts")

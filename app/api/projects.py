@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
+from app.api.answering import Answering
 from app.api.deps import (
     DEFAULT_LIMIT,
     Admin,
@@ -19,7 +20,7 @@ from app.api.tenancy_schemas import ProjectIn, ProjectMade, ProjectOut
 from app.domain.ids import Prefix
 from app.services import projects
 
-router = APIRouter(prefix="/projects", tags=["keys"])
+router = APIRouter(prefix="/projects", tags=["keys"], route_class=Answering)
 
 
 @router.post("", status_code=201)

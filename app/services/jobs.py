@@ -1,6 +1,6 @@
 """Jobs: submitted, followed, cancelled and removed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -141,10 +141,18 @@ def cancel(session: Session, by: Caller, job_id: str) -> JobView:
     return _view(session, row)
 
 
-def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str, *, limit: int | None = None) -> JobView:
+def retry(
+    sessions: Sessions,
+    storage: Storage,
+    project_id: str,
+    job_id: str,
+    tell: Callable[[Session, JobView], None],
+    *,
+    limit: int | None = None,
+) -> None:
     """Queue a job again that failed, was cancelled or ran out of time; it goes on from its last checkpoint.
 
-    What else the earlier attempts left goes. Raises Conflict or NotReady.
+    What else the earlier attempts left goes. ``tell`` is called in the transaction. Raises Conflict or NotReady.
     """
     with sessions.begin() as session:
         projects.lock(session, project_id)
@@ -158,10 +166,9 @@ def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str, *,
         spare = [artifact for artifact in artifacts.of_job(session, row.id) if artifact.kind != "checkpoint"]
         for artifact in spare:
             artifacts.delete(session, artifact)
-        view = _view(session, row)
+        tell(session, _view(session, row))
     for artifact in spare:
         contents.release(sessions, storage, project_id, artifact.sha256)
-    return view
 
 
 def remove(sessions: Sessions, storage: Storage, by: Caller, job_id: str) -> None:
