@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.concurrency import run_in_threadpool
@@ -42,6 +43,7 @@ from app.housekeeping import Housekeeper
 from app.queue import Relay
 from app.services.callers import Keyring
 from app.services.limits import Rates
+from app.services.metrics import JobCounts
 from app.services.resumable import Uploads
 from app.settings import Settings
 from app.storage import Storage
@@ -65,6 +67,7 @@ _NOUNS = (
     webhooks,
     audit,
 )
+_SUBMISSIONS_AT_ONCE = 6
 _RESUMABLE = f"{API}/uploads"
 _UPLOADS = frozenset({f"{API}/models", f"{API}/datasets"})
 _ASKED_HEADERS = ("Authorization", "Content-Type", "Repr-Digest", "Range", "Last-Event-ID", HEADER)
@@ -88,6 +91,8 @@ def create_app(settings: Settings) -> FastAPI:
         rates=Rates(settings.max_requests_per_minute),
         keyring=Keyring(readers),
         watch=Watch(readers),
+        submissions=CapacityLimiter(_SUBMISSIONS_AT_ONCE),
+        job_counts=JobCounts(readers),
     )
     housekeeper = Housekeeper(settings, engine, parts.storage, parts.relay)
     courier = Courier(settings, engine)

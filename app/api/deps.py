@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import unquote, unquote_to_bytes
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Query, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -20,6 +21,7 @@ from app.domain.ids import Prefix, is_id
 from app.queue import Relay
 from app.services.callers import Caller, Keyring, Scope
 from app.services.limits import Rates
+from app.services.metrics import JobCounts
 from app.services.resumable import Uploads
 from app.settings import Settings
 from app.storage import Storage
@@ -32,7 +34,11 @@ OFFSET_OCTETS = "application/offset+octet-stream"
 
 @dataclass(frozen=True)
 class Parts:
-    """What one application is made of. ``readers`` makes sessions that take no write lock."""
+    """What one application is made of.
+
+    ``readers`` makes sessions that take no write lock. ``submissions`` lets so many be at work at once: more would wait
+    for each other's rows in no order, each with its thread, and the last of them long.
+    """
 
     settings: Settings
     engine: Engine
@@ -44,6 +50,8 @@ class Parts:
     rates: Rates
     keyring: Keyring
     watch: Watch
+    submissions: CapacityLimiter
+    job_counts: JobCounts
 
 
 # Asynchronous, though nothing is awaited: what is not is sent through a thread of the pool.

@@ -3,6 +3,7 @@
 from operator import attrgetter
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -51,13 +52,17 @@ _WORDS_ALONE = {
 
 
 @router.post("", status_code=202, response_model=JobOut)
-def create_job(request: Request, parts: PartsDep, caller: Writer, _: JsonBody, spec: JobSpec) -> Response:
+async def create_job(request: Request, parts: PartsDep, caller: Writer, _: JsonBody, spec: JobSpec) -> Response:
     """Queue a compression; one that could only fail is refused."""
     check_labels(spec.labels)
     told = Making(request, request.url.path, JobOut.of, 202, retry_after=_RETRY_AFTER_SECONDS)
+
+    def submit() -> None:
+        with parts.sessions.begin() as session:
+            told(session, jobs.submit(session, caller.project_id, spec, limit=parts.settings.max_active_jobs))
+
     # In one thread from beginning to end: whoever holds rows of the project waits for no other thread to be free.
-    with parts.sessions.begin() as session:
-        told(session, jobs.submit(session, caller.project_id, spec, limit=parts.settings.max_active_jobs))
+    await to_thread.run_sync(submit, limiter=parts.submissions)
     parts.relay.wake()
     return told.response
 

@@ -41,9 +41,6 @@ class Kept(Generic[Found]):
                 self._found.popitem(last=False)
         return found
 
-    def __len__(self) -> int:
-        return len(self._found)
-
 
 def _read_model(session: Session, model_id: str) -> ModelFacts:
     facts, layers = inspections.model_facts(session, model_id)
