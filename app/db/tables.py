@@ -267,7 +267,10 @@ class JobRow(Base):
 
 
 class SweepRow(Base):
-    """``spec`` is the SweepSpec with every default; ``launched`` counts its jobs, those deleted since too."""
+    """``spec`` is the SweepSpec with every default; ``launched`` counts its jobs, those deleted since too.
+
+    ``refused`` holds, by the code of the refusal, how many draws made no job, and the first of them.
+    """
 
     __tablename__ = "sweeps"
     __table_args__ = (Index(None, "project_id", "id"), Index(None, "project_id", "state", "id"), Index(None, "state"))
@@ -278,6 +281,7 @@ class SweepRow(Base):
     spec: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(type_word)
     launched: Mapped[int] = mapped_column(default=0)
+    refused: Mapped[dict[str, Any] | None]
     best_job_id: Mapped[str | None] = mapped_column(type_id)
     failure: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
