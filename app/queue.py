@@ -21,7 +21,7 @@ TRANSPORT: dict[str, Any] = {
 }
 _BATCH = 100
 _POLL_SECONDS = 1.0
-_GATHER_SECONDS = 0.02
+_GATHER_SECONDS = 0.05
 
 log = structlog.get_logger()
 
