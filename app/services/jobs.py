@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.db import artifacts, events, inspections, jobs, outbox, projects
+from app.db import artifacts, events, inspections, jobs, outbox, places, projects
 from app.db.engine import Sessions
 from app.db.tables import EventRow, JobRow
 from app.domain import compatibility
@@ -126,7 +126,7 @@ def list_page(
         before=before,
         limit=limit,
     )
-    positions = jobs.queue_positions(session, rows)
+    positions = places.queue_positions(session, rows)
     return [JobView(row, positions.get(row.id)) for row in rows]
 
 
@@ -192,7 +192,7 @@ def events_after(
 
 
 def _view(session: Session, row: JobRow) -> JobView:
-    return JobView(row, jobs.queue_positions(session, [row]).get(row.id))
+    return JobView(row, places.queue_positions(session, [row]).get(row.id))
 
 
 def _require_ready(state: str | None, pointer: str, what: str) -> None:
