@@ -1,20 +1,38 @@
 """``winnowd``, the command of the server side."""
 
 import argparse
+import gc
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from app.db.engine import Sessions
 
 QUEUES = ("cpu", "gpu", "inspect")
 _LOOPBACK = "127.0.0.1"
 _PORT = 8000
 _HIGHEST_PORT = 65535
+_MOST_PROCESSES = 64
+_HUNG_SECONDS = 30
+
+
+_SERVER: dict[str, Any] = {
+    # Its lines are written as ours are; those of each request are ours.
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    # There are none: a request that asks for one is answered as if it had not.
+    "ws": "none",
+    # Streams and long polls are cut after this; their clients resume.
+    "timeout_graceful_shutdown": 3,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +64,12 @@ def _port(text: str) -> int:
     raise argparse.ArgumentTypeError(f"a port is a number from 1 to {_HIGHEST_PORT}, not {text!r}")
 
 
+def _processes(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= _MOST_PROCESSES:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"a number of processes is 1 to {_MOST_PROCESSES}, not {text!r}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="winnowd", description="The Winnow service and its parts.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -54,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--data", type=Path, default=Path("data"), help="folder under which everything is kept")
     serve.set_defaults(run=_serve)
     api = commands.add_parser("api", help="run the API")
+    api.add_argument("--processes", type=_processes, default=1, help="so many share the port; 1 where left out")
     api.set_defaults(run=_api)
     for command in (serve, api):
         command.add_argument("--host", default=_LOOPBACK)
@@ -117,24 +142,38 @@ def _api(arguments: argparse.Namespace) -> int:
     import uvicorn
 
     from app import logs
+
+    logs.configure()
+    options: dict[str, Any] = {"host": arguments.host, "port": arguments.port, **_SERVER}
+    if arguments.processes == 1:
+        uvicorn.run(make_app(), **options)
+    else:
+        # The parent answers nothing itself: it holds the socket, and replaces whichever of its children ends or hangs.
+        options |= {"workers": arguments.processes, "timeout_worker_healthcheck": _HUNG_SECONDS}
+        uvicorn.run("app.cli:make_tied_app", factory=True, **options)
+    return 0
+
+
+def make_app() -> "FastAPI":
+    """Build the application of a process that serves nothing else."""
     from app.main import create_app
     from app.settings import Settings
 
+    app = create_app(Settings())
+    # What is there now stays: to look through it for garbage every now and then would hold up every request meanwhile.
+    gc.collect()
+    gc.freeze()
+    return app
+
+
+def make_tied_app() -> "FastAPI":
+    """Build the application of one of several processes, which stops when their parent is gone."""
+    from app import logs
+    from app.tether import tie
+
+    tie(os.getppid(), signal.SIGTERM)
     logs.configure()
-    uvicorn.run(
-        create_app(Settings()),
-        host=arguments.host,
-        port=arguments.port,
-        # Its lines are written as ours are; those of each request are ours.
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        # There are none: a request that asks for one is answered as if it had not.
-        ws="none",
-        # Streams and long polls are cut after this; their clients resume.
-        timeout_graceful_shutdown=3,
-    )
-    return 0
+    return make_app()
 
 
 def _worker(arguments: argparse.Namespace) -> int:

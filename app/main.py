@@ -1,11 +1,14 @@
 """The application: wiring alone."""
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 
@@ -38,7 +41,9 @@ from app.courier import Courier
 from app.db.engine import make_engine, make_sessions
 from app.housekeeping import Housekeeper
 from app.queue import Relay
+from app.services.callers import Keyring
 from app.services.limits import Rates
+from app.services.metrics import JobCounts
 from app.services.resumable import Uploads
 from app.settings import Settings
 from app.storage import Storage
@@ -62,6 +67,7 @@ _NOUNS = (
     webhooks,
     audit,
 )
+_SUBMISSIONS_AT_ONCE = 6
 _RESUMABLE = f"{API}/uploads"
 _UPLOADS = frozenset({f"{API}/models", f"{API}/datasets"})
 _ASKED_HEADERS = ("Authorization", "Content-Type", "Repr-Digest", "Range", "Last-Event-ID", HEADER)
@@ -83,7 +89,10 @@ def create_app(settings: Settings) -> FastAPI:
         uploads=Uploads(sessions, readers, storage, settings),
         relay=Relay(settings, engine),
         rates=Rates(settings.max_requests_per_minute),
+        keyring=Keyring(readers),
         watch=Watch(readers),
+        submissions=CapacityLimiter(_SUBMISSIONS_AT_ONCE),
+        job_counts=JobCounts(readers),
     )
     housekeeper = Housekeeper(settings, engine, parts.storage, parts.relay)
     courier = Courier(settings, engine)
@@ -107,6 +116,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         # A redirect would make a client send its upload twice.
         redirect_slashes=False,
+        telemetry=_telemetry(os.environ),
         generate_unique_id_function=lambda route: route.name,
         middleware=[
             Middleware(RequestId, prefix=f"{API}/"),
@@ -119,10 +129,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.parts = parts
     errors.install(app)
-    api = APIRouter(prefix=API, responses=_PROBLEM)
     for noun in _NOUNS:
-        api.include_router(noun.router)
-    app.include_router(api)
+        # Each by itself: a router within a router would look for its route twice as often.
+        app.include_router(noun.router, prefix=API, responses=_PROBLEM)
     app.include_router(operations.router)
     documented = app.openapi
 
@@ -134,6 +143,12 @@ def create_app(settings: Settings) -> FastAPI:
 
     app.openapi = document  # type: ignore[method-assign]
     return app
+
+
+def _telemetry(environment: Mapping[str, str]) -> TelemetryConfig:
+    """Leave tracing to the framework where the environment speaks of it; else it would look for it on each request."""
+    asked = any(name.startswith(("OTEL_", "FASTAPI_OTEL_")) for name in environment)
+    return {"tracing": asked, "metrics": asked, "logs": asked}
 
 
 def _cors(settings: Settings) -> list[Middleware]:

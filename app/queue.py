@@ -21,7 +21,7 @@ TRANSPORT: dict[str, Any] = {
 }
 _BATCH = 100
 _POLL_SECONDS = 1.0
-_GATHER_SECONDS = 0.02
+_GATHER_SECONDS = 0.05
 
 log = structlog.get_logger()
 
@@ -64,13 +64,10 @@ class Relay:
 
     def publish(self) -> int:
         """Publish the oldest messages and return their number; on an error they all stay."""
-        with self._readers() as session:
-            if not outbox.any_due(session):
-                return 0
         try:
             # A broker that is away is met here: within the transaction it would hold SQLite's one lock for seconds.
             producer = self._connected()
-            with self._sessions.begin() as session:
+            with self._sessions.begin() as session, producer.batch():
                 rows = outbox.take(session, _BATCH)
                 for row in rows:
                     self._celery.send_task(
@@ -85,6 +82,11 @@ class Relay:
             self._disconnect()
             raise
         return len(rows)
+
+    def _any_due(self) -> bool:
+        """Look without taking anything, which on SQLite would keep writers out every second."""
+        with self._readers() as session:
+            return outbox.any_due(session)
 
     def _connected(self) -> Any:
         """Give a producer whose connection works; it is kept, as to connect takes longer than to publish."""
@@ -116,13 +118,15 @@ class Relay:
     def _run(self) -> None:
         failing = False
         while not self._stopping:
-            if self._awake.wait(_POLL_SECONDS) and not self._stopping:
-                # What is committed in this moment goes out on one connection.
+            woken = self._awake.wait(_POLL_SECONDS)
+            if woken and not self._stopping:
+                # What is committed in this moment goes out at once.
                 time.sleep(_GATHER_SECONDS)
             self._awake.clear()
             try:
-                while not self._stopping and self.publish():
-                    pass
+                more = woken or self._any_due()
+                while more and not self._stopping:
+                    more = self.publish() == _BATCH
             except Exception as error:  # noqa: BLE001  whatever the database or the broker throws, the thread goes on
                 if not failing:
                     log.warning("relay_failing", error=str(error))

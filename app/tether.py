@@ -21,11 +21,16 @@ def tethered(argv: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *argv]
 
 
-def main(parent: int, argv: list[str]) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+def tie(parent: int, fate: signal.Signals) -> None:
+    """Have the kernel send the calling process a signal when its parent dies."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, fate, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:  # it died before the kernel was told
         raise SystemExit(1)
+
+
+def main(parent: int, argv: list[str]) -> None:
+    tie(parent, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.execvp(argv[0], argv)  # noqa: S606  the point of it
 

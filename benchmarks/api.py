@@ -1,7 +1,8 @@
 """What the API costs: reading beside a million jobs, submitting jobs, and taking in uploads.
 
-``python -m benchmarks.api [reads] [submissions] [uploads] [--database sqlite postgresql] [--rows N]`` runs all on
-both by default. Each figure that is bound is a ratio of two that were measured in turn in one run, or a rate:
+``python -m benchmarks.api [reads] [submissions] [uploads] [--database sqlite postgresql] [--processes N …]
+[--rows N]`` runs all on both by default. Each figure that is bound is a ratio of two that were measured in turn in one
+run, or a rate:
 
 - a job, and the first page of jobs, with 1,000 and with N (1,000,000) stored cost the same within 1.2;
 - at least 200 submissions a second on PostgreSQL, 99 in 100 within 100 ms;
@@ -19,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,7 +38,11 @@ _ROUNDS = 300
 _WARM = 30
 _CONNECTIONS = 12
 _SUBMIT_SECONDS = 10.0
+_ALL_UP_SECONDS = 5.0
 _UPLOAD_MEBIBYTES = 256
+_UPLOADS = 8
+Pair = tuple[list[float], list[float]]
+"""What was measured of two, in turn."""
 
 _FILL_JOBS = """
     INSERT INTO jobs ({columns})
@@ -100,7 +105,8 @@ def requests(api: Api, rows: int, model: str) -> dict[str, bytes]:
         "jobs?state&label": "jobs?state=failed&label=team:vision",
         "jobs, a page in the middle": f"jobs?cursor=job_{middle:026d}",
     }
-    return {name: api.head("GET", path) for name, path in paths.items()}
+    asked = {name: api.head("GET", path) for name, path in paths.items()}
+    return asked | {"/metrics": api.head("GET", "metrics").replace(b"/api/v1/metrics", b"/metrics")}
 
 
 async def compare(few: Api, many: Api, asked: dict[str, tuple[bytes, bytes]]) -> dict[str, tuple[float, float]]:
@@ -154,31 +160,45 @@ async def submit(api: Api, body: bytes, connections: int, seconds: float) -> lis
     return times
 
 
-def submissions(database: str) -> None:
-    with fresh(database) as api:
-        process = psutil.Process(api.process.pid)
+def submissions(database: str, counts: Sequence[int]) -> None:
+    for processes in counts:
+        submissions_to(database, processes)
+
+
+def submissions_to(database: str, processes: int) -> None:
+    with fresh(database, processes) as api:
+        if processes > 1:
+            time.sleep(_ALL_UP_SECONDS)
         model, dataset = api.inputs()
         body = json.dumps({"model_id": model, "dataset_id": dataset, "recipe": [PRUNE]}).encode()
         for connections in (1, 4, _CONNECTIONS):
-            before, began = process.cpu_times(), time.monotonic()
+            before, own, began = spent_by(api.process.pid), time.process_time(), time.monotonic()
             times = sorted(asyncio.run(submit(api, body, connections, _SUBMIT_SECONDS)))
             rate = len(times) / (time.monotonic() - began)
-            spent = sum(process.cpu_times()[:2]) - sum(before[:2])
+            spent, own = spent_by(api.process.pid) - before, time.process_time() - own
             print(
-                f"  {connections:>2} at a time: {rate:.0f} a second, median {1000 * times[len(times) // 2]:.1f} ms,"
-                f" p99 {1000 * times[len(times) * 99 // 100]:.1f} ms; bounds 200 and 100 ms;"
-                f" the API's processor {1000 * spent / len(times):.1f} ms each",
+                f"  {processes} processes, {connections:>2} at a time: {rate:.0f} a second,"
+                f" median {1000 * times[len(times) // 2]:.1f} ms, p99 {1000 * times[len(times) * 99 // 100]:.1f} ms;"
+                f" bounds 200 and 100 ms; processor {1000 * spent / len(times):.2f} ms each of the API and"
+                f" {1000 * own / len(times):.2f} of what asks; load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
 
 
+def spent_by(pid: int) -> float:
+    """Give the seconds of processor that a process and its children have used."""
+    process = psutil.Process(pid)
+    return sum(sum(it.cpu_times()[:2]) for it in (process, *process.children(recursive=True)))
+
+
 BARE = """
-import hashlib, secrets, sys
+import hashlib, os, secrets, sys
 async def app(scope, receive, send):
     if scope["type"] != "http":
         return
     digest, more = hashlib.sha256(), True
-    with open(f"{sys.argv[1]}/{secrets.token_hex(8)}", "wb") as file:
+    name = f"{sys.argv[1]}/{secrets.token_hex(8)}"
+    with open(name, "wb") as file:
         while more:
             message = await receive()
             digest.update(message.get("body", b""))
@@ -187,19 +207,20 @@ async def app(scope, receive, send):
     body = digest.hexdigest().encode()
     await send({"type": "http.response.start", "status": 201, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
+    os.remove(name)
 import uvicorn
 uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
 """
 
 
 @contextmanager
-def bare(folder: Path) -> Iterator[int]:
-    """Run a handler that does nothing but hash and write."""
+def bare(folder: Path) -> Iterator[tuple[int, int]]:
+    """Run a handler that does nothing but hash and write; give its port and its process."""
     port = free_port()
     with ExitStack() as stack:
         process = start(stack, [sys.executable, "-c", BARE, str(folder), str(port)], dict(os.environ))
         wait_for(f"http://127.0.0.1:{port}/", process)
-        yield port
+        yield port, process.pid
 
 
 def send(port: int, head: bytes, path: Path) -> float:
@@ -216,39 +237,64 @@ def send(port: int, head: bytes, path: Path) -> float:
 
 
 def uploads(database: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="winnow-bare-") as name, fresh(database) as api, bare(Path(name)) as port:
-        path = Path(name) / "network.pt2"
-        times: tuple[list[float], list[float]] = ([], [])
-        for number in range(6):
-            write_archive(path, _UPLOAD_MEBIBYTES)
-            size = path.stat().st_size
-            lines = ("Content-Type: application/octet-stream", f"Content-Length: {size}")
-            head = api.head("POST", "models?name=n", *lines)
-            for side in (0, 1) if number % 2 else (1, 0):
-                os.sync()  # nobody pays for what another left to be written
-                times[side].append(send((port, api.port)[side], head, path))
-    rates = [size / statistics.median(found) / 1e6 for found in times]
-    print(f"  bare {rates[0]:.0f} MB/s, service {rates[1]:.0f} MB/s, ratio {rates[1] / rates[0]:.2f}; bound 0.6")
+    """Send the same bytes to both in turn, in pairs, with a folder in memory under both where there is one.
+
+    On a disk the kernel holds up whoever writes while what others wrote is on its way out: that said more of the disk.
+    """
+    shared = Path("/dev/shm")
+    with ExitStack() as stack:
+        where = str(shared) if shared.is_dir() else None
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="winnow-bare-", dir=where)))
+        api = stack.enter_context(fresh(database, where=where))
+        sides = (stack.enter_context(bare(folder)), (api.port, api.process.pid))
+        times: Pair = ([], [])
+        spent: Pair = ([], [])
+        for number in range(1 + _UPLOADS):
+            upload_pair(api, sides, folder / "network.pt2", number, (times, spent) if number else (([], []), ([], [])))
+    rates = [_UPLOAD_MEBIBYTES * 2**20 / statistics.median(found) / 1e6 for found in times]
+    for name, (a, b), bound in (("throughput", times, "; bound 0.6"), ("throughput a second of processor", spent, "")):
+        ratios = sorted(one / other for one, other in zip(a, b, strict=True))
+        print(f"  {name}: {statistics.median(ratios):.2f} of the bare handler's", end="")
+        print(f" ({ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} pairs){bound}")
+    print(f"  bare {rates[0]:.0f} MB/s, service {rates[1]:.0f} MB/s; load {os.getloadavg()[0]:.1f}", flush=True)
+
+
+def upload_pair(api: Api, sides: Sequence[tuple[int, int]], path: Path, number: int, found: tuple[Pair, Pair]) -> None:
+    """Send one file to both, each first every other time; note the seconds, and those of processor."""
+    times, spent = found
+    write_archive(path, _UPLOAD_MEBIBYTES)
+    size = path.stat().st_size
+    lines = ("Content-Type: application/octet-stream", f"Content-Length: {size}")
+    head = api.head("POST", "models?name=n", *lines)
+    for side in (0, 1) if number % 2 else (1, 0):
+        port, pid = sides[side]
+        before = spent_by(pid)
+        times[side].append(send(port, head, path))
+        spent[side].append(spent_by(pid) - before)
+    with api.client() as client:
+        for model in client.get("models").raise_for_status().json()["items"]:
+            client.delete(f"models/{model['id']}").raise_for_status()
 
 
 @contextmanager
-def fresh(database: str) -> Iterator[Api]:
+def fresh(database: str, processes: int = 1, where: str | None = None) -> Iterator[Api]:
     """Serve from an empty database."""
     with ExitStack() as stack:
-        data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="winnow-api-")))
+        data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="winnow-api-", dir=where)))
         url = stack.enter_context(postgresql()) if database == "postgresql" else None
-        yield stack.enter_context(serving(data, url))
+        yield stack.enter_context(serving(data, url, processes))
 
 
 def main() -> None:
     parts: dict[str, Callable[[str], None]] = {
         "reads": lambda database: reads(database, arguments.rows),
-        "submissions": submissions,
+        "submissions": lambda database: submissions(database, arguments.processes),
         "uploads": uploads,
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("parts", nargs="*", choices=[*parts, []], default=[])
     parser.add_argument("--database", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"])
+    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2], help="of the API, for submissions")
     parser.add_argument("--rows", type=int, default=1_000_000)
     arguments = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores")

@@ -75,7 +75,7 @@ def postgresql() -> Iterator[str]:
 
 
 @contextmanager
-def serving(data: Path, database_url: str | None = None, **more: str) -> Iterator[Api]:
+def serving(data: Path, database_url: str | None = None, processes: int = 1, **more: str) -> Iterator[Api]:
     """Run a broker and ``winnowd api`` on a migrated database until the block ends."""
     settings = Settings(data=data, database_url=database_url) if database_url else Settings(data=data)
     engine = make_engine(settings.database_url)
@@ -95,7 +95,8 @@ def serving(data: Path, database_url: str | None = None, **more: str) -> Iterato
             **more,
         }
         start(stack, broker_command(broker.parent, broker), environment)
-        process = start(stack, [sys.executable, "-m", "app.cli", "api", "--port", str(port)], environment)
+        command = [sys.executable, "-m", "app.cli", "api", "--port", str(port), "--processes", str(processes)]
+        process = start(stack, command, environment)
         wait_for(f"http://127.0.0.1:{port}/healthz", process)
         yield Api(port, key, sessions, process)
     engine.dispose()

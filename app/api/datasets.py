@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from app.api.answering import Making
 from app.api.contents import content
 from app.api.deps import (
     DEFAULT_LIMIT,
@@ -38,10 +39,9 @@ from app.services.uploads import Expectation
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
 
-@router.post("", status_code=201, openapi_extra=raw_or_json(DatasetFromUpload))
+@router.post("", status_code=201, response_model=DatasetOut, openapi_extra=raw_or_json(DatasetFromUpload))
 async def create_dataset(
     request: Request,
-    response: Response,
     parts: PartsDep,
     caller: Writer,
     name: OptionalName = None,
@@ -50,36 +50,26 @@ async def create_dataset(
     preprocessing: Annotated[
         str | None, Query(description="How images become rows: `resize`, `mean` and so on, as JSON.")
     ] = None,
-) -> DatasetOut:
+) -> Response:
     """Upload a data set as the raw body, named in the query; or make one of a resumable upload, by JSON.
 
     Its format is told from the content either way.
     """
+    told = Making(request, request.url.path, DatasetOut.of)
+    owned = parts.sessions, parts.storage, caller.project_id
     if is_json(request):
         refuse_query(request)
         asked = await parsed(request, DatasetFromUpload)
-        expected = Expectation(None, None, asked.format, parts.settings.max_project_bytes)
+        expected, steps = Expectation(None, None, asked.format, parts.settings.max_project_bytes), asked.preprocessing
         async with collected(parts, caller, asked.upload_id) as incoming:
-            row = await run_in_threadpool(
-                datasets.register,
-                parts.sessions,
-                parts.storage,
-                caller.project_id,
-                asked.name,
-                incoming,
-                expected,
-                asked.preprocessing,
-            )
+            await run_in_threadpool(datasets.register, *owned, asked.name, incoming, expected, steps, told)
     else:
         expected, given = expectation(request, parts, repr_digest, asserted), require_name(name)
         steps = _preprocessing(preprocessing)
         incoming = await received(request, parts, expected)
-        row = await run_in_threadpool(
-            datasets.register, parts.sessions, parts.storage, caller.project_id, given, incoming, expected, steps
-        )
+        await run_in_threadpool(datasets.register, *owned, given, incoming, expected, steps, told)
     parts.relay.wake()
-    response.headers["Location"] = f"{request.url.path}/{row.id}"
-    return DatasetOut.of(row)
+    return told.response
 
 
 def _preprocessing(text: str | None) -> Preprocessing | None:

@@ -1,24 +1,27 @@
 """What endpoints ask for: the parts of the service, a session, the caller, a page."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import unquote, unquote_to_bytes
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Query, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
+from app.api.answering import keep_answer
 from app.api.watching import Watch
 from app.db.engine import Sessions
 from app.domain.errors import FieldError, Unsupported, ValidationFailed
 from app.domain.ids import Prefix, is_id
 from app.queue import Relay
-from app.services import callers
-from app.services.callers import Caller, Scope
+from app.services.callers import Caller, Keyring, Scope
 from app.services.limits import Rates
+from app.services.metrics import JobCounts
 from app.services.resumable import Uploads
 from app.settings import Settings
 from app.storage import Storage
@@ -31,7 +34,11 @@ OFFSET_OCTETS = "application/offset+octet-stream"
 
 @dataclass(frozen=True)
 class Parts:
-    """What one application is made of. ``readers`` makes sessions that take no write lock."""
+    """What one application is made of.
+
+    ``readers`` makes sessions that take no write lock. ``submissions`` lets so many be at work at once: more would wait
+    for each other's rows in no order, each with its thread, and the last of them long.
+    """
 
     settings: Settings
     engine: Engine
@@ -41,7 +48,10 @@ class Parts:
     uploads: Uploads
     relay: Relay
     rates: Rates
+    keyring: Keyring
     watch: Watch
+    submissions: CapacityLimiter
+    job_counts: JobCounts
 
 
 # Asynchronous, though nothing is awaited: what is not is sent through a thread of the pool.
@@ -58,9 +68,10 @@ def _reading(parts: PartsDep) -> Iterator[Session]:
         yield session
 
 
-def _writing(parts: PartsDep) -> Iterator[Session]:
+def _writing(request: Request, parts: PartsDep) -> Iterator[Session]:
     with parts.sessions.begin() as session:
         yield session
+        keep_answer(request, session)
     parts.relay.wake()
 
 
@@ -71,14 +82,28 @@ Writing = Annotated[Session, Depends(_writing, scope="function")]
 _bearer = HTTPBearer(auto_error=False, description="`<key id>.<secret>`")
 
 
-def _caller_with(scope: Scope) -> Callable[[Request, Parts, HTTPAuthorizationCredentials | None], Caller]:
-    def caller(
+def _ending_keys(parts: PartsDep) -> Iterator[None]:
+    yield
+    parts.keyring.forget()
+
+
+# Named before the session, it ends behind the commit.
+EndsKeys = Annotated[None, Depends(_ending_keys, scope="function")]
+
+
+async def authenticated(parts: Parts, token: str | None) -> Caller:
+    """Tell who holds the token, at the price of a thread only where the database is asked. Raises Unauthenticated."""
+    known = parts.keyring.recall(token)
+    return known if known is not None else await run_in_threadpool(parts.keyring.authenticate, token)
+
+
+def _caller_with(scope: Scope) -> Callable[[Request, Parts, HTTPAuthorizationCredentials | None], Awaitable[Caller]]:
+    async def caller(
         request: Request,
         parts: PartsDep,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> Caller:
-        with parts.readers() as session:
-            found = callers.authenticate(session, credentials.credentials if credentials else None)
+        found = await authenticated(parts, credentials.credentials if credentials else None)
         request.state.key_id = found.key_id
         parts.rates.hit(found.project_id)
         found.require(scope)

@@ -1,4 +1,4 @@
-"""``Idempotency-Key`` on every POST, in one place; endpoints know nothing of it.
+"""``Idempotency-Key`` on every POST. The answer is kept in the transaction of what it tells of (``answering.py``).
 
 A payload is its path, query and media type, and the digest of its body, taken while the body passes through: an upload
 is never held in memory.
@@ -7,17 +7,19 @@ is never held in memory.
 import hashlib
 import json
 import time
+from collections.abc import Iterable
 from typing import Any
 
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.deps import Parts
+from app.api.deps import Parts, authenticated
 from app.api.errors import problem
 from app.domain.errors import TruncatedUpload, Unauthenticated, WinnowError
-from app.services import callers, idempotency
+from app.services import idempotency
 from app.services.callers import Caller
 from app.services.idempotency import Answer, Claim
 from app.storage import check_size
@@ -58,7 +60,7 @@ class Idempotency:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(self._prefix)
         key = Headers(scope=scope).get(HEADER) if asked else None
-        caller = await run_in_threadpool(_caller, scope) if key is not None else None
+        caller = await _caller(scope) if key is not None else None
         if key is None or caller is None:
             # Without a valid key the endpoint refuses, whatever was sent.
             await self._app(scope, receive, send)
@@ -84,28 +86,33 @@ class _Body:
     """A body on its way, and its fingerprint once it has passed."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        media_type = Headers(scope=scope).get("content-type", "")
+        headers = Headers(scope=scope)
+        media_type = headers.get("content-type", "")
         self._receive = receive
         self._digest = hashlib.sha256()
-        self._ended = False
+        self.ended = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
         self._head = json.dumps([scope["path"], scope["query_string"].decode("latin-1"), media_type])
 
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
             self._digest.update(message.get("body", b""))
-            self._ended = not message.get("more_body", False)
+            self.ended = not message.get("more_body", False)
         return message
 
     async def drained(self, limit: int) -> str:
         """Read what has not been read yet, and give the fingerprint. Raises TooLarge or TruncatedUpload."""
         size = 0
-        while not self._ended:
+        while not self.ended:
             message = await self.receive()
             size += len(message.get("body", b""))
             if message["type"] == "http.disconnect":
                 raise TruncatedUpload(f"The connection was cut after {size} bytes.")
             check_size(size, limit)
+        return self.fingerprint()
+
+    def fingerprint(self) -> str:
+        """Give the fingerprint of what has ended."""
         return hashlib.sha256(self._head.encode() + self._digest.digest()).hexdigest()
 
 
@@ -119,23 +126,47 @@ class _Passage:
         self._renewed = time.monotonic()
         self._start: Message | None = None
         self._answer = bytearray()
+        self._heard: Response | None = None
+        self._kept = False
+        scope["state"]["passage"] = self
 
     async def run(self, app: ASGIApp) -> None:
         """Let the application answer, and keep the answer before it is sent; free the key where it is a refusal."""
-        kept = False
+        succeeded = False
         try:
             await app(self._scope, self._receive, self._collect)
             if self._start is not None and 200 <= self._start["status"] < 300:
-                fingerprint = await self._body.drained(self._parts.settings.max_upload_bytes)
-                answer = Answer(fingerprint, self._start["status"], *_without_secret(self._start, bytes(self._answer)))
-                await run_in_threadpool(idempotency.complete, self._parts.sessions, self._claim, answer)
-                kept = True
+                if not self._kept:
+                    # Nothing was committed that could have taken the answer along.
+                    fingerprint = await self._body.drained(self._parts.settings.max_upload_bytes)
+                    answer = _answer(fingerprint, self._start["status"], self._start["headers"], bytes(self._answer))
+                    await run_in_threadpool(idempotency.complete, self._parts.sessions, self._claim, answer)
+                succeeded = True
         finally:
-            if not kept:
+            if not succeeded:
                 await run_in_threadpool(idempotency.abandon, self._parts.sessions, self._claim)
         if self._start is not None:
             await self._send(self._start)
             await self._send({"type": "http.response.body", "body": bytes(self._answer)})
+
+    async def hear(self, response: Response) -> None:
+        """Learn what is going to be answered, and read what the endpoint has left of the body."""
+        await self._body.drained(self._parts.settings.max_upload_bytes)
+        self._heard = response
+
+    def keep(self, session: Session, response: Response | None = None) -> None:
+        """Write the answer down in the transaction of what it tells of.
+
+        Raises IdempotencyInFlight where the request took so long that another has its key: nothing is done twice.
+        """
+        response = response if response is not None else self._heard
+        if response is None or not 200 <= response.status_code < 300 or not self._body.ended:
+            return
+        raw = response.raw_headers
+        answer = _answer(self._body.fingerprint(), response.status_code, raw, bytes(response.body))
+        if not idempotency.fill(session, self._claim, answer):
+            raise idempotency.in_flight()
+        self._kept = True
 
     async def _receive(self) -> Message:
         if time.monotonic() - self._renewed > _RENEW_SECONDS:
@@ -151,22 +182,21 @@ class _Passage:
             self._answer += message.get("body", b"")
 
 
-def _caller(scope: Scope) -> Caller | None:
+async def _caller(scope: Scope) -> Caller | None:
     """Tell who asks; null where it is nobody."""
     scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
     parts: Parts = scope["app"].state.parts
     try:
-        with parts.readers() as session:
-            return callers.authenticate(session, token.strip() if scheme.lower() == "bearer" else None)
+        return await authenticated(parts, token.strip() if scheme.lower() == "bearer" else None)
     except Unauthenticated:
         return None
 
 
-def _without_secret(start: Message, body: bytes) -> tuple[dict[str, str], bytes]:
+def _answer(fingerprint: str, status: int, raw_headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Answer:
     """Give what is kept of an answer: of one that is not to be stored, all but the secret."""
-    found = MutableHeaders(raw=list(start["headers"]))
+    found = Headers(raw=list(raw_headers))
     headers = {name: found[name] for name in _KEPT_HEADERS if name in found}
     if found.get("cache-control") == "no-store":
         shown = json.loads(body)
         body = json.dumps({**shown, **{name: None for name in _SECRETS if name in shown}}).encode()
-    return headers, body
+    return Answer(fingerprint, status, headers, body)

@@ -3,9 +3,11 @@
 from operator import attrgetter
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from app.api.answering import Answering, Making
 from app.api.contents import content, disposition, require_acceptable
 from app.api.deps import (
     DEFAULT_LIMIT,
@@ -34,7 +36,7 @@ from app.domain.task import CARD_FILE, PAGE_FILE, REPORT_FILE
 from app.services import artifacts, callers, jobs
 from app.services.jobs import JobView
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=Answering)
 
 _RETRY_AFTER_SECONDS = "2"
 _REPORTS = {JSON: REPORT_FILE, HTML: PAGE_FILE, MARKDOWN: CARD_FILE}
@@ -49,16 +51,20 @@ _WORDS_ALONE = {
 }
 
 
-@router.post("", status_code=202)
-def create_job(
-    request: Request, response: Response, parts: PartsDep, session: Writing, caller: Writer, _: JsonBody, spec: JobSpec
-) -> JobOut:
+@router.post("", status_code=202, response_model=JobOut)
+async def create_job(request: Request, parts: PartsDep, caller: Writer, _: JsonBody, spec: JobSpec) -> Response:
     """Queue a compression; one that could only fail is refused."""
     check_labels(spec.labels)
-    view = jobs.submit(session, caller.project_id, spec, limit=parts.settings.max_active_jobs)
-    response.headers["Location"] = f"{request.url.path}/{view.row.id}"
-    response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
-    return JobOut.of(view)
+    told = Making(request, request.url.path, JobOut.of, 202, retry_after=_RETRY_AFTER_SECONDS)
+
+    def submit() -> None:
+        with parts.sessions.begin() as session:
+            told(session, jobs.submit(session, caller.project_id, spec, limit=parts.settings.max_active_jobs))
+
+    # In one thread from beginning to end: whoever holds rows of the project waits for no other thread to be free.
+    await to_thread.run_sync(submit, limiter=parts.submissions)
+    parts.relay.wake()
+    return told.response
 
 
 @router.get("")
@@ -117,14 +123,14 @@ def cancel_job(response: Response, session: Writing, caller: Writer, job_id: str
     return JobOut.of(view)
 
 
-@router.post("/{job_id}:retry", status_code=202)
-def retry_job(response: Response, parts: PartsDep, caller: Writer, job_id: str) -> JobOut:
+@router.post("/{job_id}:retry", status_code=202, response_model=JobOut)
+def retry_job(request: Request, parts: PartsDep, caller: Writer, job_id: str) -> Response:
     """Queue a job again that ended without success; it goes on from its last checkpoint."""
-    view = jobs.retry(parts.sessions, parts.storage, caller.project_id, job_id, limit=parts.settings.max_active_jobs)
+    told = Making(request, "/api/v1/jobs", JobOut.of, 202, retry_after=_RETRY_AFTER_SECONDS)
+    limit = parts.settings.max_active_jobs
+    jobs.retry(parts.sessions, parts.storage, caller.project_id, job_id, told, limit=limit)
     parts.relay.wake()
-    response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
-    response.headers["Location"] = f"/api/v1/jobs/{view.row.id}"
-    return JobOut.of(view)
+    return told.response
 
 
 @router.get("/{job_id}/artifacts")

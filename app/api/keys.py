@@ -2,10 +2,12 @@
 
 from fastapi import APIRouter, Request, Response
 
+from app.api.answering import Answering
 from app.api.deps import (
     DEFAULT_LIMIT,
     Admin,
     Cursor,
+    EndsKeys,
     JsonBody,
     Limit,
     Reading,
@@ -18,7 +20,7 @@ from app.api.tenancy_schemas import KeyIn, KeyMade, KeyOut
 from app.domain.ids import Prefix
 from app.services import keys, projects
 
-router = APIRouter(prefix="/keys", tags=["keys"])
+router = APIRouter(prefix="/keys", tags=["keys"], route_class=Answering)
 
 
 @router.post("", status_code=201)
@@ -48,14 +50,14 @@ def get_key(session: Reading, caller: Admin, key_id: str) -> KeyOut:
 
 
 @router.delete("/{key_id}", status_code=204)
-def delete_key(session: Writing, caller: Admin, key_id: str) -> None:
-    """Revoke a key for good, at once in every process; it stays in the list."""
+def delete_key(_: EndsKeys, session: Writing, caller: Admin, key_id: str) -> None:
+    """Revoke a key for good, within a second in every process; it stays in the list."""
     keys.revoke(session, caller, key_id)
 
 
 @router.post("/{key_id}:rotate")
-def rotate_key(response: Response, session: Writing, caller: Admin, key_id: str) -> KeyMade:
-    """Give a key another text, which is in this answer alone; the one before stops working at once."""
+def rotate_key(_: EndsKeys, response: Response, session: Writing, caller: Admin, key_id: str) -> KeyMade:
+    """Give a key another text, which is in this answer alone; the one before stops working within a second."""
     made = keys.rotate(session, caller, key_id)
     shown_once(response)
     return KeyMade.with_text(made)

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from app.api.answering import Making
 from app.api.contents import content
 from app.api.deps import (
     DEFAULT_LIMIT,
@@ -35,43 +36,39 @@ from app.services.uploads import Expectation
 router = APIRouter(prefix="/models", tags=["models"])
 
 
-@router.post("", status_code=201, openapi_extra=raw_or_json(ModelFromArtifact, ModelFromUpload))
+@router.post(
+    "", status_code=201, response_model=ModelOut, openapi_extra=raw_or_json(ModelFromArtifact, ModelFromUpload)
+)
 async def create_model(
     request: Request,
-    response: Response,
     parts: PartsDep,
     caller: Writer,
     name: OptionalName = None,
     repr_digest: ReprDigest = None,
     asserted: Annotated[ModelFormat | None, Query(alias="format", description="What the file must be.")] = None,
-) -> ModelOut:
+) -> Response:
     """Upload a model as the raw body, named in the query; or make one of a resumable upload or an artifact, by JSON.
 
     Its format is told from the content either way.
     """
+    told = Making(request, request.url.path, ModelOut.of)
+    owned = parts.sessions, parts.storage, caller.project_id
     if is_json(request) and await names_upload(request):
         refuse_query(request)
         named = await parsed(request, ModelFromUpload)
         expected = Expectation(None, None, named.format, parts.settings.max_project_bytes)
         async with collected(parts, caller, named.upload_id) as incoming:
-            row = await run_in_threadpool(
-                models.register, parts.sessions, parts.storage, caller.project_id, named.name, incoming, expected
-            )
+            await run_in_threadpool(models.register, *owned, named.name, incoming, expected, told)
     elif is_json(request):
         refuse_query(request)
         asked = await parsed(request, ModelFromArtifact)
-        row = await run_in_threadpool(
-            models.register_artifact, parts.sessions, parts.storage, caller.project_id, asked.name, asked.artifact_id
-        )
+        await run_in_threadpool(models.register_artifact, *owned, asked.name, asked.artifact_id, told)
     else:
         expected, given = expectation(request, parts, repr_digest, asserted), require_name(name)
         incoming = await received(request, parts, expected)
-        row = await run_in_threadpool(
-            models.register, parts.sessions, parts.storage, caller.project_id, given, incoming, expected
-        )
+        await run_in_threadpool(models.register, *owned, given, incoming, expected, told)
     parts.relay.wake()
-    response.headers["Location"] = f"{request.url.path}/{row.id}"
-    return ModelOut.of(row)
+    return told.response
 
 
 @router.get("")

@@ -27,5 +27,5 @@ def get_readiness(parts: PartsDep) -> Health:
 @router.get("/metrics", response_class=Response)
 def get_metrics(parts: PartsDep) -> Response:
     """Give the figures for Prometheus."""
-    text = metrics.exposition(parts.readers, parts.settings.worker_timeout_seconds)
+    text = metrics.exposition(parts.readers, parts.job_counts, parts.settings.worker_timeout_seconds)
     return Response(text, media_type=_EXPOSITION)

@@ -2,10 +2,12 @@
 
 from fastapi import APIRouter, Request, Response
 
+from app.api.answering import Answering
 from app.api.deps import (
     DEFAULT_LIMIT,
     Admin,
     Cursor,
+    EndsKeys,
     JsonBody,
     Limit,
     Reading,
@@ -18,7 +20,7 @@ from app.api.tenancy_schemas import ProjectIn, ProjectMade, ProjectOut
 from app.domain.ids import Prefix
 from app.services import projects
 
-router = APIRouter(prefix="/projects", tags=["keys"])
+router = APIRouter(prefix="/projects", tags=["keys"], route_class=Answering)
 
 
 @router.post("", status_code=201)
@@ -49,6 +51,6 @@ def get_project(session: Reading, caller: Admin, project_id: str) -> ProjectOut:
 
 
 @router.delete("/{project_id}", status_code=204)
-def delete_project(session: Writing, caller: Admin, project_id: str) -> None:
+def delete_project(_: EndsKeys, session: Writing, caller: Admin, project_id: str) -> None:
     """Close a project for good: none of its keys works any more. What it holds stays. For the operator."""
     projects.revoke(session, caller, project_id)

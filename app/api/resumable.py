@@ -11,11 +11,13 @@ from email.utils import format_datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.answering import keep_answer
 from app.api.deps import DEFAULT_LIMIT, OFFSET_OCTETS, Cursor, Limit, PartsDep, Reader, Writer, checked_cursor
 from app.api.schemas import Page
 from app.api.upload_schemas import UploadOut
@@ -97,9 +99,15 @@ async def create_upload(
     if upload_length is None:
         raise Malformed("Upload-Length is missing.", hint="Tell the size of the whole: it cannot be told later.")
     size_bytes = _number("Upload-Length", upload_length)
-    row = await run_in_threadpool(parts.uploads.create, caller.project_id, size_bytes, upload_metadata or "")
-    headers = {"Location": f"{request.url.path}/{row.id}", "Upload-Expires": _date(row.expires_at)}
-    return Response(status_code=201, headers=headers)
+    response = Response(status_code=201)
+
+    def tell(session: Session, row: UploadRow) -> None:
+        response.headers["Location"] = f"{request.url.path}/{row.id}"
+        response.headers["Upload-Expires"] = _date(row.expires_at)
+        keep_answer(request, session, response)
+
+    await run_in_threadpool(parts.uploads.create, caller.project_id, size_bytes, upload_metadata or "", tell)
+    return response
 
 
 @router.get("")

@@ -54,14 +54,29 @@ class TrialOut(BaseModel):
         )
 
 
+class RefusedDraws(BaseModel):
+    """How many draws made no job for the same reason; ``recipe`` and ``detail`` are of the first of them."""
+
+    code: str
+    count: int
+    detail: str
+    recipe: list[dict[str, Any]]
+
+
 class SweepWhole(SweepOut):
-    """A sweep with its trials, and the jobs of which none is beaten in metric, median latency and size by another."""
+    """A sweep with its trials, and the jobs of which none is beaten in metric, median latency and size by another.
+
+    ``refused`` tells of recipes between the ends of its ranges that ``POST /jobs`` would not have taken: others were
+    drawn in their place.
+    """
 
     pareto_front: list[str]
+    refused: list[RefusedDraws]
     trials: list[TrialOut]
 
     @classmethod
     def whole(cls, view: SweepView) -> Self:
         shown = SweepOut.of(view.row).model_dump(by_alias=True)
         trials = [TrialOut.of(row) for row in view.trials]
-        return cls.model_validate({**shown, "pareto_front": list(view.pareto_front), "trials": trials})
+        refused = [{"code": code, **found} for code, found in (view.row.refused or {}).items()]
+        return cls.model_validate({**shown, "pareto_front": view.pareto_front, "refused": refused, "trials": trials})

@@ -6,6 +6,7 @@ from operator import attrgetter
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from app.api.answering import Answering
 from app.api.deps import (
     DEFAULT_LIMIT,
     Cursor,
@@ -28,7 +29,7 @@ from app.domain.sweep import UNDERWAY, SweepSpec, SweepState
 from app.services import callers, sweeps
 from app.services.sweeps import SweepView
 
-router = APIRouter(prefix="/sweeps", tags=["jobs"])
+router = APIRouter(prefix="/sweeps", tags=["jobs"], route_class=Answering)
 
 _RETRY_AFTER_SECONDS = "5"
 

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
+from app.api.answering import Answering
 from app.api.deps import (
     DEFAULT_LIMIT,
     Cursor,
@@ -21,7 +22,7 @@ from app.domain.ids import Prefix
 from app.domain.webhook import DeliveryState
 from app.services import webhooks
 
-router = APIRouter(prefix="/webhooks", tags=["webhooks"])
+router = APIRouter(prefix="/webhooks", tags=["webhooks"], route_class=Answering)
 
 _RETRY_AFTER_SECONDS = "2"
 

@@ -29,8 +29,8 @@ def change(session: Session, project_id: str, key: str, token: str, values: dict
 
 
 def drop(session: Session, project_id: str, key: str, token: str) -> None:
-    """Forget a request in flight that came to nothing."""
-    statement = delete(IdempotencyRow).where(*_own(project_id, key, token))
+    """Forget a request in flight that came to nothing; one whose answer is there has come to something."""
+    statement = delete(IdempotencyRow).where(*_own(project_id, key, token), IdempotencyRow.status.is_(None))
     session.execute(statement.execution_options(synchronize_session=False))
 
 

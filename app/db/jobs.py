@@ -1,48 +1,92 @@
 """Jobs. Every write of a worker is fenced by the attempt it claimed, so a stale one changes nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    CompoundSelect,
+    Insert,
     Integer,
     Select,
+    Update,
     and_,
     bindparam,
     exists,
     func,
+    insert,
     literal,
     select,
-    union_all,
     update,
 )
 from sqlalchemy.orm import Session
 
-from app.db import usage, webhooks
+from app.db import outbox, usage, webhooks
 from app.db.paging import page
-from app.db.tables import ArtifactRow, EventRow, JobLabelRow, JobModelRow, JobRow
+from app.db.places import MOST_COUNTED, counted_before, one_position
+from app.db.tables import ArtifactRow, EventRow, JobLabelRow, JobModelRow, JobRow, OutboxRow, UsageRow, table_of
 from app.domain.errors import Failure
 from app.domain.job import MOST_RETRIES, TRANSITIONS, EventType, JobState
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
-MOST_COUNTED = 1000
 _RUNNING = (JobState.RUNNING, JobState.CANCELLING)
 
 
-def add(session: Session, row: JobRow, now: datetime, others: Iterable[str] = ()) -> None:
-    """Write down a new job, its labels, the ``others`` of its models beside its own, and its first event."""
+def add(session: Session, row: JobRow, now: datetime, others: Sequence[str] = ()) -> int | None:
+    """Write down a new job, its labels, the ``others`` of its models beside its own, its first event and its message.
+
+    Return its place in the queue. The row is told what it holds, and belongs to no session. On PostgreSQL all that each
+    job has is one statement: whoever waits for the project's totals waits for no more than this and the commit.
+    """
     row.state, row.last_event_id, row.queued_at = JobState.QUEUED, 1, now
-    session.add(row)
-    session.flush()
-    session.add_all(
-        JobLabelRow(job_id=row.id, project_id=row.project_id, key=key, value=value) for key, value in row.labels.items()
+    row.progress, row.retries = 0.0, 0
+    values = {f"job_{column.name}": getattr(row, column.name) for column in JobRow.__table__.columns}
+    values |= {"now": now, "event": {"state": row.state}, "message": {"job_id": row.id, "attempt": row.attempt}}
+    connection = session.connection()
+    if connection.dialect.name == "postgresql":
+        place = connection.scalar(_addition_at_once(), values)
+    else:
+        for statement in _addition():
+            connection.execute(statement, values)
+        place = connection.scalar(one_position(), {"queue": row.queue, "priority": row.priority, "id": row.id})
+    if row.labels:
+        labels = [{"job_id": row.id, "project_id": row.project_id, "key": k, "value": v} for k, v in row.labels.items()]
+        connection.execute(insert(table_of(JobLabelRow)), labels)
+    if others:
+        named = [{"job_id": row.id, "model_id": model_id} for model_id in sorted(set(others))]
+        connection.execute(insert(table_of(JobModelRow)), named)
+    return None if place is None else min(int(place), MOST_COUNTED)
+
+
+@cache
+def _addition() -> tuple[Insert, Insert, Insert, Update]:
+    """Say what is written for each new job: its row, its first event, its message, and one more in the totals."""
+    job: dict[str, Any] = {column.name: bindparam(f"job_{column.name}") for column in JobRow.__table__.columns}
+    event = {"job_id": job["id"], "id": 1, "type": EventType.STATE, "at": bindparam("now"), "data": bindparam("event")}
+    message = {
+        "task": outbox.RUN_JOB,
+        "queue": bindparam("job_queue"),
+        "priority": bindparam("job_priority"),
+        "payload": bindparam("message"),
+        "created_at": bindparam("now"),
+        "due_at": bindparam("now"),
+    }
+    totals = table_of(UsageRow)
+    return (
+        insert(table_of(JobRow)).values(job),
+        insert(table_of(EventRow)).values(event),
+        insert(table_of(OutboxRow)).values(message),
+        update(totals).where(totals.c.project_id == bindparam("job_project_id")).values(jobs=totals.c.jobs + 1),
     )
-    session.add_all(JobModelRow(job_id=row.id, model_id=model_id) for model_id in sorted(set(others)))
-    session.add(_state_event(row.id, 1, JobState.QUEUED, now))
-    session.flush()
-    usage.add(session, row.project_id, jobs=1)
+
+
+@cache
+def _addition_at_once() -> Select[Any]:
+    parts = [part.cte(f"part_{number}") for number, part in enumerate(_addition())]
+    queued = and_(JobRow.queue == bindparam("job_queue"), JobRow.state == JobState.QUEUED)
+    before, beside = counted_before(queued, bindparam("job_priority", type_=Integer), literal(value=True))
+    # The statement does not see the row that it writes.
+    return select(before + beside + 1).add_cte(*parts)
 
 
 def get(session: Session, project_id: str, job_id: str) -> JobRow | None:
@@ -80,68 +124,6 @@ def listed(
         # By the label's own column: its index holds the order, and what is newest is read first.
         return page(session, query, JobLabelRow.job_id, before=before, limit=limit)
     return page(session, query, JobRow.id, before=before, limit=limit)
-
-
-def queue_positions(session: Session, rows: Sequence[JobRow]) -> dict[str, int]:
-    """Tell how many queued jobs are served up to each of these that are queued, itself included, in one query.
-
-    It counts no further than to MOST_COUNTED, which stands for so many and more: a long queue costs what a short does.
-    A job that has left the queue since its row was read has no place.
-    """
-    queued = [row for row in rows if row.state == JobState.QUEUED]
-    if not queued:
-        return {}
-    if len(queued) == 1:
-        place = _position(session, queued[0])
-        return {} if place is None else {queued[0].id: place}
-    levels = sorted({(row.queue, row.priority) for row in queued})
-    values: dict[str, Any] = {"ids": [row.id for row in queued]}
-    for number, (queue, priority) in enumerate(levels):
-        values |= {f"queue_{number}": queue, f"priority_{number}": priority}
-    known: dict[str, int] = {}
-    for job_id, place in session.execute(_positions(len(levels)), values):
-        known[job_id] = min(known.get(job_id, MOST_COUNTED), int(place))
-    return known
-
-
-def _position(session: Session, row: JobRow) -> int | None:
-    """Count the jobs up to one alone, which takes less than to number them; null where it is not queued any more."""
-    values = {"queue": row.queue, "priority": row.priority, "id": row.id}
-    place = session.scalar(_one_position(), values)
-    return None if place is None else min(place, MOST_COUNTED)
-
-
-@cache
-def _one_position() -> Select[Any]:
-    queued = and_(JobRow.queue == bindparam("queue"), JobRow.state == JobState.QUEUED)
-    priority = bindparam("priority", type_=Integer)
-    parts = (JobRow.priority > priority, and_(JobRow.priority == priority, JobRow.id <= bindparam("id")))
-    counts = [select(literal(1)).where(queued, part).limit(MOST_COUNTED).subquery() for part in parts]
-    before, beside = (select(func.count()).select_from(it).scalar_subquery() for it in counts)
-    own = exists().where(JobRow.id == bindparam("id"), JobRow.state == JobState.QUEUED)
-    return select(before + beside).where(own)
-
-
-@cache
-def _positions(levels: int) -> CompoundSelect[Any]:
-    """Number the jobs of so many priorities of queues, each behind those of its queue that go before all of them.
-
-    Whichever is queued has a row more, of the last place that is counted to: it may stand beyond it.
-    """
-    branches: list[Any] = []
-    for number in range(levels):
-        priority = bindparam(f"priority_{number}", type_=Integer)
-        queued = and_(JobRow.queue == bindparam(f"queue_{number}"), JobRow.state == JobState.QUEUED)
-        before = select(JobRow.id).where(queued, JobRow.priority > priority).limit(MOST_COUNTED).subquery()
-        ahead = select(func.count()).select_from(before).scalar_subquery().label("ahead")
-        level = select(JobRow.id).where(queued, JobRow.priority == priority)
-        first = level.order_by(JobRow.id).limit(MOST_COUNTED).subquery()
-        branches.append(select(first.c.id, ahead, func.row_number().over(order_by=first.c.id).label("place")))
-    asked: Any = bindparam("ids", expanding=True)
-    places = union_all(*branches).subquery()
-    counted = select(places.c.id, places.c.ahead + places.c.place).where(places.c.id.in_(asked))
-    still = select(JobRow.id, literal(MOST_COUNTED)).where(JobRow.id.in_(asked), JobRow.state == JobState.QUEUED)
-    return union_all(counted, still)
 
 
 def active(session: Session, project_id: str) -> Sequence[str]:

@@ -1,8 +1,9 @@
 """Projects."""
 
 from collections.abc import Sequence
+from functools import cache
 
-from sqlalchemy import select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from app.db.paging import page
@@ -39,8 +40,26 @@ def listed(session: Session, *, only: str | None, before: str | None, limit: int
 def lock(session: Session, project_id: str) -> None:
     """Hold the project until the transaction ends.
 
-    Whoever adds or drops a reference to stored content does it under this lock, so that
-    content is never deleted between being found and being referred to. Rows that merely name
-    the project may be written meanwhile, so that a cancellation waits for no upload.
+    Whoever drops a reference to stored content, or adds one to content that nothing may refer to, does it under this
+    lock, so that content is never deleted between being found and being referred to. Rows that merely name the
+    project may be written meanwhile, so that a cancellation waits for no upload.
     """
-    session.execute(select(ProjectRow.id).where(ProjectRow.id == project_id).with_for_update(key_share=True))
+    session.connection().execute(_locking(), {"id": project_id})
+
+
+def share(session: Session, project_id: str) -> None:
+    """Keep others from holding the project until the transaction ends; several may do so at once.
+
+    It is enough for who refers to a model or a data set: neither is deleted meanwhile.
+    """
+    session.connection().execute(_sharing(), {"id": project_id})
+
+
+@cache
+def _locking() -> Select[str]:
+    return select(ProjectRow.id).where(ProjectRow.id == bindparam("id")).with_for_update(key_share=True)
+
+
+@cache
+def _sharing() -> Select[str]:
+    return select(ProjectRow.id).where(ProjectRow.id == bindparam("id")).with_for_update(read=True)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     String,
+    Table,
     Text,
     UniqueConstraint,
 )
@@ -54,6 +55,13 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map: ClassVar = {datetime: UtcDateTime(), dict[str, Any]: JSON(none_as_null=True)}
+
+
+def table_of(row: type[Base]) -> Table:
+    """Give the table of a class, for statements that are not about objects and cost less for it."""
+    table = row.__table__
+    assert isinstance(table, Table)
+    return table
 
 
 class ProjectRow(Base):
@@ -259,7 +267,10 @@ class JobRow(Base):
 
 
 class SweepRow(Base):
-    """``spec`` is the SweepSpec with every default; ``launched`` counts its jobs, those deleted since too."""
+    """``spec`` is the SweepSpec with every default; ``launched`` counts its jobs, those deleted since too.
+
+    ``refused`` holds, by the code of the refusal, how many draws made no job, and the first of them.
+    """
 
     __tablename__ = "sweeps"
     __table_args__ = (Index(None, "project_id", "id"), Index(None, "project_id", "state", "id"), Index(None, "state"))
@@ -270,6 +281,7 @@ class SweepRow(Base):
     spec: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(type_word)
     launched: Mapped[int] = mapped_column(default=0)
+    refused: Mapped[dict[str, Any] | None]
     best_job_id: Mapped[str | None] = mapped_column(type_id)
     failure: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]

@@ -23,7 +23,7 @@ from pydantic import (
 from app.domain.errors import FieldError
 from app.domain.exact import Exact
 from app.domain.faults import field_errors, pointer_to
-from app.domain.job import PRINTABLE, Label, LatencySpec, Objective, TargetName
+from app.domain.job import PRINTABLE, Label, LabelKey, LatencySpec, Objective, TargetName
 from app.domain.learning_task import LearningTask
 from app.domain.recipe import MAX_STEPS
 
@@ -147,7 +147,7 @@ class SweepSpec(Exact):
     priority: int = Field(5, ge=0, le=9, description="9 is served first.")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Of each job, and of what is drawn.")
     time_limit_seconds: int = Field(3600, ge=1, le=7 * 24 * 3600, description="For each job.")
-    labels: Annotated[dict[Label, Label], Field(max_length=32)] = Field(default_factory=dict)
+    labels: Annotated[dict[LabelKey, Label], Field(max_length=32)] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,8 @@ def draw(templates: Sequence[Sequence[Mapping[str, Any]]], seed: int, number: in
     Points are those of Halton's sequence, moved by a shift of the seed's (Cranley & Patterson 1976).
     """
     template = number % len(templates)
-    place = number // len(templates) + 1 + attempt * MOST_TRIALS
+    # A step that leaves the last digit to every base alone: each attempt goes on where the one before it left off.
+    place = number // len(templates) + 1 + attempt * math.prod(_PRIMES)
     count = len(ranges_of(templates[template]))
     shifts = random.Random(f"{seed}:{template}")  # noqa: S311 - a seed makes it repeatable, and nothing is secret
     point = tuple((_radical_inverse(place, prime) + shifts.random()) % 1 for prime in _PRIMES[:count])

@@ -1,6 +1,6 @@
 """Uploaded data sets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 from sqlalchemy.orm import Session
@@ -27,9 +27,10 @@ def register(
     name: str,
     incoming: Incoming,
     expected: Expectation,
-    preprocessing: Preprocessing | None = None,
-) -> DatasetRow:
-    """Keep an upload as a data set that waits for its inspection."""
+    preprocessing: Preprocessing | None,
+    tell: Callable[[Session, DatasetRow], None],
+) -> None:
+    """Keep an upload as a data set that waits for its inspection; ``tell`` is called in the transaction."""
     with uploads.admitted(storage, incoming, expected, FORMATS) as format_:
         if preprocessing is not None and format_ not in WITH_IMAGES:
             message = f"A .{format_} file holds tensors: there is nothing to preprocess."
@@ -43,10 +44,10 @@ def register(
 
         def add(session: Session) -> str:
             datasets.add(session, row)
+            tell(session, row)
             return row.id
 
         uploads.keep(sessions, storage, incoming, project_id, "dataset", add, room_bytes=expected.room_bytes)
-    return row
 
 
 def get(session: Session, project_id: str, dataset_id: str) -> DatasetRow:

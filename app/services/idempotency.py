@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from app.db import idempotency
 from app.db.engine import Sessions
@@ -67,7 +68,7 @@ def begin(sessions: Sessions, caller: Caller, key: str) -> Claim | Answer:
     try:
         return _begin(sessions, caller, claim)
     except IntegrityError as error:
-        raise _in_flight() from error  # it began in between
+        raise in_flight() from error  # it began in between
 
 
 def _begin(sessions: Sessions, caller: Caller, claim: Claim) -> Claim | Answer:
@@ -83,7 +84,7 @@ def _begin(sessions: Sessions, caller: Caller, claim: Claim) -> Claim | Answer:
             idempotency.add(session, row)
             return claim
         if row.status is None:
-            raise _in_flight()
+            raise in_flight()
         if not caller.scopes.issuperset(row.scopes):
             raise Forbidden(f"The first request under this Idempotency-Key had the scopes {', '.join(row.scopes)}.")
         return Answer(row.fingerprint or "", row.status, row.headers or {}, row.body or b"")
@@ -97,7 +98,13 @@ def renew(sessions: Sessions, claim: Claim) -> None:
 
 
 def complete(sessions: Sessions, claim: Claim, answer: Answer) -> None:
-    """Keep the answer of a request that succeeded."""
+    """Keep the answer of a request that succeeded and has committed what it did."""
+    with sessions.begin() as session:
+        fill(session, claim, answer)
+
+
+def fill(session: Session, claim: Claim, answer: Answer) -> bool:
+    """Keep the answer of a request in the transaction of what it did; false where the claim was lost to another."""
     values = {
         "fingerprint": answer.fingerprint,
         "status": answer.status,
@@ -105,8 +112,7 @@ def complete(sessions: Sessions, claim: Claim, answer: Answer) -> None:
         "body": answer.body,
         "expires_at": datetime.now(UTC) + KEPT,
     }
-    with sessions.begin() as session:
-        idempotency.change(session, claim.project_id, claim.key, claim.token, values)
+    return idempotency.change(session, claim.project_id, claim.key, claim.token, values)
 
 
 def abandon(sessions: Sessions, claim: Claim) -> None:
@@ -124,7 +130,8 @@ def clear(readers: Sessions, sessions: Sessions, now: datetime) -> int:
         return idempotency.clear(session, now)
 
 
-def _in_flight() -> IdempotencyInFlight:
+def in_flight() -> IdempotencyInFlight:
+    """Say that another request holds the key."""
     return IdempotencyInFlight(
         "A request with this Idempotency-Key has not been answered yet.", hint="Try again in a moment."
     )

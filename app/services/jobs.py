@@ -1,27 +1,25 @@
 """Jobs: submitted, followed, cancelled and removed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.db import artifacts, datasets, events, jobs, models, outbox, projects
+from app.db import artifacts, events, inspections, jobs, outbox, places, projects
 from app.db.engine import Sessions
-from app.db.tables import DatasetRow, EventRow, JobRow, ModelRow
+from app.db.tables import EventRow, JobRow
 from app.domain import compatibility
-from app.domain.dataset import DatasetFacts
 from app.domain.errors import Conflict, FieldError, JobEnded, NotFound, NotReady
 from app.domain.ids import Prefix, is_id, new_id
 from app.domain.job import EventType, JobSpec, JobState
-from app.domain.model import ModelFacts, ObjectState
-from app.services import audit, contents, limits, sensitivity
+from app.domain.model import ObjectState
+from app.services import audit, contents, facts, limits, sensitivity
 from app.services.callers import Caller
 from app.storage import Storage
 
 FIRST_ATTEMPT = 1
-Row = TypeVar("Row", ModelRow, DatasetRow)
 
 
 @dataclass(frozen=True)
@@ -44,17 +42,20 @@ def submit(
     session: Session, project_id: str, spec: JobSpec, *, limit: int | None = None, trial: Trial | None = None
 ) -> JobView:
     """Queue a job that can succeed; the job, its first event and its message share one transaction."""
-    # The lock keeps the model and the data set from being deleted between the check and the insert.
-    projects.lock(session, project_id)
-    model, dataset, others = check(session, project_id, spec)
+    # Either keeps the models and the data set from being deleted between the check and the insert; who counts is alone.
+    if limit is None:
+        projects.share(session, project_id)
+    else:
+        projects.lock(session, project_id)
+    check(session, project_id, spec)
     limits.check_jobs(session, project_id, limit)
     now = datetime.now(UTC)
     row = JobRow(
         id=new_id(Prefix.JOB),
         project_id=project_id,
         name=spec.name,
-        model_id=model.id,
-        dataset_id=dataset.id,
+        model_id=spec.model_id,
+        dataset_id=spec.dataset_id,
         sweep_id=trial.sweep_id if trial else None,
         trial=trial.place if trial else None,
         spec=spec.model_dump(mode="json"),
@@ -65,22 +66,31 @@ def submit(
         labels=spec.labels,
         created_at=now,
     )
-    jobs.add(session, row, now, [other.id for other in others])
-    outbox.add_job(session, row)
-    return _view(session, row)
+    place = jobs.add(session, row, now, [name for step in spec.recipe for name in step.models.values()])
+    return JobView(row, place)
 
 
-def check(session: Session, project_id: str, spec: JobSpec) -> tuple[ModelRow, DatasetRow, list[ModelRow]]:
-    """Get the model, the data set and the other models of a job that can succeed; raise why it could only fail."""
-    model = models.get_with_layers(session, project_id, spec.model_id) if is_id(Prefix.MODEL, spec.model_id) else None
-    dataset = datasets.get(session, project_id, spec.dataset_id) if is_id(Prefix.DATASET, spec.dataset_id) else None
-    model = _ready(model, "/model_id", f"model {spec.model_id!r}")
-    dataset = _ready(dataset, "/dataset_id", f"data set {spec.dataset_id!r}")
-    rows = DatasetFacts.model_validate(dataset.facts)
-    others = _named(session, project_id, spec)
-    compatibility.check(spec, _facts(model), rows, {row.id: _facts(row) for row in others})
+def check(session: Session, project_id: str, spec: JobSpec) -> None:
+    """Raise why a job could only fail, from the facts of its model, its data set and the models that it names."""
+    require_ready(session, project_id, spec)
+    rows = facts.of_dataset(session, spec.dataset_id)
+    named = {name for step in spec.recipe for name in step.models.values()}
+    others = {name: facts.of_model(session, name) for name in named}
+    compatibility.check(spec, facts.of_model(session, spec.model_id), rows, others)
     sensitivity.check(session, project_id, spec, rows)
-    return model, dataset, others
+
+
+def require_ready(session: Session, project_id: str, spec: JobSpec) -> None:
+    """Raise NotFound or NotReady, with a pointer to the field, unless all that a job names is ready in the project."""
+    asked = [("/model_id", Prefix.MODEL, spec.model_id), ("/dataset_id", Prefix.DATASET, spec.dataset_id)]
+    for position, step in enumerate(spec.recipe):
+        asked += [(f"/recipe/{position}/{field}", Prefix.MODEL, name) for field, name in step.models.items()]
+    # What is no id may hold signs that no database takes.
+    model_id, dataset_id, *others = (name if is_id(prefix, name) else "" for _, prefix, name in asked)
+    states = inspections.states_of_inputs(session, project_id, model_id, dataset_id, others)
+    for pointer, prefix, name in asked:
+        what = "data set" if prefix is Prefix.DATASET else "model"
+        _require_ready(states.get(name), pointer, f"{what} {name!r}")
 
 
 def get(session: Session, project_id: str, job_id: str) -> JobView:
@@ -116,7 +126,7 @@ def list_page(
         before=before,
         limit=limit,
     )
-    positions = jobs.queue_positions(session, rows)
+    positions = places.queue_positions(session, rows)
     return [JobView(row, positions.get(row.id)) for row in rows]
 
 
@@ -131,17 +141,23 @@ def cancel(session: Session, by: Caller, job_id: str) -> JobView:
     return _view(session, row)
 
 
-def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str, *, limit: int | None = None) -> JobView:
+def retry(
+    sessions: Sessions,
+    storage: Storage,
+    project_id: str,
+    job_id: str,
+    tell: Callable[[Session, JobView], None],
+    *,
+    limit: int | None = None,
+) -> None:
     """Queue a job again that failed, was cancelled or ran out of time; it goes on from its last checkpoint.
 
-    What else the earlier attempts left goes. Raises Conflict or NotReady.
+    What else the earlier attempts left goes. ``tell`` is called in the transaction. Raises Conflict or NotReady.
     """
     with sessions.begin() as session:
         projects.lock(session, project_id)
         row = find(session, project_id, job_id)
-        _ready(models.get(session, project_id, row.model_id), "/model_id", f"model {row.model_id!r}")
-        _ready(datasets.get(session, project_id, row.dataset_id), "/dataset_id", f"data set {row.dataset_id!r}")
-        _named(session, project_id, JobSpec.model_validate(row.spec))
+        require_ready(session, project_id, JobSpec.model_validate(row.spec))
         limits.check_jobs(session, project_id, limit)
         if not jobs.retry(session, row, datetime.now(UTC)):
             raise Conflict(f"The job is {row.state}.", hint="Only a job that ended without success can be tried again.")
@@ -150,10 +166,9 @@ def retry(sessions: Sessions, storage: Storage, project_id: str, job_id: str, *,
         spare = [artifact for artifact in artifacts.of_job(session, row.id) if artifact.kind != "checkpoint"]
         for artifact in spare:
             artifacts.delete(session, artifact)
-        view = _view(session, row)
+        tell(session, _view(session, row))
     for artifact in spare:
         contents.release(sessions, storage, project_id, artifact.sha256)
-    return view
 
 
 def remove(sessions: Sessions, storage: Storage, by: Caller, job_id: str) -> None:
@@ -176,29 +191,14 @@ def events_after(
     return events.after(session, job_id, event_id, limit=limit, type_=type_)
 
 
-def _named(session: Session, project_id: str, spec: JobSpec) -> list[ModelRow]:
-    """Get the models that the recipe names. Raises NotFound or NotReady with a pointer to the field."""
-    found = {}
-    for position, step in enumerate(spec.recipe):
-        for field, model_id in step.models.items():
-            row = models.get_with_layers(session, project_id, model_id) if is_id(Prefix.MODEL, model_id) else None
-            found[model_id] = _ready(row, f"/recipe/{position}/{field}", f"model {model_id!r}")
-    return list(found.values())
-
-
-def _facts(model: ModelRow) -> ModelFacts:
-    return ModelFacts.model_validate({**(model.facts or {}), "layers": model.layers})
-
-
 def _view(session: Session, row: JobRow) -> JobView:
-    return JobView(row, jobs.queue_positions(session, [row]).get(row.id))
+    return JobView(row, places.queue_positions(session, [row]).get(row.id))
 
 
-def _ready(row: Row | None, pointer: str, what: str) -> Row:
-    if row is None:
+def _require_ready(state: str | None, pointer: str, what: str) -> None:
+    if state is None:
         message = f"There is no {what}."
         raise NotFound(message, errors=[FieldError(pointer=pointer, message=message)])
-    if row.state != ObjectState.READY:
-        message = f"The {what} is {row.state}."
+    if state != ObjectState.READY:
+        message = f"The {what} is {state}."
         raise NotReady(message, errors=[FieldError(pointer=pointer, message=message)])
-    return row

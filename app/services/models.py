@@ -1,6 +1,6 @@
 """Uploaded models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 from sqlalchemy.orm import Session
@@ -19,22 +19,34 @@ from app.storage import Incoming, Storage, content_key
 FORMATS: tuple[str, ...] = get_args(ModelFormat)
 
 
+Tell = Callable[[Session, ModelRow], None]
+"""Called in the transaction that makes a model."""
+
+
 def register(
-    sessions: Sessions, storage: Storage, project_id: str, name: str, incoming: Incoming, expected: Expectation
-) -> ModelRow:
+    sessions: Sessions,
+    storage: Storage,
+    project_id: str,
+    name: str,
+    incoming: Incoming,
+    expected: Expectation,
+    tell: Tell,
+) -> None:
     """Keep an upload as a model that waits for its inspection."""
     with uploads.admitted(storage, incoming, expected, FORMATS) as format_:
         row = ModelRow(**uploads.describe(Prefix.MODEL, project_id, name, format_, incoming))
 
         def add(session: Session) -> str:
             models.add(session, row)
+            tell(session, row)
             return row.id
 
         uploads.keep(sessions, storage, incoming, project_id, "model", add, room_bytes=expected.room_bytes)
-    return row
 
 
-def register_artifact(sessions: Sessions, storage: Storage, project_id: str, name: str, artifact_id: str) -> ModelRow:
+def register_artifact(
+    sessions: Sessions, storage: Storage, project_id: str, name: str, artifact_id: str, tell: Tell
+) -> None:
     """Make a model of a job's artifact, inspected like any upload; its content is there already.
 
     Raises NotFound, UnknownFormat.
@@ -51,7 +63,7 @@ def register_artifact(sessions: Sessions, storage: Storage, project_id: str, nam
         row = ModelRow(**columns, origin={"job_id": job.id, "model_id": job.model_id})
         models.add(session, row)
         uploads.ask_for_inspection(session, "model", row.id)
-    return row
+        tell(session, row)
 
 
 def _artifact(session: Session, project_id: str, artifact_id: str) -> ArtifactRow:

@@ -4,7 +4,7 @@ How far an upload has come stands in its row, except where a process was killed 
 in: then the file itself tells. Where a piece came with a checksum, what was not checked is worth nothing.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -59,8 +59,13 @@ class Uploads:
         self._storage = storage
         self._settings = settings
 
-    def create(self, project_id: str, size_bytes: int, details: str) -> UploadRow:
-        """Begin an upload. Raises TooLarge, or QuotaReached where its bytes would have no room."""
+    def create(
+        self, project_id: str, size_bytes: int, details: str, tell: Callable[[Session, UploadRow], None]
+    ) -> None:
+        """Begin an upload; ``tell`` is called in the transaction.
+
+        Raises TooLarge, or QuotaReached where its bytes would have no room.
+        """
         check_size(size_bytes, self._settings.max_upload_bytes)
         parse_details(details)
         now = datetime.now(UTC)
@@ -76,7 +81,7 @@ class Uploads:
             projects.lock(session, project_id)
             limits.check_new_room(session, project_id, size_bytes, self._settings.max_project_bytes)
             resumable.add(session, row)
-        return row
+            tell(session, row)
 
     def get(self, project_id: str, upload_id: str) -> UploadRow:
         """Read an upload as it stands now; the row is nobody's to save."""

@@ -324,6 +324,7 @@ def _launch_one(
     limit: int | None,
 ) -> Any:
     """Start a job whose recipe was not tried; give the recipe, null where none is found that is not refused."""
+    refused: list[tuple[ClientError, Recipe]] = []
     near = bool(scored) and row.launched >= spec.budget.trials / 2
     for attempt in range(_ATTEMPTS):
         drawn = (
@@ -332,17 +333,31 @@ def _launch_one(
             else draw(templates, spec.seed, row.launched + attempt, attempt)
         )
         place = {"number": row.launched, "template": drawn.template, "point": list(drawn.point)}
+        filled = fill(templates[drawn.template], drawn.point)
         try:
-            job = _job(spec, fill(templates[drawn.template], drawn.point))
+            job = _job(spec, filled)
             recipe = job.model_dump(mode="json")["recipe"]
             if recipe not in tried:
                 jobs.submit(session, row.project_id, job, limit=limit, trial=Trial(row.id, place))
-                return recipe
+                break
         except (Limited, NotFound, NotReady):
             raise
-        except ClientError:
-            continue
-    return None
+        except ClientError as error:
+            refused.append((error, filled))
+    else:
+        recipe = None
+    # Only now: a round that finds no room draws the same again.
+    _note_refused(row, refused)
+    return recipe
+
+
+def _note_refused(row: SweepRow, refused: Sequence[tuple[ClientError, Recipe]]) -> None:
+    """Count the draws that made no job by what they were refused for, and keep the first of each."""
+    noted = {code: dict(found) for code, found in (row.refused or {}).items()}
+    for error, recipe in refused:
+        found = noted.setdefault(error.code, {"count": 0, "detail": error.detail, "recipe": recipe})
+        found["count"] += 1
+    row.refused = noted or None
 
 
 def _draw(job: JobRow) -> Draw:

@@ -3,16 +3,27 @@
 import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, func, select, update
 
-from app.db.tables import IdempotencyRow
+from app.db.tables import (
+    DatasetRow,
+    IdempotencyRow,
+    JobRow,
+    KeyRow,
+    ModelRow,
+    SweepRow,
+    UploadRow,
+    WebhookRow,
+)
+from app.domain.errors import Unavailable
 from app.services import idempotency
 from tests.api.operations import operations
-from tests.factories import PRUNE, pt2
-from tests.serving import problem, slowly
+from tests.factories import PRUNE, npz, pt2
+from tests.serving import OCTETS, problem, slowly
 
 
 @pytest.fixture
@@ -146,3 +157,77 @@ def test_every_post_takes_it():
     posts = [operation for operation in operations() if operation.method == "POST"]
     assert len(posts) > 5
     assert [str(it) for it in posts if "Idempotency-Key" not in it.headers] == []
+
+
+@pytest.fixture
+def dies_after_commit(project):
+    """Give a way to let the process of the next writing request die the moment it has committed what it made."""
+    sessions = project.server.parts.sessions
+
+    @contextmanager
+    def dying(table):
+        def die(session):
+            with project.server.parts.readers() as reader:
+                made = reader.scalar(select(func.count()).select_from(table).where(table.project_id == project.id))
+            if made > before:
+                raise Unavailable("It died behind the commit.")
+
+        with project.server.parts.readers() as reader:
+            before = reader.scalar(select(func.count()).select_from(table).where(table.project_id == project.id))
+        event.listen(sessions, "after_commit", die)
+        try:
+            yield
+        finally:
+            event.remove(sessions, "after_commit", die)
+
+    return dying
+
+
+@pytest.mark.parametrize("noun", ["jobs", "sweeps", "models", "datasets", "uploads", "webhooks", "keys"])
+def test_what_dies_behind_its_commit_is_not_done_again(project, key, dies_after_commit, noun):
+    ids = {"model_id": project.add_model(), "dataset_id": project.add_dataset()}
+    budget = {"trials": 1, "seconds": 60}
+    sent = {
+        "jobs": {"json": {**ids, "recipe": [PRUNE]}},
+        "sweeps": {"json": {**ids, "objective": {"metric": "accuracy", "max_drop": 0.1}, "budget": budget}},
+        "models": {"content": pt2(), "params": {"name": "n"}, "headers": OCTETS},
+        "datasets": {"content": npz(), "params": {"name": "n"}, "headers": OCTETS},
+        "uploads": {"headers": {"Tus-Resumable": "1.0.0", "Upload-Length": "9"}},
+        "webhooks": {"json": {"url": "https://example.org/", "events": ["job.succeeded"]}},
+        "keys": {"json": {"name": "k"}},
+    }[noun]
+    tables = {
+        "jobs": JobRow,
+        "sweeps": SweepRow,
+        "models": ModelRow,
+        "datasets": DatasetRow,
+        "uploads": UploadRow,
+        "webhooks": WebhookRow,
+        "keys": KeyRow,
+    }
+    asked = {**sent, "headers": {**sent.get("headers", {}), **key}}
+    with dies_after_commit(tables[noun]):
+        assert project.client.post(noun, **asked).status_code == 503
+    again = project.client.post(noun, **asked)
+    assert (again.status_code, replayed(again)) == (202 if noun in {"jobs", "sweeps"} else 201, True)
+    made = again.headers["location"].rpartition("/")[2]
+    with project.server.parts.readers() as session:
+        found = session.scalars(select(tables[noun].id).where(tables[noun].project_id == project.id)).all()
+    assert made in found
+    assert len(found) == {"models": 2, "datasets": 2, "keys": 2}.get(noun, 1)
+
+
+def test_a_job_whose_claim_was_lost_meanwhile_is_not_queued(project, key):
+    """The request took longer than its lease, so that another may have been carried out in its place."""
+    body = {"model_id": project.add_model(), "dataset_id": project.add_dataset(), "recipe": [PRUNE]}
+    sessions = project.server.parts.sessions
+
+    def lose(_, __, connection):
+        connection.execute(update(IdempotencyRow).where(IdempotencyRow.project_id == project.id).values(token="theirs"))
+
+    event.listen(sessions, "after_begin", lose)
+    try:
+        problem(project.client.post("jobs", json=body, headers=key), 409, "idempotency_in_flight")
+    finally:
+        event.remove(sessions, "after_begin", lose)
+    assert project.client.get("jobs").json()["items"] == []

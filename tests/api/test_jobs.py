@@ -229,3 +229,18 @@ def test_an_action_allows_what_it_is_for(project):
     problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"
     assert project.client.request("OPTIONS", "jobs/job_1").headers["allow"] == "GET, DELETE, HEAD"
+
+
+def test_what_is_remembered_of_a_model_and_a_data_set_is_no_way_to_them(project, foreign):
+    """Facts are kept between submissions: whether the inputs are there, and whose, is asked each time."""
+    body = {"model_id": project.add_model(), "dataset_id": project.add_dataset(), "recipe": [PRUNE]}
+    job = project.client.post("jobs", json=body).json()["id"]
+    for noun in ("model_id", "dataset_id"):
+        theirs = {"model_id": foreign.add_model(), "dataset_id": foreign.add_dataset(), "recipe": [PRUNE]}
+        found = problem(foreign.client.post("jobs", json={**theirs, noun: body[noun]}), 404, "not_found")
+        assert found["errors"][0]["pointer"] == f"/{noun}"
+    project.client.post(f"jobs/{job}:cancel")
+    assert project.client.delete(f"jobs/{job}").status_code == 204
+    assert project.client.delete(f"models/{body['model_id']}").status_code == 204
+    found = problem(project.client.post("jobs", json=body), 404, "not_found")
+    assert found["errors"][0]["pointer"] == "/model_id"

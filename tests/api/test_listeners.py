@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from app.api import events
 from benchmarks.listeners import Listener, listen, running_job
 from benchmarks.upload import api
 from tests.serving import problem, statements
@@ -106,6 +107,25 @@ def test_one_who_reads_nothing_holds_up_nobody_and_catches_up(project, job_id):
         assert list(slow.came) == list(range(1, last + 1))
         slow.writer.close()
         await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_one_who_takes_nothing_for_too_long_is_dropped(project, job_id, monkeypatch):
+    monkeypatch.setattr(events, "SEND_SECONDS", 0.3)
+
+    async def run():
+        stalled = await listen(f"{project.server.url}/api/v1/", project.key, job_id)
+        stalled.writer.transport.pause_reading()
+        await until(lambda: project.server.parts.watch.watched == 1)
+        deadline = time.monotonic() + 20
+        # More than what the sockets hold.
+        while project.server.parts.watch.watched:
+            assert time.monotonic() < deadline
+            await report(project, job_id, "x" * 200_000)
+        async with listening(project, job_id, many=1) as (other,):
+            await until(lambda: 2 in other.came)
+        stalled.writer.close()
 
     asyncio.run(run())
 

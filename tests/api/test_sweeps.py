@@ -94,6 +94,28 @@ def test_a_sweep_finds_the_fastest_that_keeps_what_must_be_kept(project):
     assert project.client.get("sweeps").json()["items"][0]["id"] == sweep_id
 
 
+def test_draws_that_a_job_is_refused_for_are_told(project):
+    """Each choice can be had, and both ends of all; what cannot is two choices together, drawn sooner or later."""
+    shapes, multiples = {"choices": ["channel", "weight", "channel"]}, {"choices": ["auto", 4]}
+    space = {"recipes": [[{"method": "prune", "amount": 0.5, "granularity": shapes, "round_to": multiples}]]}
+    sweep_id = started(project, space=space, budget={"trials": 9}, parallel=9)
+    sweep = shown(project, sweep_id)
+    tried = {(trial["recipe"][0]["granularity"], trial["recipe"][0]["round_to"]) for trial in sweep["trials"]}
+    assert tried == {("channel", "auto"), ("channel", 4), ("weight", "auto")}
+    (refused,) = sweep["refused"]
+    assert refused["count"] >= 1
+    assert (refused["recipe"][0]["granularity"], refused["recipe"][0]["round_to"]) == ("weight", 4)
+    asked = {key: sweep[key] for key in ("model_id", "dataset_id")} | {"recipe": refused["recipe"]}
+    body = problem(project.client.post("jobs", json=asked), 422, refused["code"])
+    assert body["detail"] == refused["detail"]
+    assert shown(project, started(project))["refused"] == []
+
+
+def test_a_label_of_a_sweep_has_no_colon_in_its_key(project):
+    body = problem(ask(project, labels={"a:b": "c"}), 422, "validation_failed")
+    assert pointers(body) == ["/labels/a:b"]
+
+
 def test_the_same_seed_tries_the_same_recipes(project):
     def tried(seed):
         sweep = run_to_end(project, started(project, budget={"trials": 4}, parallel=1, seed=seed), lambda _: {})

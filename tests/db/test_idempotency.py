@@ -72,6 +72,19 @@ def test_a_dead_request_loses_its_claim_and_writes_nothing(sessions, caller, key
     assert isinstance(idempotency.begin(sessions, caller, key), Claim)
 
 
+def test_an_answer_is_there_with_what_it_tells_of_or_not_at_all(sessions, caller, key):
+    claim = idempotency.begin(sessions, caller, key)
+    with sessions() as session:
+        assert idempotency.fill(session, claim, ANSWER)
+        session.rollback()
+    with pytest.raises(IdempotencyInFlight):
+        idempotency.begin(sessions, caller, key)
+    with sessions.begin() as session:
+        assert idempotency.fill(session, claim, ANSWER)
+    idempotency.abandon(sessions, claim)  # whatever went wrong behind the commit
+    assert idempotency.begin(sessions, caller, key) == ANSWER
+
+
 def test_a_claim_that_is_renewed_stays(sessions, engine, caller, key):
     claim = idempotency.begin(sessions, caller, key)
     let_run_out(sessions, key)

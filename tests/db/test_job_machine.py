@@ -88,7 +88,6 @@ class JobMachine(RuleBasedStateMachine):
         )
         with self.sessions.begin() as session:
             jobs.add(session, row, self.now)
-            outbox.add_job(session, row)
         self.expected[row.id] = Expected()
         return row.id
 

@@ -5,10 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import delete, text
+from sqlalchemy.exc import OperationalError
 
-from app.db import jobs, outbox
+from app.db import jobs, outbox, projects
 from app.db.engine import make_sessions
-from app.db.tables import OutboxRow
+from app.db.tables import OutboxRow, ProjectRow
+from app.domain.ids import Prefix, new_id
 from app.domain.job import EventType, JobState
 from tests.factories import PRUNE, pt2
 from tests.serving import problem
@@ -193,3 +195,25 @@ def test_relays_side_by_side_take_different_messages(engine, messages):
         first.commit()
     with messages.begin() as session:
         assert numbers(outbox.take(session, 9)) == [2, 3]
+
+
+def test_who_shares_a_project_keeps_it_from_who_would_hold_it_and_from_nobody_else(engine, sessions):
+    if engine.dialect.name == "sqlite":
+        pytest.skip("writers of SQLite wait for each other")
+    with sessions.begin() as session:
+        row = ProjectRow(id=new_id(Prefix.PROJECT), name=new_id(Prefix.PROJECT), created_at=datetime.now(UTC))
+        projects.add(session, row)
+    with sessions() as first, sessions() as second, sessions() as holder:
+        for sharer in (first, second):
+            sharer.execute(text("SET LOCAL lock_timeout = '200ms'"))
+            projects.share(sharer, row.id)
+        holder.execute(text("SET LOCAL lock_timeout = '200ms'"))
+        with pytest.raises(OperationalError):
+            projects.lock(holder, row.id)
+        holder.rollback()
+        first.rollback()
+        second.rollback()
+        projects.lock(holder, row.id)
+        second.execute(text("SET LOCAL lock_timeout = '200ms'"))
+        with pytest.raises(OperationalError):
+            projects.share(second, row.id)

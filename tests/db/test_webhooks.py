@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import delete, event, insert, select
 
-from app.db import jobs
+from app.db import jobs, places
 from app.db.engine import make_sessions
 from app.db.tables import DeliveryRow, JobRow, WebhookRow
 from app.domain.job import JobState
@@ -204,7 +204,7 @@ def test_a_job_claimed_since_it_was_read_has_no_place(engine, project, count):
         rows = jobs.get_several(session, project.id, ids)
     project.claim(ids[0])
     with readers() as session:
-        assert jobs.queue_positions(session, rows).keys() == set(ids[1:])
+        assert places.queue_positions(session, rows).keys() == set(ids[1:])
 
 
 def test_places_beyond_those_counted_are_told_as_the_last(engine, project, sessions):
@@ -213,15 +213,15 @@ def test_places_beyond_those_counted_are_told_as_the_last(engine, project, sessi
         row = session.get_one(JobRow, ids[0])
         values = {it.key: getattr(row, it.key) for it in JobRow.__mapper__.column_attrs}
         session.execute(delete(JobRow).where(JobRow.id.in_(ids)))
-        more = [values | {"id": f"job_{number:04d}", "priority": 9} for number in range(jobs.MOST_COUNTED + 2)]
+        more = [values | {"id": f"job_{number:04d}", "priority": 9} for number in range(places.MOST_COUNTED + 2)]
         session.execute(insert(JobRow), more)
     try:
         with make_sessions(engine, read_only=True)() as session:
             rows = jobs.get_several(session, project.id, [more[place]["id"] for place in (0, 1, -2, -1)])
-            places = jobs.queue_positions(session, rows)
-            assert [places[it.id] for it in sorted(rows, key=lambda it: it.id)] == [1, 2, 1000, 1000]
+            found = places.queue_positions(session, rows)
+            assert [found[it.id] for it in sorted(rows, key=lambda it: it.id)] == [1, 2, 1000, 1000]
             last = max(rows, key=lambda it: it.id)
-            assert jobs.queue_positions(session, [last]) == {last.id: 1000}
+            assert places.queue_positions(session, [last]) == {last.id: 1000}
     finally:
         with sessions.begin() as session:
             session.execute(delete(JobRow).where(JobRow.project_id == project.id))

@@ -7,7 +7,7 @@ import threading
 import time
 from datetime import UTC, datetime
 
-from app.db import artifacts, datasets, events, jobs, migrations, models, outbox, projects
+from app.db import artifacts, datasets, events, jobs, migrations, models, projects
 from app.db.engine import make_engine, make_sessions
 from app.db.tables import DatasetRow, JobRow, ModelRow, ProjectRow
 from app.domain.ids import Prefix, new_id
@@ -118,7 +118,6 @@ class Site:
         )
         with self.sessions.begin() as session:
             jobs.add(session, row, row.created_at, [name for step in spec.recipe for name in step.models.values()])
-            outbox.add(session, "winnow.run_job", "cpu", row.priority, {"job_id": row.id, "attempt": 1})
         return row.id
 
     def job(self, job_id):
