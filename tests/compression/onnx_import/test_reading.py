@@ -11,7 +11,7 @@ from app.domain.errors import UnsupportedNetwork
 from tests.compression.architectures import Encoder
 from tests.compression.networks import ResNet, ViT
 from tests.compression.onnx_import.files import by_hand, by_tracing, node, run, taken_in
-from tests.compression.pretrained import gpt2, shaken
+from tests.compression.pretrained import bert, gpt2, shaken
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.formats import pt2
 from workers.compression.inspection import inspect_model
@@ -45,6 +45,24 @@ def test_rows_that_meet_keep_their_batch(tmp_path):
     nodes = [node("Softmax", ["x"], ["s"], axis=0), node("MatMul", ["s", "w"])]
     by_hand(tmp_path / "net.onnx", nodes, {"x": [1, 4]}, ["y"], {"w": W})
     assert taken_in(tmp_path / "net.onnx").signature.inputs[0].shape == (1, 4)
+
+
+def test_a_mask_that_is_read_by_places_is_each_rows_own(tmp_path):
+    """Exported with one row, BERT's mask is gathered from the places of the first: rows of ones do not show it."""
+    text = (torch.arange(8)[None], torch.ones(1, 8, dtype=torch.int64))
+    names = ("input_ids", "attention_mask")
+    by_tracing(shaken(bert()), text, tmp_path / "net.onnx", opset=14, names=names, dynamic=None)
+    network = taken_in(tmp_path / "net.onnx")
+    tokens = torch.randint(60, (3, 8))
+    mask = (torch.arange(8) < torch.tensor([[8], [5], [2]])).long()
+    alone = np.concatenate(
+        [run(tmp_path / "net.onnx", [i[None], m[None]])[0] for i, m in zip(tokens, mask, strict=True)]
+    )
+    with torch.no_grad():
+        rows = zip(tokens.split(network.rows), mask.split(network.rows), strict=True)
+        ours = torch.cat([network.module(*each) for each in rows]).numpy()
+    np.testing.assert_allclose(ours, alone, rtol=1e-4, atol=1e-5)
+    assert network.signature.inputs[0].shape == (1, 8)
 
 
 def test_a_larger_fixed_batch_stays(tmp_path):
