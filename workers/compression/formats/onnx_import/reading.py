@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,35 +47,55 @@ def load(path: Path) -> Network:
         CorruptFile: the file is damaged, or the runtime refuses it.
         UnsupportedNetwork: it does something that no :class:`Network` can, or something else than what was read.
     """
+    return find(path)[0]
+
+
+def find(path: Path) -> tuple[Network, int]:
+    """Read as :func:`load` does, and tell which of the ways to trace it held, for :func:`load_again`."""
+    with _in_our_words():
+        graph, session = _open(path)
+        fault: Exception | None = None
+        for way, trial in enumerate(trials(graph, session)):
+            try:
+                network = trace(graph, trial)
+                _compare(network, graph, session, trial)
+                _compare_sizes(network, graph, session)
+            except MemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001 - torch, numpy and the runtime have no root for their errors
+                fault = error
+            else:
+                return network, way
+        assert fault is not None
+        if isinstance(fault, WinnowError):
+            raise fault
+        raise UnsupportedNetwork(f"The ONNX graph cannot be traced: {_first_line(fault)}") from fault
+
+
+def load_again(path: Path, way: int) -> Network:
+    """Read a file that :func:`find` has read, with one trace, comparing it at the sizes of that trace alone."""
+    with _in_our_words():
+        graph, session = _open(path)
+        trial = next(itertools.islice(trials(graph, session), way, None))
+        network = trace(graph, trial)
+        _compare(network, graph, session, trial)
+        return network
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
     try:
-        return _read(path)
+        yield
     except (WinnowError, MemoryError):
         raise
     except Exception as error:
         raise UnsupportedNetwork(f"The ONNX graph cannot be taken apart: {_first_line(error)}") from error
 
 
-def _read(path: Path) -> Network:
+def _open(path: Path) -> tuple[Graph, onnxruntime.InferenceSession]:
     graph = fold(read_graph(path))
     check_operators(graph)
-    graph = fold(rewrite(graph))
-    session = _session(path)
-    fault: Exception | None = None
-    for trial in trials(graph, session):
-        try:
-            network = trace(graph, trial)
-            _compare(network, graph, session, trial)
-            _compare_sizes(network, graph, session)
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001 - torch, numpy and the runtime have no root for their errors
-            fault = error
-        else:
-            return network
-    assert fault is not None
-    if isinstance(fault, WinnowError):
-        raise fault
-    raise UnsupportedNetwork(f"The ONNX graph cannot be traced: {_first_line(fault)}") from fault
+    return fold(rewrite(graph)), _session(path)
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:

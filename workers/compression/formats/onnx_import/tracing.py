@@ -40,6 +40,8 @@ class Trial:
 def trials(graph: Graph, session: onnxruntime.InferenceSession) -> Iterator[Trial]:
     """Give ways to trace the graph, the freest first.
 
+    Models are kept with the place of theirs: what is added here comes last.
+
     Raises:
         UnsupportedNetwork: the file runs with none of the sizes that are tried.
     """
