@@ -3,6 +3,7 @@
 import io
 import json
 import secrets
+import tarfile
 import zipfile
 
 from app.domain.dataset import DatasetFacts
@@ -20,6 +21,17 @@ def archive(*names: str) -> bytes:
         for name in names:
             file.writestr(name, secrets.token_bytes(512))
     return stream.getvalue()
+
+
+def tar(*names: str) -> bytes:
+    """Make a tar of two members such as :func:`archive` makes."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as file:
+        for name in names:
+            entry = tarfile.TarInfo(name)
+            entry.size = 512
+            file.addfile(entry, io.BytesIO(secrets.token_bytes(512)))
+    return stream.getvalue()[: 2 * 1024 + 1024]  # without the blocks that fill it up
 
 
 def pt2() -> bytes:

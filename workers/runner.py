@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import artifacts, datasets, jobs, models, outbox
-from app.db.tables import JobRow
+from app.db.tables import JobRow, ModelRow
 from app.domain.dataset import DatasetFormat, Preprocessing
 from app.domain.errors import (
     ChildCrashed,
@@ -223,7 +223,9 @@ def _fetch(workplace: Workplace, job: JobRow, folder: Path, threads: int) -> Com
     digests = {model_path: model.sha256, dataset_path: dataset.sha256}
     digests |= {table_paths[name]: table.sha256 for name, table in tables.items()}
     other_files = {
-        other.id: ModelFile(path=f"{other.id}.{other.format}", format=cast("ModelFormat", other.format))
+        other.id: ModelFile(
+            path=f"{other.id}.{other.format}", format=cast("ModelFormat", other.format), way=_way(other)
+        )
         for other in others
     }
     digests |= {other_files[other.id].path: other.sha256 for other in others}
@@ -232,6 +234,7 @@ def _fetch(workplace: Workplace, job: JobRow, folder: Path, threads: int) -> Com
     return Compress(
         model_path=model_path,
         model_format=cast("ModelFormat", model.format),
+        model_way=_way(model),
         dataset_path=dataset_path,
         dataset_format=cast("DatasetFormat", dataset.format),
         preprocessing=None if dataset.preprocessing is None else Preprocessing.model_validate(dataset.preprocessing),
@@ -244,6 +247,12 @@ def _fetch(workplace: Workplace, job: JobRow, folder: Path, threads: int) -> Com
         threads=threads,
         service_version=version("winnow"),
     )
+
+
+def _way(model: ModelRow) -> int | None:
+    """Tell which way to read the file held in its inspection."""
+    found: int | None = (model.facts or {}).get("way")
+    return found
 
 
 def crash(exit_: Exit, tail: list[str]) -> Failure:

@@ -14,6 +14,7 @@ from werkzeug.http import parse_accept_header
 from app.domain.errors import NotAcceptable, RangeNotSatisfiable
 from app.storage import Storage, content_key
 
+_ZIP = b"PK\x03\x04"
 _ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
 
 
@@ -100,3 +101,16 @@ def _range(header: str, size_bytes: int) -> tuple[int, int] | None:
 def disposition(kind: str, name: str) -> str:
     plain = quote(name.encode("ascii", "replace").decode().replace("\r", "").replace("\n", ""))
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{percent_encode(name, safe='')}"
+
+
+async def suffix_of(storage: Storage, project_id: str, sha256: str, format_: str) -> str:
+    """Give what an uploaded file's name ends in: its format, but for one that two kinds of archives hold."""
+    if format_ != "huggingface":
+        return format_
+    start = b"".join([part async for part in await storage.read(content_key(project_id, sha256), 0, len(_ZIP))])
+    return "zip" if start == _ZIP else "tar"
+
+
+def file_name(name: str, suffix: str) -> str:
+    """Name a download: as its user named it, ending in what it is."""
+    return name if name.lower().endswith(f".{suffix}") else f"{name}.{suffix}"

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from app.api.answering import Making
-from app.api.contents import content
+from app.api.contents import content, file_name
 from app.api.deps import (
     DEFAULT_LIMIT,
     OCTETS,
@@ -131,7 +131,7 @@ async def get_dataset_content(request: Request, parts: PartsDep, caller: Reader,
             return datasets.get(session, caller.project_id, dataset_id)
 
     row = await run_in_threadpool(read)
-    name = f"{row.name}.{row.format}"
+    name = file_name(row.name, row.format)
     return await content(
         request, parts.storage, row.project_id, row.sha256, row.size_bytes, name=name, media_type=OCTETS
     )

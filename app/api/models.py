@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.api.answering import Making
-from app.api.contents import content
+from app.api.contents import content, file_name, suffix_of
 from app.api.deps import (
     DEFAULT_LIMIT,
     OCTETS,
@@ -113,7 +113,7 @@ async def get_model_content(request: Request, parts: PartsDep, caller: Reader, m
             return models.get(session, caller.project_id, model_id)
 
     row = await run_in_threadpool(read)
-    name = f"{row.name}.{row.format}"
+    name = file_name(row.name, await suffix_of(parts.storage, row.project_id, row.sha256, row.format))
     return await content(
         request, parts.storage, row.project_id, row.sha256, row.size_bytes, name=name, media_type=OCTETS
     )

@@ -1,9 +1,9 @@
 """What is known of an uploaded network once it has been inspected."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Dimension = int | str
 """A fixed size, or the name of a dynamic one such as ``batch``."""
@@ -75,3 +75,5 @@ class ModelFacts(BaseModel):
     """What layers that hints can be of give for an example row, channels first; null where nobody looked."""
     blocks: tuple[tuple[str, ...], ...] | None = None
     """The layers of each block that can be left out, in the order in which they run; null where nobody looked."""
+    way: Annotated[int, Field(ge=0)] | None = None
+    """Which of the ways to read its file held, so that jobs need not try them; null where the format has but one."""

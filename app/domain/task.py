@@ -63,12 +63,16 @@ class ModelFile(_Part):
 
     path: str
     format: ModelFormat
+    way: int | None = None
+    """The way to read it that held in its inspection."""
 
 
 class Compress(_Part):
     kind: Literal["compress"] = "compress"
     model_path: str
     model_format: ModelFormat
+    model_way: int | None = None
+    """The way to read it that held in its inspection."""
     dataset_path: str
     dataset_format: DatasetFormat
     preprocessing: Preprocessing | None = None

@@ -5,7 +5,7 @@ import pytest
 
 from app.db import models
 from app.domain.errors import UnsupportedNetwork
-from tests.factories import layer, npz, pt2, safetensors
+from tests.factories import archive, layer, npz, pt2, safetensors, tar
 from tests.serving import OCTETS, pointers, problem, slowly
 
 FILES = [("models", "pt2", pt2), ("datasets", "npz", npz), ("datasets", "safetensors", safetensors)]
@@ -31,6 +31,16 @@ def test_an_upload_is_kept_told_apart_and_inspected(project, noun, format_, make
     downloaded = project.client.get(f"{noun}/{item['id']}/content")
     assert downloaded.content == content
     assert f'filename="first try.{format_}"' in downloaded.headers["content-disposition"]
+
+
+@pytest.mark.parametrize(("pack", "suffix"), [(archive, "zip"), (tar, "tar")])
+def test_a_download_is_named_as_what_it_is_and_ends_so_once(project, pack, suffix):
+    content = pack("encoder/config.json", "encoder/model.safetensors")
+    for name in ("encoder", f"encoder.{suffix}"):
+        item = project.client.post("models", params={"name": name}, content=content, headers=OCTETS).json()
+        assert item["format"] == "huggingface"
+        header = project.client.head(f"models/{item['id']}/content").headers["content-disposition"]
+        assert f'filename="encoder.{suffix}"' in header
 
 
 def test_a_digest_that_matches_is_accepted_beside_others(project):

@@ -12,13 +12,13 @@ from tests.compression.pretrained import shaken
 
 TOKENS, PLACES = 60, 40
 _TEXT = {
-    "vocab_size": TOKENS, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
+    "vocab_size": TOKENS, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 24,
     "max_position_embeddings": PLACES,
 }  # fmt: skip
 
 
 def sequence_classifier():
-    config = transformers.BertConfig(**_TEXT | {"num_hidden_layers": 3}, num_labels=3)
+    config = transformers.BertConfig(**_TEXT | {"num_hidden_layers": 2}, num_labels=3)
     return transformers.BertForSequenceClassification(config)
 
 
@@ -32,7 +32,7 @@ def token_classifier():
 
 def answerer():
     config = transformers.DistilBertConfig(
-        vocab_size=TOKENS, dim=16, n_layers=2, n_heads=4, hidden_dim=24, max_position_embeddings=PLACES
+        vocab_size=TOKENS, dim=16, n_layers=1, n_heads=4, hidden_dim=24, max_position_embeddings=PLACES
     )
     return transformers.DistilBertForQuestionAnswering(config)
 
@@ -55,7 +55,7 @@ def text_and_image():
 
 def language():
     config = transformers.GPT2Config(
-        vocab_size=TOKENS, n_embd=16, n_layer=2, n_head=4, n_positions=PLACES, bos_token_id=1, eos_token_id=1
+        vocab_size=TOKENS, n_embd=16, n_layer=1, n_head=4, n_positions=PLACES, bos_token_id=1, eos_token_id=1
     )
     return transformers.GPT2LMHeadModel(config)
 
@@ -67,7 +67,7 @@ def decoder():
 
 def vision_transformer():
     config = transformers.ViTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24, image_size=16, patch_size=4,
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=4, intermediate_size=24, image_size=16, patch_size=4,
         num_labels=10,
     )  # fmt: skip
     return transformers.ViTForImageClassification(config)

@@ -12,9 +12,9 @@ import transformers
 from tests.compression import checkpoints
 from tests.e2e.service import OCTETS
 
-LAYERS, LENGTH, ROWS = 3, 12, 240
+LAYERS, LENGTH, ROWS = 3, 12, 100
 QUANTIZE = {"method": "quantize", "scheme": "dynamic"}
-DEPTH = {"method": "distill", "student": {"depth": 0.67}, "epochs": 2, "learning_rate": 0.001}
+DEPTH = {"method": "distill", "student": {"depth": 0.67}, "epochs": 1, "learning_rate": 0.001}
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +58,17 @@ def test_the_model_is_shown_as_it_is(service, uploads, original):
     assert hidden["group"] is not None
 
 
-def test_a_job_compresses_it_and_its_file_takes_texts_of_any_length(service, uploads):
-    ended = service.wait(job := service.submit(*uploads, recipe=[DEPTH, QUANTIZE]))
+@pytest.mark.parametrize(
+    ("recipe", "smaller"), [([DEPTH], 1.3), pytest.param([DEPTH, QUANTIZE], 2, marks=pytest.mark.long)]
+)
+def test_a_job_compresses_it_and_its_file_takes_texts_of_any_length(service, uploads, recipe, smaller):
+    ended = service.wait(job := service.submit(*uploads, recipe=recipe))
     assert ended["state"] == "succeeded", ended["failure"]
     report = service.get(f"jobs/{job}/report")
     # The labels are what transformers said: what was read says the same of every row.
     assert report["baseline"]["metrics"]["accuracy"]["value"] == 1
     assert report["delta"]["macs_ratio"] > 1.4
-    assert report["delta"]["size_ratio"] > 2
+    assert report["delta"]["size_ratio"] > smaller
     files = {item["name"]: item for item in service.get(f"jobs/{job}/artifacts")["items"]}
     session = onnxruntime.InferenceSession(service.client.get(f"artifacts/{files['model.onnx']['id']}/content").content)
     for length in (LENGTH, LENGTH + 9):

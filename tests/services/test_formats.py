@@ -4,8 +4,6 @@ import gzip
 import io
 import json
 import random
-import secrets
-import tarfile
 import zipfile
 
 import pyarrow as pa
@@ -14,17 +12,7 @@ import pytest
 
 from app.domain.errors import CorruptFile, TruncatedUpload, UnknownFormat, UnsafeFile, WinnowError
 from app.services.formats import tell
-from tests.factories import archive, npz, onnx, pt2, safetensors
-
-
-def tar(*names):
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as file:
-        for name in names:
-            entry = tarfile.TarInfo(name)
-            entry.size = 512
-            file.addfile(entry, io.BytesIO(secrets.token_bytes(512)))
-    return stream.getvalue()[: 2 * 1024 + 1024]  # without the blocks that fill it up
+from tests.factories import archive, npz, onnx, pt2, safetensors, tar
 
 
 def parquet():

@@ -80,11 +80,14 @@ def taught(site):
 
 def test_a_model_that_a_step_names_is_laid_down_for_the_child(site, taught):
     job_id, teacher = taught
+    with site.sessions.begin() as session:
+        session.get(ModelRow, teacher.id).facts = {"way": 2}
     body = f"""
     import json
+    assert json.load(open("task.json"))["model_way"] is None
     file = json.load(open("task.json"))["models"][{teacher.id!r}]
     assert open(file["path"]).read() == "teacher"
-    assert file["format"] == "pt2"
+    assert (file["format"], file["way"]) == ("pt2", 2)
     say(type="done")
     """
     run_job(site.workplace(body), job_id, 1)

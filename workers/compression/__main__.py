@@ -132,7 +132,7 @@ def _compress(folder: Path, task: Compress, send: Send, turn: Callable[[], Abstr
     job, device = task.job, torch.device(task.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise Unavailable("This worker serves the queue of GPU jobs and finds no GPU.")
-    network = load_model(folder / task.model_path, task.model_format)
+    network = load_model(folder / task.model_path, task.model_format, task.model_way)
     path = folder / task.dataset_path
     data = load_dataset(
         path, task.dataset_format, network.signature, job.seed, job.task, preprocessing=task.preprocessing
@@ -162,7 +162,9 @@ def _compress(folder: Path, task: Compress, send: Send, turn: Callable[[], Abstr
                 device=device,
                 output=output,
                 service_version=task.service_version,
-                models={name: load_model(folder / file.path, file.format) for name, file in task.models.items()},
+                models={
+                    name: load_model(folder / file.path, file.format, file.way) for name, file in task.models.items()
+                },
                 sensitivities={name: _read_table(folder / path) for name, path in task.sensitivities.items()},
                 turn=turn,
                 subject=subject_of(task),

@@ -9,7 +9,7 @@ from app.domain.model import Layer, ModelFacts, ModelFormat
 from workers.compression.counting import count_macs, count_parameters, describe_layers
 from workers.compression.distillation.blocks import find_blocks
 from workers.compression.distillation.hints import survey
-from workers.compression.formats.models import load_model
+from workers.compression.formats.models import find_model
 from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups, find_groups
 
@@ -19,11 +19,12 @@ NO_CHANNELS = "it makes no channels"
 
 def inspect_model(path: Path, format: ModelFormat) -> ModelFacts:  # noqa: A002 - the contract's own word
     """Read a model file and describe it."""
-    network = load_model(path, format)
+    network, way = find_model(path, format)
     _check_dtypes(network)
     trainable = not network.quantized and any(p.is_floating_point() for p in network.module.parameters())
     return ModelFacts(
         format=format,
+        way=way,
         trainable=trainable,
         signature=network.signature,
         parameters=count_parameters(network),

@@ -91,6 +91,11 @@ def _hint(size: int | torch.SymInt) -> int:
 
 def _dim(exported: ExportedProgram, name: str, axis: int, size: torch.SymInt, dims: dict[str, Dim]) -> Dim:
     expression = size.node.expr
+    if expression.is_Integer:
+        raise UnsupportedNetwork(
+            f"Dimension {axis} of the input {name!r} is said to be dynamic; the graph holds for {expression} alone.",
+            hint="Export it with that size fixed.",
+        )
     if not expression.is_Symbol:
         raise UnsupportedNetwork(f"Dimension {axis} of the input {name!r} is derived from others: {expression}.")
     if str(expression) not in dims:

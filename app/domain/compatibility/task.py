@@ -70,7 +70,7 @@ def _check_classification(labels: LabelFacts | None, signature: Signature) -> No
     output = signature.outputs[0].shape
     if len(output) != 2 or not isinstance(output[1], int):
         message = f"The model's first output has the shape {list(output)}; accuracy needs [batch, classes]."
-        raise refuse(UnsupportedNetwork, _MODEL, message)
+        raise refuse(UnsupportedNetwork, _MODEL, message, "Export it with the logits as its first output.")
     found = _whole(labels, (), "one class index a row")
     _check_classes(found, output[1])
 

@@ -11,9 +11,11 @@ from app.domain.errors import UnsupportedNetwork
 from tests.compression.architectures import Encoder
 from tests.compression.networks import ResNet, ViT
 from tests.compression.onnx_import.files import by_hand, by_tracing, node, run, taken_in
-from tests.compression.pretrained import gpt2, shaken
+from tests.compression.pretrained import bert, gpt2, shaken
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.formats import pt2
+from workers.compression.formats.models import load_model
+from workers.compression.formats.onnx_import import reading
 from workers.compression.inspection import inspect_model
 
 W = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
@@ -47,6 +49,24 @@ def test_rows_that_meet_keep_their_batch(tmp_path):
     assert taken_in(tmp_path / "net.onnx").signature.inputs[0].shape == (1, 4)
 
 
+def test_a_mask_that_is_read_by_places_is_each_rows_own(tmp_path):
+    """Exported with one row, BERT's mask is gathered from the places of the first: rows of ones do not show it."""
+    text = (torch.arange(8)[None], torch.ones(1, 8, dtype=torch.int64))
+    names = ("input_ids", "attention_mask")
+    by_tracing(shaken(bert()), text, tmp_path / "net.onnx", opset=14, names=names, dynamic=None)
+    network = taken_in(tmp_path / "net.onnx")
+    tokens = torch.randint(60, (3, 8))
+    mask = (torch.arange(8) < torch.tensor([[8], [5], [2]])).long()
+    alone = np.concatenate(
+        [run(tmp_path / "net.onnx", [i[None], m[None]])[0] for i, m in zip(tokens, mask, strict=True)]
+    )
+    with torch.no_grad():
+        rows = zip(tokens.split(network.rows), mask.split(network.rows), strict=True)
+        ours = torch.cat([network.module(*each) for each in rows]).numpy()
+    np.testing.assert_allclose(ours, alone, rtol=1e-4, atol=1e-5)
+    assert network.signature.inputs[0].shape == (1, 8)
+
+
 def test_a_larger_fixed_batch_stays(tmp_path):
     by_hand(tmp_path / "net.onnx", [node("MatMul", ["x", "w"])], {"x": [3, 4]}, ["y"], {"w": W})
     assert taken_in(tmp_path / "net.onnx").signature.inputs[0].shape == (3, 4)
@@ -66,6 +86,37 @@ def test_the_length_of_a_text_stays_dynamic(tmp_path):
 def branches(*ops):
     shape = [helper.make_tensor_value_info("z", 1, None)]
     return [helper.make_graph([node(op, ["x"], ["z"])], op, [], shape) for op in ops]
+
+
+def test_a_file_is_read_again_in_the_way_that_is_told_and_in_no_other(tmp_path):
+    """64 values go one way, 16,000 the other: what is traced with them holds for 300, which nothing tries again."""
+    long = helper.make_graph([node("Tanh", ["x"], ["z"])], "long", [], [helper.make_tensor_value_info("z", 1, None)])
+    short = branches("Relu", "Neg")[0]
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "axis"], ["n"]),
+        node("Less", ["n", "sixty_five"], ["c"]),
+        node("If", ["c"], ["t"], then_branch=short, else_branch=long),
+        node("Slice", ["t", "from", "to", "axis"]),
+    ]
+    weights = {name: np.array([n]) for name, n in {"axis": 1, "sixty_five": 65, "from": 0, "to": 60}.items()}
+    by_hand(tmp_path / "net.onnx", nodes, {"x": [None, "length"]}, ["y"], weights)
+    with pytest.raises(UnsupportedNetwork, match="another way"):
+        reading.find(tmp_path / "net.onnx")
+    again = reading.load_again(tmp_path / "net.onnx", 1)
+    rows = torch.randn(2, 300)
+    np.testing.assert_allclose(again.module(rows), run(tmp_path / "net.onnx", [rows])[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [ResNet, ViT])
+def test_an_inspection_tells_jobs_how_to_read_the_file(make, tmp_path):
+    by_tracing(shaken(make()), (torch.randn(1, 3, 8, 8),), tmp_path / "net.onnx", dynamic=None)
+    way = inspect_model(tmp_path / "net.onnx", "onnx").way
+    assert way == 0
+    rows = torch.randn(3, 3, 8, 8)
+    first, again = (load_model(tmp_path / "net.onnx", "onnx", way) for way in (None, way))
+    assert torch.equal(first.module(rows), again.module(rows))
+    assert first.dynamic[0].keys() == again.dynamic[0].keys() == {0}
 
 
 @pytest.mark.parametrize("condition", ["constant", "of sizes"])

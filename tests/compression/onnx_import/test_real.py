@@ -16,6 +16,7 @@ def path():
     return files("swift_f0") / "model.onnx"
 
 
+@pytest.mark.long  # two traces of ten seconds each
 def test_a_network_that_a_package_carries_is_read_and_computes_what_it_computes(path):
     network = taken_in(path)
     shapes = {spec.name: spec.shape for spec in network.signature.inputs}

@@ -97,7 +97,9 @@ def test_old_operator_sets_and_damaged_graphs_are_refused(tmp_path):
     by_hand(path, [node("Relu", ["x"])], X, ["y"], opset=8)
     assert "operator set 8" in refused(path).detail
     by_hand(path, [node("Relu", ["x"], alpha=1.0)], X, ["y"])
-    assert "no valid ONNX model" in refused(path, CorruptFile).detail
+    error = refused(path, CorruptFile)
+    assert "no valid ONNX model" in error.detail
+    assert "onnx.checker" in error.hint
     by_hand(path, [node("MatMul", ["x", "w"])], X, ["y"], {"w": np.ones((4, 4), "int64")})
     assert refused(path, CorruptFile).detail.startswith("ONNX Runtime cannot run the file")
 
@@ -127,3 +129,20 @@ def test_no_size_that_the_file_runs_with(tmp_path):
     error = refused(tmp_path / "net.onnx")
     assert "none of the sizes tried" in error.detail
     assert "fixed sizes" in error.hint
+
+
+def test_a_size_that_is_dynamic_in_name_alone_is_told(tmp_path):
+    weights = {"w": np.ones((1, 64), "float32")}
+    by_hand(tmp_path / "net.onnx", [node("Add", ["x", "w"])], {"x": ["batch", "length"]}, ["y"], weights)
+    error = refused(tmp_path / "net.onnx", UnsupportedNetwork)
+    assert error.detail == "Dimension 1 of the input 'x' is said to be dynamic; the graph holds for 64 alone."
+    assert error.hint == "Export it with that size fixed."
+
+
+def test_a_file_that_does_not_run_with_its_own_sizes_is_not_asked_for_fixed_ones(tmp_path):
+    weights = {"s": np.array([7, 3]), "w": np.ones((3, 4), "float32")}
+    nodes = [node("Reshape", ["x", "s"], ["r"]), node("MatMul", ["r", "w"])]
+    by_hand(tmp_path / "net.onnx", nodes, {"x": ["batch", 5]}, ["y"], weights)
+    error = refused(tmp_path / "net.onnx", UnsupportedNetwork)
+    assert "does not run with its own inputs, x of ['batch', 5]" in error.detail
+    assert "fixed sizes" not in error.hint

@@ -66,7 +66,14 @@ def compare(path, module, inputs, reference):
     assert described(network) == described(reference)
 
 
-@pytest.mark.parametrize("case", ["resnet", "vit", "llama_block", "group_normed", "towers"], indirect=True)
+long = pytest.mark.long  # what the other exporter writes of it is read always
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["vit", "group_normed", *(pytest.param(name, marks=long) for name in ("resnet", "llama_block", "towers"))],
+    indirect=True,
+)
 def test_the_exporter_of_today(case, tmp_path):
     module, inputs, reference = case
     by_dynamo(module, inputs, tmp_path / "net.onnx")

@@ -119,7 +119,10 @@ def parse(path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(model, full_check=False)
     except Exception as error:
         # The parser and the checker have errors without a common root.
-        raise CorruptFile(f"The file is no valid ONNX model: {str(error).splitlines()[0]}") from error
+        raise CorruptFile(
+            f"The file is no valid ONNX model: {str(error).splitlines()[0]}",
+            hint="Export it anew; onnx.checker.check_model says of a file what it says here.",
+        ) from error
     return model
 
 

@@ -40,6 +40,8 @@ class Trial:
 def trials(graph: Graph, session: onnxruntime.InferenceSession) -> Iterator[Trial]:
     """Give ways to trace the graph, the freest first.
 
+    Models are kept with the place of theirs: what is added here comes last.
+
     Raises:
         UnsupportedNetwork: the file runs with none of the sizes that are tried.
     """
@@ -53,7 +55,11 @@ def trials(graph: Graph, session: onnxruntime.InferenceSession) -> Iterator[Tria
     yield Trial(sizes, tuple(dynamic))
     if any(axes - {0} for axes in dynamic):
         # Short ones may go a way of their own through the graph, such as padding up to a whole window.
-        yield Trial(_running_sizes(graph, session, LONG_SIZES_TRIED)[0], tuple(dynamic))
+        try:
+            long = _running_sizes(graph, session, LONG_SIZES_TRIED)[0]
+        except UnsupportedNetwork:
+            return  # what was wrong with the others is to be told
+        yield Trial(long, tuple(dynamic))
         return
     fixed = tuple((1, *sizes[place][1:]) if 0 in axes else sizes[place] for place, axes in enumerate(dynamic))
     yield Trial(fixed, tuple(frozenset() for _ in dynamic))
@@ -80,6 +86,12 @@ def _running_sizes(
                 return sizes, rows
             if not any(isinstance(each, str) or each is None for i in graph.inputs for each in i.sizes[1:]):
                 break
+    if all(isinstance(size, int) for each in graph.inputs for size in each.sizes[1:]):
+        shapes = ", ".join(f"{each.name} of {list(each.sizes)}" for each in graph.inputs)
+        raise UnsupportedNetwork(
+            f"The file does not run with its own inputs, {shapes}: {last[:200]}",
+            hint="Run it in ONNX Runtime with rows of yours, and export it anew where it does not.",
+        )
     raise UnsupportedNetwork(
         f"The file runs with none of the sizes tried for its dynamic dimensions: {last[:200]}",
         hint="Export it with fixed sizes but for the batch.",
