@@ -29,6 +29,9 @@ def test_two_jobs_at_once_both_finish_with_reports_and_artifacts(service, digits
         uploaded = service.get(f"{noun}/{upload}")
         assert f"| `{uploaded['name']}` | `{uploaded['sha256']}` |" in card
         assert uploaded["sha256"] in page.text
+    log = service.client.get(f"jobs/{jobs[0]}/logs").text
+    assert "teacher" in log
+    assert "scratch" not in log, "the log tells of the worker's own folders"
     ids = [event["id"] for event in service.get(f"jobs/{jobs[0]}/events", params={"limit": 200})["items"]]
     assert ids == list(range(1, len(ids) + 1))
 

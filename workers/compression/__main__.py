@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import logging
 import os
 import stat
 import sys
@@ -43,6 +44,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--messages-fd", type=int, required=True)
     given = parser.parse_args(arguments)
+    # It takes a folder for closed that access() cannot reach through those around it, and tells the job's log of paths.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     send = _sender(given.messages_fd)
     try:
         _run(given.folder, send, _turns(given.messages_fd, send))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,6 +45,15 @@ class Network:
 
     def clone(self) -> Network:
         return replace(self, module=copy.deepcopy(self.module))
+
+    def with_outputs(self, names: Sequence[str]) -> Network:
+        """Call the outputs so, for who asks a file for them by name; one that is called as an input is stays."""
+        taken = {spec.name for spec in self.signature.inputs}
+        outputs = tuple(
+            spec if name in taken else spec.model_copy(update={"name": name})
+            for spec, name in zip(self.signature.outputs, names, strict=True)
+        )
+        return replace(self, signature=self.signature.model_copy(update={"outputs": outputs}))
 
     def example_inputs(self, batch: int = 2) -> tuple[torch.Tensor, ...]:
         """Make seeded rows that fit the signature and what the network does with each input.

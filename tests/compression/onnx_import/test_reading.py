@@ -31,6 +31,8 @@ def test_a_batch_of_one_row_is_freed_where_rows_do_not_meet(make, tmp_path):
     rows = torch.randn(5, 3, 8, 8)
     with torch.no_grad():
         ours = network.module(rows).numpy()
+    names = [each.name for each in onnx.load(tmp_path / "net.onnx").graph.output]
+    assert [each.name for each in network.signature.outputs] == names
     alone = np.concatenate([run(tmp_path / "net.onnx", [row[None]])[0] for row in rows])
     np.testing.assert_allclose(ours, alone, rtol=1e-4, atol=1e-5 * np.abs(alone).max())
 

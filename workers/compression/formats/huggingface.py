@@ -42,7 +42,7 @@ def load(path: Path) -> Network:
             module, missing = build(known, folder.config, weights)
             rows = inputs_of(module, folder.preprocessor)
             _narrow(module, rows.names, known.outputs)
-            network = lift(_export(module, rows))
+            network = lift(_export(module, rows)).with_outputs(known.outputs)
             _check_whole(network, missing)
             _check_same(network, module, rows)
         return network

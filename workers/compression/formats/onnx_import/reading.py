@@ -57,7 +57,7 @@ def find(path: Path) -> tuple[Network, int]:
         fault: Exception | None = None
         for way, trial in enumerate(trials(graph, session)):
             try:
-                network = trace(graph, trial)
+                network = trace(graph, trial).with_outputs([told.name for told in session.get_outputs()])
                 _compare(network, graph, session, trial)
                 _compare_sizes(network, graph, session)
             except MemoryError:
@@ -77,7 +77,7 @@ def load_again(path: Path, way: int) -> Network:
     with _in_our_words():
         graph, session = _open(path)
         trial = next(itertools.islice(trials(graph, session), way, None))
-        network = trace(graph, trial)
+        network = trace(graph, trial).with_outputs([told.name for told in session.get_outputs()])
         _compare(network, graph, session, trial)
         return network
 
