@@ -96,6 +96,7 @@ def delete_sweep(session: Writing, caller: Writer, sweep_id: str) -> None:
 @router.post("/{sweep_id}:cancel", status_code=202)
 def cancel_sweep(response: Response, session: Writing, caller: Writer, sweep_id: str) -> SweepOut:
     """Cancel the jobs that are underway and start no more; the best so far is kept."""
+    shown = SweepOut.of(sweeps.cancel(session, caller, sweep_id, datetime.now(UTC)))
     response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
-    response.headers["Location"] = f"/api/v1/sweeps/{sweep_id}"
-    return SweepOut.of(sweeps.cancel(session, caller, sweep_id, datetime.now(UTC)))
+    response.headers["Location"] = f"/api/v1/sweeps/{shown.id}"
+    return shown

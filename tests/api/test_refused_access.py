@@ -33,6 +33,7 @@ def test_an_unknown_id(project, operation):
         {name: new_id(KINDS[name]) for name in operation.parameters},
         dict.fromkeys(operation.parameters, "nothing"),
         dict.fromkeys(operation.parameters, "%00"),
+        dict.fromkeys(operation.parameters, "%E6%97%A5"),  # no header holds it
         {name: new_id(Prefix.REQUEST) for name in operation.parameters},
     ):
         problem(project.client.request(operation.method, operation.path.format(**ids)), 404, "not_found")
