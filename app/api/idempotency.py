@@ -67,6 +67,7 @@ class Idempotency:
             # Without a valid key the endpoint refuses, whatever was sent.
             await self._app(scope, receive, send)
             return
+        scope["state"]["key_id"] = caller.key_id
         try:
             idempotency.check_key(key)
             parts: Parts = scope["app"].state.parts
