@@ -173,7 +173,23 @@ def make_tied_app() -> "FastAPI":
 
     tie(os.getppid(), signal.SIGTERM)
     logs.configure()
-    return make_app()
+    app = make_app()
+    _hear_the_end()
+    return app
+
+
+def _hear_the_end() -> None:
+    """Let listeners learn that the server is asked to end.
+
+    What tells them takes the place of ``Server.handle_exit`` as it is imported, with the application. The server that
+    builds it has named its handlers by then, and would cut streams and long polls in the end.
+    """
+    import uvicorn
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        server = getattr(signal.getsignal(number), "__self__", None)
+        if isinstance(server, uvicorn.Server):
+            signal.signal(number, server.handle_exit)
 
 
 def _worker(arguments: argparse.Namespace) -> int:

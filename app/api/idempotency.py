@@ -1,7 +1,7 @@
 """``Idempotency-Key`` on every POST. The answer is kept in the transaction of what it tells of (``answering.py``).
 
-A payload is its path, query and media type, and the digest of its body, taken while the body passes through: an upload
-is never held in memory.
+A payload is its path, query and media type, what the headers of tus say, and the digest of its body, taken while the
+body passes through: an upload is never held in memory.
 """
 
 import hashlib
@@ -28,6 +28,8 @@ HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
 _RENEW_SECONDS = 15
 _KEPT_HEADERS = ("content-type", "location", "retry-after", "cache-control", "upload-expires")
+_PAYLOAD_HEADERS = ("upload-length", "upload-metadata")
+"""What begins a resumable upload says in headers, without a body."""
 _SECRETS = ("key", "secret")
 """The names of the fields of bodies that are shown once."""
 
@@ -65,6 +67,7 @@ class Idempotency:
             # Without a valid key the endpoint refuses, whatever was sent.
             await self._app(scope, receive, send)
             return
+        scope["state"]["key_id"] = caller.key_id
         try:
             idempotency.check_key(key)
             parts: Parts = scope["app"].state.parts
@@ -91,7 +94,8 @@ class _Body:
         self._receive = receive
         self._digest = hashlib.sha256()
         self.ended = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
-        self._head = json.dumps([scope["path"], scope["query_string"].decode("latin-1"), media_type])
+        said = [[name, headers[name]] for name in _PAYLOAD_HEADERS if name in headers]
+        self._head = json.dumps([scope["path"], scope["query_string"].decode("latin-1"), media_type, *said])
 
     async def receive(self) -> Message:
         message = await self._receive()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cache
 
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import Select, bindparam, case, select
 from sqlalchemy.orm import Session
 
 from app.db.paging import page
@@ -37,29 +37,34 @@ def listed(session: Session, *, only: str | None, before: str | None, limit: int
     return page(session, query, ProjectRow.id, before=before, limit=limit)
 
 
-def lock(session: Session, project_id: str) -> None:
-    """Hold the project until the transaction ends.
+def lock(session: Session, project_id: str) -> bool:
+    """Hold the project until the transaction ends; tell whether it is open.
 
     Whoever drops a reference to stored content, or adds one to content that nothing may refer to, does it under this
     lock, so that content is never deleted between being found and being referred to. Rows that merely name the
     project may be written meanwhile, so that a cancellation waits for no upload.
     """
-    session.connection().execute(_locking(), {"id": project_id})
+    return session.connection().scalar(_locking(), {"id": project_id}) is not None
 
 
-def share(session: Session, project_id: str) -> None:
-    """Keep others from holding the project until the transaction ends; several may do so at once.
+def share(session: Session, project_id: str) -> bool:
+    """Keep others from holding the project until the transaction ends, as several may; tell whether it is open.
 
     It is enough for who refers to a model or a data set: neither is deleted meanwhile.
     """
-    session.connection().execute(_sharing(), {"id": project_id})
+    return session.connection().scalar(_sharing(), {"id": project_id}) is not None
 
 
 @cache
-def _locking() -> Select[str]:
-    return select(ProjectRow.id).where(ProjectRow.id == bindparam("id")).with_for_update(key_share=True)
+def _locking() -> Select[str | None]:
+    return _open().with_for_update(key_share=True)
 
 
 @cache
-def _sharing() -> Select[str]:
-    return select(ProjectRow.id).where(ProjectRow.id == bindparam("id")).with_for_update(read=True)
+def _sharing() -> Select[str | None]:
+    return _open().with_for_update(read=True)
+
+
+def _open() -> Select[str | None]:
+    # Without a condition on it: a closed project is held too, by whoever clears it away.
+    return select(case((ProjectRow.revoked_at.is_(None), ProjectRow.id))).where(ProjectRow.id == bindparam("id"))

@@ -114,6 +114,12 @@ def require_valid(session: Session, caller: Caller) -> None:
         raise Unauthenticated(_REFUSAL)
 
 
+def require_open(*, is_open: bool) -> None:
+    """Raise Unauthenticated where the project, which is held, was closed since the key was read."""
+    if not is_open:
+        raise Unauthenticated(_REFUSAL)
+
+
 def _still(row: KeyRow | None, caller: Caller) -> bool:
     return row is not None and _valid(row) and hmac.compare_digest(row.secret_sha256, caller.secret_sha256)
 

@@ -48,7 +48,7 @@ from app.domain.sweep import (
     ranges_of,
 )
 from app.services import audit, comparisons, jobs
-from app.services.callers import Caller
+from app.services.callers import Caller, require_open
 from app.services.jobs import Trial
 
 _ATTEMPTS = 50
@@ -76,7 +76,7 @@ def submit(session: Session, project_id: str, spec: SweepSpec, now: datetime, *,
     Raises:
         ValidationFailed and what a job is refused for: a recipe at an end of its ranges.
     """
-    projects.lock(session, project_id)
+    require_open(is_open=projects.lock(session, project_id))
     templates = _templates(session, project_id, spec)
     for place, template in enumerate(templates):
         with _pointed(f"/space/recipes/{place}" if spec.space != "auto" else "/space"):
@@ -301,11 +301,14 @@ def _launch(session: Session, row: SweepRow, spec: SweepSpec, trials: Sequence[J
     scored = [Scored(_draw(job), _score(spec, job)) for job in trials if _is_scored(job)]
     while active < spec.parallel and row.launched < spec.budget.trials:
         try:
-            recipe = _launch_one(session, row, spec, templates, scored, tried, limit)
+            recipe, refused = _launch_one(session, row, spec, templates, scored, tried, limit)
         except Limited:
             if not row.launched:
                 raise
-            return True  # another round will find more room
+            return True  # another round will find more room, and draw the same again
+        if recipe is not None or not active:
+            # While jobs are underway whoever finds nothing more draws the same again in each round: it counts once.
+            _note_refused(row, refused)
         if recipe is None:
             return False
         tried.append(recipe)
@@ -322,8 +325,8 @@ def _launch_one(
     scored: Sequence[Scored],
     tried: Sequence[Any],
     limit: int | None,
-) -> Any:
-    """Start a job whose recipe was not tried; give the recipe, null where none is found that is not refused."""
+) -> tuple[Any, Sequence[tuple[ClientError, Recipe]]]:
+    """Start a job whose recipe was not tried; give the recipe, null where none is found, and what was refused."""
     refused: list[tuple[ClientError, Recipe]] = []
     near = bool(scored) and row.launched >= spec.budget.trials / 2
     for attempt in range(_ATTEMPTS):
@@ -346,9 +349,7 @@ def _launch_one(
             refused.append((error, filled))
     else:
         recipe = None
-    # Only now: a round that finds no room draws the same again.
-    _note_refused(row, refused)
-    return recipe
+    return recipe, refused
 
 
 def _note_refused(row: SweepRow, refused: Sequence[tuple[ClientError, Recipe]]) -> None:

@@ -57,6 +57,16 @@ def test_a_job_is_queued_once(project, key):
     assert len(project.client.get("jobs").json()["items"]) == 1
 
 
+@pytest.mark.parametrize("other", [{"Upload-Length": "20"}, {"Upload-Metadata": "filename YQ=="}])
+def test_an_upload_is_begun_by_its_headers(project, key, other):
+    """They are its payload: it has no body."""
+    headers = {"Tus-Resumable": "1.0.0", "Upload-Length": "10", **key}
+    first, again = (project.client.post("uploads", headers=headers) for _ in range(2))
+    assert (first.status_code, again.headers["location"]) == (201, first.headers["location"])
+    problem(project.client.post("uploads", headers={**headers, **other}), 422, "idempotency_key_reused")
+    assert len(project.client.get("uploads").json()["items"]) == 1
+
+
 @pytest.mark.parametrize("send", [bytes, slowly], ids=["announced", "chunked"])
 def test_an_upload_is_kept_once(project, key, send):
     content = pt2()

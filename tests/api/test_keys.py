@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import select
 
+from app.db.tables import JobRow
 from app.domain.ids import Prefix, new_id
-from tests.factories import pt2
+from tests.factories import PRUNE, pt2
 from tests.serving import every, pointers, problem, serving
 
 
@@ -143,6 +145,28 @@ def test_the_operator_makes_and_closes_projects(server):
         own = next(item for item in every(operator, "projects") if item["name"] == "default")
         problem(operator.delete(f"projects/{own['id']}"), 409, "conflict")
         assert operator.get("audit").json()["items"][0]["action"] == "project.revoked"
+
+
+def test_nothing_is_queued_in_a_project_that_was_closed_at_another_server(server):
+    """A key is remembered there for a moment, and what it would queue nobody could cancel any more."""
+    project, objective = server.project(), {"max_drop": 0.1}
+    body = {"model_id": project.add_model(), "dataset_id": project.add_dataset()}
+    cancelled = project.queued()
+    assert project.client.post(f"jobs/{cancelled}:cancel").status_code == 202
+    with (
+        serving(server.parts.settings.data) as other,
+        server.operator() as operator,
+        other.client_with(project.key) as client,
+    ):
+        assert client.get("jobs").status_code == 200
+        assert operator.delete(f"projects/{project.id}").status_code == 204
+        problem(client.post("jobs", json={**body, "recipe": [PRUNE]}), 401, "unauthenticated")
+        problem(client.post("sweeps", json={**body, "objective": objective}), 401, "unauthenticated")
+        problem(client.post(f"jobs/{cancelled}:retry"), 401, "unauthenticated")
+    project.client.close()
+    with server.parts.readers() as session:
+        states = session.scalars(select(JobRow.state).where(JobRow.project_id == project.id)).all()
+    assert states == ["cancelled"]
 
 
 def test_the_trail_tells_who_did_what(project):

@@ -51,7 +51,9 @@ def test_a_real_server_logs_json_without_a_secret_and_obeys_a_revocation(project
     url, stop = process
     secrets = [project.key]
     with httpx.Client(base_url=f"{url}/api/v1/", headers={"Authorization": f"Bearer {project.key}"}) as client:
-        made = client.post("keys", json={"name": "private name"}, headers={"Idempotency-Key": "once-and-only"}).json()
+        asked = {"json": {"name": "private name"}, "headers": {"Idempotency-Key": "once-and-only"}}
+        made = client.post("keys", **asked).json()
+        replay = client.post("keys", **asked)
         rotated = client.post(f"keys/{made['id']}:rotate").json()
         secrets += [made["key"], rotated["key"]]
         listed = client.get("models", headers={"Authorization": f"Bearer {rotated['key']}"})
@@ -77,4 +79,5 @@ def test_a_real_server_logs_json_without_a_secret_and_obeys_a_revocation(project
     line = requests[listed.headers["x-request-id"]]
     assert (line["method"], line["path"], line["status"]) == ("GET", "/api/v1/models", 200)
     assert line["key_id"] == made["id"]
+    assert requests[replay.headers["x-request-id"]]["key_id"] == project.key.partition(".")[0]
     assert requests[dead.headers["x-request-id"]]["status"] == 401

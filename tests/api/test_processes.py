@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -71,7 +72,12 @@ def test_several_processes_share_a_port_and_one_that_dies_is_replaced(project, p
     ids = {httpx.post(f"{url}/api/v1/jobs", json=body, headers=headers).raise_for_status().json()["id"] for _ in "1234"}
     assert {job["id"] for job in project.client.get("jobs").json()["items"]} == ids
     children = serving(process.pid)
-    process.terminate()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(httpx.get, f"{url}/api/v1/jobs/{ids.pop()}?wait=30", headers=headers, timeout=40)
+        time.sleep(0.5)
+        assert not waiting.done()
+        process.terminate()
+        assert waiting.result().json()["state"] == "queued", "who waits is answered before the end"
     assert process.wait(20) in {0, -15}
     until(lambda: gone(children), "no orphan")
 

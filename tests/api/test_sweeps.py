@@ -109,6 +109,12 @@ def test_draws_that_a_job_is_refused_for_are_told(project):
     body = problem(project.client.post("jobs", json=asked), 422, refused["code"])
     assert body["detail"] == refused["detail"]
     assert shown(project, started(project))["refused"] == []
+    # Whoever looks for one more while these run draws the same again.
+    advance(project)
+    advance(project)
+    assert shown(project, sweep_id)["refused"] == [refused]
+    ended = run_to_end(project, sweep_id, lambda _: {})
+    assert ended["refused"][0]["count"] > refused["count"], "the draws that found nothing more count once"
 
 
 def test_a_label_of_a_sweep_has_no_colon_in_its_key(project):
