@@ -12,7 +12,7 @@ from typing import Literal
 
 from sqlalchemy.orm import Session
 
-from app.db import keys
+from app.db import keys, projects
 from app.db.engine import Sessions
 from app.db.tables import KeyRow
 from app.domain.errors import Forbidden, Unauthenticated
@@ -114,9 +114,13 @@ def require_valid(session: Session, caller: Caller) -> None:
         raise Unauthenticated(_REFUSAL)
 
 
-def require_open(*, is_open: bool) -> None:
-    """Raise Unauthenticated where the project, which is held, was closed since the key was read."""
-    if not is_open:
+def hold_open(session: Session, project_id: str, *, shared: bool = False) -> None:
+    """Hold the project in which something is to be made, alone or as one of several.
+
+    Raises Unauthenticated where it was closed since the key was read.
+    """
+    hold = projects.share if shared else projects.lock
+    if not hold(session, project_id):
         raise Unauthenticated(_REFUSAL)
 
 

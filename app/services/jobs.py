@@ -16,7 +16,7 @@ from app.domain.ids import Prefix, is_id, new_id
 from app.domain.job import EventType, JobSpec, JobState
 from app.domain.model import ObjectState
 from app.services import audit, contents, facts, limits, sensitivity
-from app.services.callers import Caller, require_open
+from app.services.callers import Caller, hold_open
 from app.storage import Storage
 
 FIRST_ATTEMPT = 1
@@ -43,8 +43,7 @@ def submit(
 ) -> JobView:
     """Queue a job that can succeed; the job, its first event and its message share one transaction."""
     # Either keeps the models and the data set from being deleted between the check and the insert; who counts is alone.
-    hold = projects.share if limit is None else projects.lock
-    require_open(is_open=hold(session, project_id))
+    hold_open(session, project_id, shared=limit is None)
     check(session, project_id, spec)
     limits.check_jobs(session, project_id, limit)
     now = datetime.now(UTC)
@@ -153,7 +152,7 @@ def retry(
     What else the earlier attempts left goes. ``tell`` is called in the transaction. Raises Conflict or NotReady.
     """
     with sessions.begin() as session:
-        require_open(is_open=projects.lock(session, project_id))
+        hold_open(session, project_id)
         row = find(session, project_id, job_id)
         require_ready(session, project_id, JobSpec.model_validate(row.spec))
         limits.check_jobs(session, project_id, limit)

@@ -18,6 +18,8 @@ from app.services import workers
 Counts = dict[tuple[str, str], int]
 """Numbers of jobs by queue and state."""
 
+_BEARABLE_SECONDS = 1.0
+
 log = structlog.get_logger()
 
 
@@ -38,12 +40,15 @@ class JobCounts:
     """Jobs by queue and state, as they were counted last.
 
     To count a few is cheap, and done for whoever asks. To count millions is not: who asks is told what was counted
-    before, and how long ago, while a thread counts anew, for no more than a hundredth of the time.
+    before, and how long ago, while a thread counts anew, for no more than a hundredth of the time. What nobody asked
+    for in long is counted for who asks again, unless that takes longer than a scrape should.
     """
 
-    def __init__(self, readers: Sessions, cheap_seconds: float = 0.05, pause: float = 100.0) -> None:
+    def __init__(
+        self, readers: Sessions, cheap_seconds: float = 0.05, pause: float = 100.0, old_seconds: float = 120.0
+    ) -> None:
         self._readers = readers
-        self._cheap_seconds, self._pause = cheap_seconds, pause
+        self._cheap_seconds, self._pause, self._old_seconds = cheap_seconds, pause, old_seconds
         self._lock = threading.Lock()
         self._counting: threading.Thread | None = None
         self._counted: _Counted | None = None
@@ -51,12 +56,15 @@ class JobCounts:
     def read(self) -> tuple[Counts, float]:
         """Give the counts, and their age in seconds."""
         with self._lock:
-            if self._counted is None or self._counted.seconds < self._cheap_seconds:
+            if self._counted is None or self._counted.seconds < self._bearable_seconds(self._counted.age):
                 self._counted = self._count()
             elif self._counted.age > self._pause * self._counted.seconds and not self._is_counting():
                 self._counting = threading.Thread(target=self._recount, name="counts", daemon=True)
                 self._counting.start()
             return self._counted.counts, self._counted.age
+
+    def _bearable_seconds(self, age: float) -> float:
+        return self._cheap_seconds if age < self._old_seconds else _BEARABLE_SECONDS
 
     def _is_counting(self) -> bool:
         return self._counting is not None and self._counting.is_alive()

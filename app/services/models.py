@@ -12,7 +12,7 @@ from app.domain.errors import FieldError, InUse, NotFound, NotReady, UnknownForm
 from app.domain.ids import Prefix, is_id
 from app.domain.model import ModelFormat, ObjectState
 from app.services import audit, contents, formats, uploads
-from app.services.callers import Caller
+from app.services.callers import Caller, hold_open
 from app.services.uploads import Expectation
 from app.storage import Incoming, Storage, content_key
 
@@ -52,7 +52,7 @@ def register_artifact(
     Raises NotFound, UnknownFormat.
     """
     with sessions.begin() as session:
-        projects.lock(session, project_id)
+        hold_open(session, project_id)
         artifact = _artifact(session, project_id, artifact_id)
         job = jobs.get(session, project_id, artifact.job_id)
         assert job is not None  # the artifact's foreign key

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import anyio
 from sqlalchemy.orm import Session
 
-from app.db import projects, resumable
+from app.db import resumable
 from app.db.engine import Sessions
 from app.db.tables import UploadRow
 from app.domain.errors import (
@@ -25,7 +25,7 @@ from app.domain.tus import Checksum, parse_details
 from app.drafts import Drafts, Held, in_thread, open_drafts
 from app.services import audit, limits
 from app.services.appending import Append, Digests
-from app.services.callers import Caller
+from app.services.callers import Caller, hold_open
 from app.settings import Settings
 from app.storage import Incoming, Storage, check_size
 
@@ -78,7 +78,7 @@ class Uploads:
             expires_at=self._expiry(now),
         )
         with self.sessions.begin() as session:
-            projects.lock(session, project_id)
+            hold_open(session, project_id)
             limits.check_new_room(session, project_id, size_bytes, self._settings.max_project_bytes)
             resumable.add(session, row)
             tell(session, row)

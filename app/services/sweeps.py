@@ -48,7 +48,7 @@ from app.domain.sweep import (
     ranges_of,
 )
 from app.services import audit, comparisons, jobs
-from app.services.callers import Caller, require_open
+from app.services.callers import Caller, hold_open
 from app.services.jobs import Trial
 
 _ATTEMPTS = 50
@@ -76,7 +76,7 @@ def submit(session: Session, project_id: str, spec: SweepSpec, now: datetime, *,
     Raises:
         ValidationFailed and what a job is refused for: a recipe at an end of its ranges.
     """
-    require_open(is_open=projects.lock(session, project_id))
+    hold_open(session, project_id)
     templates = _templates(session, project_id, spec)
     for place, template in enumerate(templates):
         with _pointed(f"/space/recipes/{place}" if spec.space != "auto" else "/space"):

@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
-from app.db import outbox, projects, resumable
+from app.db import outbox, resumable
 from app.db.engine import Sessions
 from app.db.tables import ArtifactRow
 from app.domain.errors import DigestMismatch, Malformed, NotFound, UnknownFormat
 from app.domain.ids import Prefix, new_id
 from app.domain.model import ObjectState
 from app.services import contents, formats, limits
+from app.services.callers import hold_open
 from app.storage import Incoming, Storage, check_size
 
 _PRIORITY = 9
@@ -111,7 +112,7 @@ def keep(
     """Promote the content, write its row with ``add`` and ask for its inspection, all or nothing."""
     try:
         with sessions.begin() as session:
-            projects.lock(session, project_id)
+            hold_open(session, project_id)
             _take(session, project_id, incoming)
             limits.check_room(session, project_id, incoming.sha256, incoming.size_bytes, room_bytes)
             storage.promote(incoming, project_id)

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 
 from sqlalchemy.orm import Session
 
-from app.db import deliveries, projects, webhooks
+from app.db import deliveries, webhooks
 from app.db.tables import DeliveryRow, WebhookRow
 from app.domain.errors import AddressRefused, Conflict, FieldError, NotFound, TooManyWebhooks, ValidationFailed
 from app.domain.ids import Prefix, is_id, new_id
 from app.domain.webhook import GIVEN_UP_AFTER, PING, DeliveryState, is_public
 from app.services import audit
-from app.services.callers import Caller
+from app.services.callers import Caller, hold_open
 
 MOST = 20
 """Webhooks of one project."""
@@ -34,7 +34,7 @@ class DeliveryView:
 def make(session: Session, by: Caller, url: str, events: Sequence[str], *, private: bool) -> WebhookRow:
     """Make a webhook with a secret of its own. Raises AddressRefused, ValidationFailed or TooManyWebhooks."""
     check_url(url, private=private)
-    projects.lock(session, by.project_id)
+    hold_open(session, by.project_id)
     if webhooks.count(session, by.project_id) >= MOST:
         raise TooManyWebhooks(f"The limit is {MOST} webhooks a project.", hint="Delete one.")
     row = WebhookRow(

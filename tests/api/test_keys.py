@@ -10,7 +10,7 @@ from sqlalchemy import select
 from app.db.tables import JobRow
 from app.domain.ids import Prefix, new_id
 from tests.factories import PRUNE, pt2
-from tests.serving import every, pointers, problem, serving
+from tests.serving import OCTETS, every, pointers, problem, serving
 
 
 def acts(project):
@@ -147,10 +147,12 @@ def test_the_operator_makes_and_closes_projects(server):
         assert operator.get("audit").json()["items"][0]["action"] == "project.revoked"
 
 
-def test_nothing_is_queued_in_a_project_that_was_closed_at_another_server(server):
+def test_nothing_is_made_in_a_project_that_was_closed_at_another_server(server):
     """A key is remembered there for a moment, and what it would queue nobody could cancel any more."""
     project, objective = server.project(), {"max_drop": 0.1}
     body = {"model_id": project.add_model(), "dataset_id": project.add_dataset()}
+    hook = {"url": "https://receiver.invalid/", "events": ["job.succeeded"]}
+    tus = {"Tus-Resumable": "1.0.0", "Upload-Length": "4"}
     cancelled = project.queued()
     assert project.client.post(f"jobs/{cancelled}:cancel").status_code == 202
     with (
@@ -163,6 +165,9 @@ def test_nothing_is_queued_in_a_project_that_was_closed_at_another_server(server
         problem(client.post("jobs", json={**body, "recipe": [PRUNE]}), 401, "unauthenticated")
         problem(client.post("sweeps", json={**body, "objective": objective}), 401, "unauthenticated")
         problem(client.post(f"jobs/{cancelled}:retry"), 401, "unauthenticated")
+        problem(client.post("models?name=m", content=pt2(), headers=OCTETS), 401, "unauthenticated")
+        problem(client.post("uploads", headers=tus), 401, "unauthenticated")
+        problem(client.post("webhooks", json=hook), 401, "unauthenticated")
     project.client.close()
     with server.parts.readers() as session:
         states = session.scalars(select(JobRow.state).where(JobRow.project_id == project.id)).all()

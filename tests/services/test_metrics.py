@@ -47,3 +47,13 @@ def test_counting_many_takes_a_share_of_the_time_alone(project):
         found, age = counts.read()
         assert found == {}
     assert age >= 0.25
+
+
+def test_what_nobody_asked_for_in_long_is_not_told(project):
+    counts = JobCounts(project.server.parts.readers, cheap_seconds=0, pause=1e9, old_seconds=0.2)
+    assert counts.read()[0] == {}
+    project.queued()
+    time.sleep(0.3)
+    found, age = counts.read()
+    assert found == {("cpu", "queued"): 1}
+    assert age < 0.2

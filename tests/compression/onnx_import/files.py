@@ -1,10 +1,5 @@
 """ONNX files as exporters write them, and small ones made by hand."""
 
-import contextlib
-import io
-import logging
-import warnings
-
 import numpy as np
 import onnx
 import torch
@@ -13,6 +8,7 @@ from torch.export import Dim
 
 from workers.compression.admission import admit
 from workers.compression.formats.models import load_model
+from workers.compression.formats.onnx import exporter_quiet
 
 KINDS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL, "int32": TensorProto.INT32}
 
@@ -20,7 +16,7 @@ KINDS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": Tenso
 def by_dynamo(module, inputs, path):
     """Export as ``torch.onnx.export`` does by default, with a dynamic batch."""
     shapes = tuple({0: Dim("batch")} for _ in inputs)
-    with _quiet():
+    with exporter_quiet():
         torch.onnx.export(
             module, inputs, path, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False
         )  # fmt: skip
@@ -29,23 +25,10 @@ def by_dynamo(module, inputs, path):
 def by_tracing(module, inputs, path, *, opset=17, names=("x",), dynamic=("batch",)):
     """Export as ``torch.onnx.export`` did for years; without ``dynamic``, all sizes are fixed."""
     axes = {name: dict(enumerate(dynamic)) for name in names} if dynamic else None
-    with _quiet():
+    with exporter_quiet():
         torch.onnx.export(
             module, inputs, path, dynamo=False, opset_version=opset, input_names=list(names), dynamic_axes=axes
         )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _quiet():
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def by_hand(path, nodes, inputs, outputs, weights=None, *, opset=18):

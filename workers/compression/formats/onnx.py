@@ -61,7 +61,7 @@ def save(network: Network, path: Path) -> None:
 def _convert(network: Network) -> onnx.ModelProto:
     program = _for_runtime(network).export()
     _settle_attention(program)
-    with _quiet():
+    with exporter_quiet():
         try:
             converted = torch.onnx.export(program, (), dynamo=True, verbose=False, external_data=False)
         except torch.onnx.errors.OnnxExporterError as error:
@@ -101,7 +101,7 @@ def _settle_attention(program: torch.export.ExportedProgram) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def exporter_quiet() -> Iterator[None]:
     """Silence the exporter: it prints, logs missing torchvision and warns about its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
