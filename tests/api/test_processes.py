@@ -45,8 +45,15 @@ def parent(server, tmp_path):
 
 def serving(parent):
     """Give the processes that the parent has started to serve; what shares things among them is no such process."""
-    children = [it for it in psutil.Process(parent).children() if it.status() != psutil.STATUS_ZOMBIE]
-    return [child.pid for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+    return [child.pid for child in psutil.Process(parent).children() if "spawn_main" in command_line(child)]
+
+
+def command_line(process):
+    """Give what was started; nothing of what has ended, also where it ends as it is asked."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def answers(url):
@@ -57,7 +64,7 @@ def answers(url):
 
 
 def gone(pids):
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+    return not any(command_line(process) for process in psutil.process_iter() if process.pid in pids)
 
 
 def test_several_processes_share_a_port_and_one_that_dies_is_replaced(project, parent):

@@ -95,6 +95,15 @@ def test_memory_is_blamed_only_where_it_can_be_to_blame(changed):
             1.0,
             ["QLinearConv takes 0.880 ms a run, which is about what is saved of Conv: 0.900 ms."],
         ),
+        # Whatever became of them, no operator took longer, and the least saved is of one that is gone.
+        (
+            profiled(Conv=0.95, ReorderOutput=0.05),
+            profiled(Conv=0.8),
+            1.0,
+            ["All operators together take less, 0.800 ms a run, 1.00 ms"],
+        ),
+        # Nothing took long enough to be measured.
+        (profiled(), profiled(), 1.0, ["At least 100% of a run is spent outside all operators"]),
     ],
 )
 def test_why_a_file_is_not_faster_is_told_by_its_operators(before, after, macs_ratio, words):

@@ -9,6 +9,7 @@ import schemathesis
 from hypothesis import strategies as st
 from schemathesis.core.failures import MalformedJson
 
+from app.api.deps import OFFSET_OCTETS
 from app.services.idempotency import KEY_PATTERN
 from tests.factories import npz, pt2
 
@@ -20,6 +21,9 @@ _OWN_KEY = os.environ["FUZZ_KEY_ID"]
 schemathesis.openapi.media_type(
     "application/octet-stream", st.one_of(st.builds(pt2), st.builds(npz), st.binary(max_size=256))
 )
+# Without one that writes them, pieces of an upload are never sent.
+schemathesis.serializer.alias(OFFSET_OCTETS, "application/octet-stream")
+schemathesis.openapi.media_type(OFFSET_OCTETS, st.binary(max_size=256))
 
 
 @schemathesis.hook
