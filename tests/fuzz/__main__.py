@@ -18,6 +18,10 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 _COUNT = re.compile(r"^\s*([\d,]+) generated", re.MULTILINE)
 
 
+SEVERAL = 12
+"""Sequences of requests for each request by itself: most of them end at the first that is refused."""
+
+
 def fuzz(data, *options):
     """Run schemathesis against a service made for it; give its status, what it said and how many cases it made."""
     with world(data) as found:
@@ -53,13 +57,16 @@ def main():
     # The service's own lines, one a request, would hide what is told of them.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     seed = [] if asked.seed is None else ["--seed", str(asked.seed)]
-    with tempfile.TemporaryDirectory() as folder:
-        status, said, cases = fuzz(Path(folder), "--max-examples", str(asked.examples), *seed)
-    print(said)
-    if cases < asked.least:
-        print(f"{cases} cases were made, fewer than {asked.least}: ask for more --examples.")
+    worst, made = 0, 0
+    for phases, examples in (("examples,coverage,fuzzing", asked.examples), ("stateful", SEVERAL * asked.examples)):
+        with tempfile.TemporaryDirectory() as folder:
+            status, said, cases = fuzz(Path(folder), "--phases", phases, "--max-examples", str(examples), *seed)
+        print(said)
+        worst, made = max(worst, status), made + cases
+    if made < asked.least:
+        print(f"{made} cases were made, fewer than {asked.least}: ask for more --examples.")
         return 1
-    return status
+    return worst
 
 
 if __name__ == "__main__":
