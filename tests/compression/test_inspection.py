@@ -75,3 +75,9 @@ def test_other_floats_are_refused_by_name(tmp_path, dtype):
     with pytest.raises(UnsupportedNetwork, match=str(dtype).removeprefix("torch.")) as caught:
         inspect_model(tmp_path / "model.pt2", "pt2")
     assert "model.float()" in caught.value.hint
+
+
+def test_a_group_norm_over_single_values_is_looked_into_on_one_row(tmp_path):
+    torch.export.save(export(nn.Sequential(nn.Conv2d(3, 4, 8), nn.GroupNorm(4, 4))), tmp_path / "model.pt2")
+    norm = next(layer for layer in inspect_model(tmp_path / "model.pt2", "pt2").layers if layer.op == "group_norm")
+    assert norm.weight_shape == (4,)

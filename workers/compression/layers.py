@@ -92,8 +92,16 @@ def _layer_norm(given: Arguments, _rank: int) -> nn.Module:
     )
 
 
+class GroupNorm(nn.GroupNorm):
+    """A group norm as the operator computes it: torch's own refuses groups of one value, as if they were a batch."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's own name for it
+        """Normalize each group of ``input``, (batch, channels, ...)."""
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def _group_norm(given: Arguments, _rank: int) -> nn.Module:
-    return nn.GroupNorm(given["num_groups"], len(given["weight"]), eps=given["eps"], device="meta")
+    return GroupNorm(given["num_groups"], len(given["weight"]), eps=given["eps"], device="meta")
 
 
 def _embedding(given: Arguments, _rank: int) -> nn.Module:
