@@ -57,6 +57,10 @@ bench-setup: setup ## Install what the benchmarks need beside it: peers, network
 fuzz: setup ## Ask the API at least 5,000 things that its OpenAPI document allows or forbids
 	$(BIN)/python -m tests.fuzz
 
+.PHONY: fuzz-jobs
+fuzz-jobs: setup ## Draw 300 networks, data sets and recipes, and run them
+	$(BIN)/python -m tests.fuzz.jobs
+
 .PHONY: faults
 faults: setup ## Kill, cut and fill parts of the service: 100 rounds, then 10 with the engine itself
 	$(BIN)/python -m tests.faults --rounds 100

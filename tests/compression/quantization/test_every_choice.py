@@ -31,7 +31,6 @@ ACTIVATIONS = {
     "leaky_relu": F.leaky_relu,
 }
 WIDTH = 8
-MAXEX = int(__import__("os").environ.get("MAXEX", "12"))
 
 
 class Stack(nn.Module):

@@ -16,7 +16,7 @@ from tests.compression.quantization.networks import make_context, make_network
 from tests.compression.quantization.schemes import run_onnx, run_torch
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.quantization import static
-from workers.compression.quantization.fusion import check_fused, optimized_graph
+from workers.compression.quantization.fusion import INTEGER_LAYERS, check_fused, optimized_graph
 from workers.compression.quantization.quantizer import QUANTIZABLE
 
 SPEC = QuantizeSpec(method="quantize", samples=48, bias_correction="off", smooth_quant="off")
@@ -251,3 +251,12 @@ def test_a_layer_that_runs_in_float_is_named_as_the_user_knows_it(tmp_path):
     onnx.save(model, tmp_path / "broken.onnx")
     with pytest.raises(CheckFailed, match=r"in float: .*middle\.0"):
         check_fused(tmp_path / "broken.onnx")
+
+
+def test_an_embedding_alone_may_be_stored_in_bytes(tmp_path, attention):
+    network, tokens = attention
+    result, operators = operators_of(network, tokens, tmp_path, SPEC.model_copy(update={"include": ("embedding",)}))
+    assert [layer["name"] for layer in result.details["layers"]] == ["embedding"]
+    assert INTEGER_LAYERS.isdisjoint(operators), "no product was asked for"
+    stored = onnx.load(tmp_path / "model.onnx").graph.initializer
+    assert [50, 32] in [list(tensor.dims) for tensor in stored if tensor.data_type == onnx.TensorProto.UINT8]
