@@ -63,8 +63,10 @@ def run_one(seed, folder):
 
 def _prepare(rng, drawn, folder, told):
     """Write the files, look into them and draw a job that fits them."""
-    _export(rng, drawn, folder / "model.pt2")
-    model = _inspect(inspect_model, folder / "model.pt2", "pt2")
+    format_ = told["format"] = rng.choice(("pt2", "pt2", "onnx"))
+    path = folder / f"model.{format_}"
+    _export(rng, drawn, path)
+    model = _inspect(inspect_model, path, format_)
     content = draw_data(rng, drawn, [spec.name for spec in model.signature.inputs])
     told["data"] = {name: [str(value.dtype), *value.shape] for name, value in content.items()}
     np.savez(folder / "data.npz", **content)
@@ -77,8 +79,8 @@ def _prepare(rng, drawn, folder, told):
         except (ValidationError, WinnowError):
             continue
         return Compress(
-            model_path="model.pt2",
-            model_format="pt2",
+            model_path=path.name,
+            model_format=format_,
             model_way=model.way,
             dataset_path="data.npz",
             dataset_format="npz",
@@ -96,7 +98,13 @@ def _export(rng, drawn, path):
     if shapes is not None and isinstance(net, Several | Column):
         shapes = {"given": shapes}
     try:
-        torch.export.save(torch.export.export(net, rows, dynamic_shapes=shapes), path)
+        exported = torch.export.export(net, rows, dynamic_shapes=shapes)
+        if path.suffix == ".onnx":
+            torch.onnx.export(
+                exported, (), path, dynamo=True, verbose=False, external_data=False, input_names=list(drawn.inputs)
+            )
+        else:
+            torch.export.save(exported, path)
     except Exception as error:
         raise Refused("not exported") from error
 

@@ -233,3 +233,29 @@ def test_tables_and_what_is_moved_train_on_one_range(tmp_path):
     assert sorted({zero for _, zero in encodings}) == [0, 128]
     assert len(set(encodings)) == 2, "the table with all that is read of it, and the hidden values"
     np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", rows), run_torch(loaded, rows), rtol=1e-3, atol=2e-2)
+
+
+class Dense(nn.Module):
+    """A norm behind what is joined, as in DenseNets, which no layer can take in."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(1, 4, 1)
+        self.norm, self.last, self.head = nn.BatchNorm2d(8), nn.Conv2d(8, 16, 3), nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(torch.cat([self.left(x), self.right(x)], 1)))
+        return self.head(torch.relu(self.last(x)).mean((2, 3)))
+
+
+def test_a_norm_that_no_layer_takes_in_trains_and_stays(digits_data, tmp_path):
+    network = make_network(Dense(), (1, 8, 8))
+    context = replace(text_context(network, tmp_path), data=digits_data)
+    result, loaded = write(network, spec("qat", epochs=2, learning_rate=0.05), context, tmp_path)
+    assert {layer["name"] for layer in result.details["layers"]} == {"left", "right", "last", "head"}
+    rows = digits_data.splits["validation"].inputs[0]
+    ours, theirs = run_torch(loaded, rows), run_onnx(tmp_path / "model.onnx", rows)
+    assert (ours.argmax(1) == theirs.argmax(1)).mean() > 0.98
+    before, after = network.module.norm, result.network.module.state_dict()
+    assert not torch.equal(after["norm.weight"], before.weight), "it trained"
+    torch.testing.assert_close(after["norm.running_mean"], before.running_mean)

@@ -79,7 +79,9 @@ def _run_integer(network: Network, spec: QuantizeSpec, context: Context) -> Step
         settle_weights(trained)
         # What the layers lose is judged against the weights, and by the ranges, that the training ended with.
         weights, float_graph = trained.state_dict(), plan.float_graph()
-        float_graph.load_state_dict({name: weights[name] for name in float_graph.state_dict()})
+        # What no operator reads, such as how many batches a norm has seen, is not there any more.
+        read = {str(node.target) for node in float_graph.graph.find_nodes(op="get_attr") if node.users}
+        float_graph.load_state_dict(float_graph.state_dict() | {name: weights[name] for name in read})
         parameters = found_parameters(trained)
         result = static.finish(
             replace(plan, module=float_graph, parameters=parameters, biases={}, weights={}), trained, context
