@@ -79,7 +79,9 @@ def test_a_digest_that_does_not_match(project):
     problem(response, 400, "digest_mismatch")
 
 
-@pytest.mark.parametrize("header", ["sha-256=abc", "sha-256=:???:", "sha-256=:AAAA:", "sha-256=:QUFB"])
+@pytest.mark.parametrize(
+    "header", ["sha-256=abc", "sha-256=:???:", "sha-256=:AAAA:", "sha-256=:QUFB", b"sha-256=:\xe9:"]
+)
 def test_a_digest_that_is_none(project, header):
     problem(project.upload("models", pt2(), headers={"Repr-Digest": header}), 400, "malformed_request")
 
