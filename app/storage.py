@@ -38,6 +38,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _STAGED = re.compile(r".+#\d+")
 
 
+StoreError = obstore.exceptions.BaseError
+"""What the store throws beside the system's own errors."""
+
+
 class FileChanged(Exception):
     """A file did not hold still while it was stored; nothing of it is kept."""
 
@@ -77,7 +81,7 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _FULL
     # The store's own errors carry the system's only in their text.
-    text = str(error) if isinstance(error, obstore.exceptions.BaseError) else ""
+    text = str(error) if isinstance(error, StoreError) else ""
     return any(f"(os error {number})" in text for number in _FULL)
 
 
@@ -86,7 +90,7 @@ def storing() -> Iterator[None]:
     """Say in our own words why something could not be stored."""
     try:
         yield
-    except (OSError, obstore.exceptions.BaseError) as error:
+    except (OSError, StoreError) as error:
         if is_full(error):
             raise StorageFull("There is no room left in the storage.") from error
         raise Unavailable("The storage cannot be written.") from error
@@ -135,7 +139,7 @@ class Storage:
 
     async def _abandon(self, writer: _Writer, key: str) -> None:
         # Closing completes the object, in parts or not, in every kind of store; then it can be deleted.
-        with suppress(OSError, obstore.exceptions.BaseError):
+        with suppress(OSError, StoreError):
             await writer.close()
         await anyio.to_thread.run_sync(self.delete, key)
 
@@ -193,7 +197,7 @@ class Storage:
                     file.write(chunk)
         except FileNotFoundError as error:
             raise _missing(key) from error
-        except (OSError, obstore.exceptions.BaseError) as error:
+        except (OSError, StoreError) as error:
             if is_full(error):
                 raise StorageFull("The worker has no room left for its inputs.") from error
             raise Unavailable("The storage cannot be read.") from error

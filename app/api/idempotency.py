@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.deps import Parts, authenticated
-from app.api.errors import problem
+from app.api.errors import AWAY, problem, unavailable
 from app.domain.errors import TruncatedUpload, Unauthenticated, WinnowError
 from app.services import idempotency
 from app.services.callers import Caller
@@ -67,13 +67,16 @@ class Idempotency:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(self._prefix)
         key = Headers(scope=scope).get(HEADER) if asked else None
-        caller = await _caller(scope) if key is not None else None
-        if key is None or caller is None:
-            # Without a valid key the endpoint refuses, whatever was sent.
+        if key is None:
             await self._app(scope, receive, send)
             return
-        scope["state"]["key_id"] = caller.key_id
         try:
+            caller = await _caller(scope)
+            if caller is None:
+                # Without a valid key the endpoint refuses, whatever was sent.
+                await self._app(scope, receive, send)
+                return
+            scope["state"]["key_id"] = caller.key_id
             idempotency.check_key(key)
             parts: Parts = scope["app"].state.parts
             found = await run_in_threadpool(idempotency.begin, parts.sessions, caller, key)
@@ -87,6 +90,8 @@ class Idempotency:
             response = Response(found.body, found.status, {**found.headers, REPLAYED: "true"})
         except WinnowError as error:
             response = problem(error, scope)
+        except AWAY as error:
+            response = problem(unavailable(error, scope["state"]["request_id"]), scope)
         await response(scope, receive, send)
 
 
