@@ -103,14 +103,17 @@ def check_size(size_bytes: int, limit: int) -> None:
 
 
 class Storage:
-    """The store of one service, opened by URL: ``file:///folder`` or ``s3://bucket/prefix``."""
+    """The store of one service, opened by URL: ``file:///folder`` or ``s3://bucket/prefix``.
+
+    Raises Unavailable where the URL is of no store.
+    """
 
     def __init__(self, url: str) -> None:
         self.folder = _folder_of(url)
         if self.folder is not None:
             # What users upload is for the service alone; a folder that is there keeps the mode that it has.
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.store: ObjectStore = LocalStore(self.folder) if self.folder else from_url(url)
+        self.store: ObjectStore = LocalStore(self.folder) if self.folder else _opened(url)
 
     async def receive(self, body: AsyncIterator[bytes], *, limit: int) -> Incoming:
         """Write a stream down, hashing it on the way.
@@ -288,6 +291,16 @@ class _Reader(io.RawIOBase):
         data = bytes(self._reader.read(len(buffer)))
         buffer[: len(data)] = data
         return len(data)
+
+
+def _opened(url: str) -> ObjectStore:
+    try:
+        return from_url(url)
+    except (StoreError, ValueError) as error:
+        why = str(error).partition("\n")[0]
+        raise Unavailable(
+            f"WINNOW_STORAGE_URL is no storage ({why}). Give file:///folder or s3://bucket/prefix."
+        ) from error
 
 
 def _folder_of(url: str) -> Path | None:
