@@ -5,14 +5,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from winnow.downloading import Progress
 from winnow.errors import ConnectionFailed, JobFailed, NotFound, ProblemError
-from winnow.objects import Artifact, Model, waits
+from winnow.objects import LONGEST_WAIT_SECONDS, Artifact, Model, waits
 from winnow.transport import Transport, body_of, worth_another_try
 
 ENDED = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
+_PING_SECONDS = 15
+"""A stream of events says nothing for so long."""
+_EVENTS_SECONDS = 1
+"""Events are asked for so often where they cannot be followed."""
+_MOST_A_PAGE = 200
 _MEDIA_TYPES = {"json": "application/json", "html": "text/html", "markdown": "text/markdown"}
 
 
@@ -62,6 +67,10 @@ class Event:
     type: str
     at: datetime
     data: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        return cls(body["id"], body["type"], datetime.fromisoformat(body["at"]), body["data"])
 
 
 @dataclass(frozen=True)
@@ -128,10 +137,17 @@ class Job:
         if on_event is not None and timeout is None:
             for event in self.events():
                 on_event(event)
+            on_event = None
+        told, longest = 0, LONGEST_WAIT_SECONDS if on_event is None else _EVENTS_SECONDS
         for seconds in waits(timeout, f"{self.job_id} is {self.raw['state']}"):
-            if self._status().finished:
+            finished = self._status().finished
+            if on_event is not None:
+                for event in self._events_so_far(told):
+                    on_event(event)
+                    told = event.id
+            if finished:
                 break
-            self._refreshed(wait=seconds)
+            self._refreshed(wait=min(seconds, longest))
         return self._status()
 
     def result(self, timeout: float | None = None) -> "Job":
@@ -266,11 +282,19 @@ class Job:
     def _stream(self, after: int) -> Iterator[Event]:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
         data: list[str] = []
-        with self._transport.stream(f"{self._path}/events", headers) as response:
+        with self._transport.stream(f"{self._path}/events", headers, silent_seconds=_PING_SECONDS) as response:
             for line in response.iter_lines():
                 if line.startswith("data:"):
                     data.append(line[5:].removeprefix(" "))
                 elif not line and data:
                     body = json.loads("\n".join(data))
                     data = []
-                    yield Event(body["id"], body["type"], datetime.fromisoformat(body["at"]), body["data"])
+                    yield Event.of(body)
+
+    def _events_so_far(self, after: int) -> Iterator[Event]:
+        while True:
+            page = self._transport.get(f"{self._path}/events", after=after, limit=_MOST_A_PAGE)
+            yield from map(Event.of, page["items"])
+            if page["next_cursor"] is None:
+                return
+            after = page["next_cursor"]
