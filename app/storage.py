@@ -31,6 +31,7 @@ PART_BYTES = 8 * 1024**2
 PARTS_IN_FLIGHT = 2
 _INCOMING = "incoming"
 _CONTENTS = "projects"
+_CONTENT = re.compile(rf"{_CONTENTS}/[^/]+/[0-9a-f]{{64}}")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 """What file systems answer that know no hard links."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -256,9 +257,14 @@ class Storage:
         return len(sizes), sum(sizes)
 
     def contents_before(self, before: datetime) -> Iterator[tuple[str, int]]:
-        """Give the key and the size in bytes of every content that was stored before a time."""
+        """Give the key and the size in bytes of every content that was stored before a time.
+
+        What others have put between them, such as a browser's marks of folders, is left alone.
+        """
         for page in obstore.list(self.store, _CONTENTS):
-            yield from ((entry["path"], entry["size"]) for entry in page if entry["last_modified"] < before)
+            for entry in page:
+                if entry["last_modified"] < before and _CONTENT.fullmatch(entry["path"]):
+                    yield entry["path"], entry["size"]
 
     def check(self) -> None:
         """Write, read and delete a small object. Raises Unavailable where any of it fails."""
