@@ -15,7 +15,7 @@ from app.domain.errors import Conflict, FieldError, JobEnded, NotFound, NotReady
 from app.domain.ids import Prefix, is_id, new_id
 from app.domain.job import EventType, JobSpec, JobState
 from app.domain.model import ObjectState
-from app.services import audit, contents, facts, limits, sensitivity
+from app.services import audit, contents, facts, limits, sensitivity, trials
 from app.services.callers import Caller, hold_open
 from app.storage import Storage
 
@@ -177,6 +177,8 @@ def remove(sessions: Sessions, storage: Storage, by: Caller, job_id: str) -> Non
             raise Conflict(f"The job is {row.state}.", hint="Cancel it first.")
         digests = jobs.artifact_contents(session, row.id)
         jobs.delete(session, row)
+        if row.sweep_id is not None:
+            trials.let_go(session, by.project_id, row.sweep_id, row.id)
         audit.record(session, by, "job.deleted", row.id, project_id=row.project_id)
     for digest in digests:
         contents.release(sessions, storage, by.project_id, digest)

@@ -189,6 +189,19 @@ def test_the_budget_of_time_begins_with_the_first_job(project):
     assert (sweep["state"], sweep["best_job_id"], sweep["launched"]) == ("succeeded", first, 2)
 
 
+def test_the_best_that_is_deleted_leaves_the_next_best_behind(project):
+    sweep_id = started(project, budget={"trials": 3}, parallel=3)
+    times = iter([0.3, 0.1, 0.2])
+    trials = run_to_end(project, sweep_id, lambda _: {"p50_ms": next(times)})["trials"]
+    slow, fast, middle = (trial["job_id"] for trial in trials)
+    for best, left in ((fast, middle), (middle, slow), (slow, None)):
+        assert shown(project, sweep_id)["best_job_id"] == best
+        assert project.client.delete(f"jobs/{best}").status_code == 204
+        assert shown(project, sweep_id)["best_job_id"] == left
+        (listed,) = project.client.get("sweeps").json()["items"]
+        assert listed["best_job_id"] == left
+
+
 def test_two_housekeepers_start_no_more_than_may_be_underway(project):
     sweep_id = started(project, budget={"trials": 20}, parallel=4)
     for trial in shown(project, sweep_id)["trials"]:
