@@ -1,12 +1,16 @@
 """What operators ask, and what is missing when the service cannot take a job."""
 
+import signal
 import subprocess
+import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import httpx
 import pytest
 from sqlalchemy import text
 
+from app import queue
 from app.db import workers
 from app.embedded import broker_command, broker_socket, wait_for_broker
 from tests.factories import pt2
@@ -58,6 +62,44 @@ def test_readiness_names_each_part_that_is_missing(broker, tmp_path):
         with server.parts.engine.begin() as connection:
             connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
         assert "migrations" in missing()
+
+
+def test_a_broker_that_falls_silent_is_left_for_the_one_that_takes_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(queue, "ANSWER_SECONDS", 0.5)
+    path = broker_socket(tmp_path)
+    with ExitStack() as brokers:
+
+        def start():
+            process = subprocess.Popen(broker_command(tmp_path, path))
+            brokers.callback(process.wait, 10)
+            brokers.callback(process.kill)
+            wait_for_broker(path, process)
+            return process
+
+        first = start()
+        with serving(tmp_path, broker_url=f"redis+socket://{path}") as server:
+            project = server.project()
+
+            def published():
+                until = time.monotonic() + 10
+                while (left := project.kept()[4]) and time.monotonic() < until:
+                    time.sleep(0.05)
+                return left == 0
+
+            with project.client:
+                ids = {"model_id": project.add_model(), "dataset_id": project.add_dataset()}
+                project.queued(**ids)
+                assert published()
+                first.send_signal(signal.SIGSTOP)
+                path.unlink()
+                second = start()
+                project.queued(**ids)
+                assert published()
+                second.send_signal(signal.SIGSTOP)
+                project.queued(**ids)
+                time.sleep(0.2)
+            began = time.monotonic()
+        assert time.monotonic() - began < 5, "it stops all the same"
 
 
 def test_readiness_misses_the_broker(server):
