@@ -101,7 +101,9 @@ def _addition_at_once() -> Select[Any]:
 
 
 def get(session: Session, project_id: str, job_id: str) -> JobRow | None:
-    return session.scalar(select(JobRow).where(JobRow.id == job_id, JobRow.project_id == project_id))
+    """Get a job as it is now."""
+    query = select(JobRow).where(JobRow.id == job_id, JobRow.project_id == project_id)
+    return session.scalar(query.execution_options(populate_existing=True))
 
 
 def get_several(session: Session, project_id: str, job_ids: Sequence[str]) -> Sequence[JobRow]:

@@ -129,12 +129,13 @@ def list_page(
 
 def cancel(session: Session, by: Caller, job_id: str) -> JobView:
     """End a queued job at once, or ask a running one to end. Raises JobEnded."""
+    find(session, by.project_id, job_id)
+    asked = jobs.cancel(session, job_id, datetime.now(UTC))
+    # As it is now: one that has ended may have been deleted meanwhile.
     row = find(session, by.project_id, job_id)
-    if jobs.cancel(session, row.id, datetime.now(UTC)) is None:
-        session.refresh(row)
+    if asked is None:
         raise JobEnded(f"The job has already ended: it is {row.state}.")
     audit.record(session, by, "job.cancelled", row.id, project_id=row.project_id)
-    session.refresh(row)
     return _view(session, row)
 
 
