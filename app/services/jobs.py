@@ -67,11 +67,17 @@ def submit(
     return JobView(row, place)
 
 
-def check(session: Session, project_id: str, spec: JobSpec) -> None:
-    """Raise why a job could only fail, from the facts of its model, its data set and the models that it names."""
-    require_ready(session, project_id, spec)
-    rows = facts.of_dataset(session, spec.dataset_id)
+def check(session: Session, project_id: str, spec: JobSpec, *, ready: set[str] | None = None) -> None:
+    """Raise why a job could only fail, from the facts of its model, its data set and the models that it names.
+
+    ``ready`` are those that were found ready in this transaction, which holds the project, and is told of more.
+    """
+    ready = set() if ready is None else ready
     named = {name for step in spec.recipe for name in step.models.values()}
+    if not ready.issuperset(asked := {spec.model_id, spec.dataset_id, *named}):
+        require_ready(session, project_id, spec)
+        ready |= asked
+    rows = facts.of_dataset(session, spec.dataset_id)
     others = {name: facts.of_model(session, name) for name in named}
     compatibility.check(spec, facts.of_model(session, spec.model_id), rows, others)
     sensitivity.check(session, project_id, spec, rows)

@@ -77,10 +77,10 @@ def submit(session: Session, project_id: str, spec: SweepSpec, now: datetime, *,
         ValidationFailed and what a job is refused for: a recipe at an end of its ranges.
     """
     hold_open(session, project_id)
-    templates = _templates(session, project_id, spec)
+    templates, ready = _templates(session, project_id, spec), set[str]()
     for place, template in enumerate(templates):
         with _pointed(f"/space/recipes/{place}" if spec.space != "auto" else "/space"):
-            _check_ends(session, project_id, spec, template)
+            _check_ends(session, project_id, spec, template, ready)
     row = SweepRow(
         id=new_id(Prefix.SWEEP),
         project_id=project_id,
@@ -250,11 +250,11 @@ def _templates(session: Session, project_id: str, spec: SweepSpec) -> Templates:
     return found
 
 
-def _check_ends(session: Session, project_id: str, spec: SweepSpec, template: Template) -> None:
+def _check_ends(session: Session, project_id: str, spec: SweepSpec, template: Template, ready: set[str]) -> None:
     """Refuse a template that no job can be made of at either end of its ranges, or with one of its choices."""
     count = len(ranges_of(template))
     for point in ((0.0,) * count, (1.0,) * count, *choices_of(template)):
-        jobs.check(session, project_id, _job(spec, fill(template, point)))
+        jobs.check(session, project_id, _job(spec, fill(template, point)), ready=ready)
 
 
 @contextmanager
