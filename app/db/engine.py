@@ -20,6 +20,8 @@ _KNOWN = "Give sqlite:////folder/winnow.db, or postgresql://user:password@host:5
 _BUSY_TIMEOUT_MS = 30_000
 _READ_ONLY = "winnow_read_only"
 _USED = "winnow_used"
+# What statements are given is in no error, and so in no log: secrets of webhooks are among it, and what users sent.
+_OPTIONS: dict[str, Any] = {"pool_size": 10, "max_overflow": 30, "hide_parameters": True}
 _TRUSTED_SECONDS = 1.0
 """A connection that was in use so lately is there still; each look would be one more way to the server and back."""
 
@@ -31,14 +33,14 @@ def make_engine(url: str) -> Engine:
     """
     parsed = _parsed(url)
     if parsed.get_backend_name() != "sqlite":
-        engine = create_engine(parsed, pool_size=10, max_overflow=30)
+        engine = create_engine(parsed, **_OPTIONS)
         event.listen(engine, "checkin", _note_use)
         event.listen(engine, "checkout", _check)
         return engine
     if not parsed.database or parsed.database == ":memory:":
         raise Unavailable(f"SQLite needs a file: every process must see the same database. {_KNOWN}")
     _make_file(Path(parsed.database))
-    engine = create_engine(parsed, pool_size=10, max_overflow=30)
+    engine = create_engine(parsed, **_OPTIONS)
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     return engine
