@@ -101,6 +101,18 @@ def test_a_client_of_little_patience_waits_and_listens_for_as_long_as_it_is_told
             assert [event.data["state"] for event in listening.result()] == ["queued", "cancelled"]
 
 
+def test_streams_that_end_at_once_are_not_asked_for_without_a_pause(flaky):
+    running = {**ACCEPTED[2], "state": "running"}
+    stream = (200, {"Content-Type": "text/event-stream"}, b"")
+    flaky.answers = [*[stream, (200, {}, running)] * 20, stream, (200, {}, {**running, "state": "succeeded"})]
+    with winnow.Client(flaky.url, "key", retries=0) as client:
+        client._transport._backoff = 0.01
+        began = time.monotonic()
+        assert list(winnow.Job(client._transport, running).events()) == []
+    # Each pause is at least half of what the backoff has come to.
+    assert time.monotonic() - began > 0.01 / 2 * (1 + 2 + 4 + 8 + 16 + 15 * 32)
+
+
 def test_what_happens_is_told_where_a_wait_has_an_end_too(client, project):
     job, seen = client.get_job(project.queued()), []
     project.claim(job.id)

@@ -18,6 +18,8 @@ _PING_SECONDS = 15
 _EVENTS_SECONDS = 1
 """Events are asked for so often where they cannot be followed."""
 _MOST_A_PAGE = 200
+_MOST_DOUBLED = 5
+"""How often the pause between streams that told nothing is made twice as long."""
 _MEDIA_TYPES = {"json": "application/json", "html": "text/html", "markdown": "text/markdown"}
 
 
@@ -166,12 +168,12 @@ class Job:
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """Follow what happens until the job ends; a cut connection is taken up where it broke."""
-        tried = 0
+        tried = silent = 0
         while True:
             try:
                 for event in self._stream(after):
                     yield event
-                    after, tried = event.id, 0
+                    after, tried, silent = event.id, 0, 0
             except (ProblemError, ConnectionFailed) as error:
                 if tried == self._transport.retries or not worth_another_try(error):
                     raise
@@ -181,6 +183,9 @@ class Job:
                 # A server that stops ends its streams as the end of the job does.
                 if self._refreshed().finished:
                     return
+                # What stands between may end each at once.
+                self._transport.pause(min(silent, _MOST_DOUBLED))
+                silent += 1
 
     def cancel(self) -> JobStatus:
         """Ask it to end, within seconds; what it has made so far is kept."""

@@ -102,7 +102,7 @@ class Transport:
                 self.pause(tried, error)
                 tried += not at_work
 
-    def pause(self, tried: int, error: ProblemError | ConnectionFailed) -> None:
+    def pause(self, tried: int, error: ProblemError | ConnectionFailed | None = None) -> None:
         """Wait for as long as the service asked, else twice as long each time, and never all clients at once."""
         asked = error.retry_after_seconds if isinstance(error, ProblemError) else None
         seconds = self._backoff * 2**tried * random.uniform(0.5, 1) if asked is None else asked  # noqa: S311  no secret
