@@ -25,17 +25,7 @@ from sqlalchemy.orm import Session
 from app.db import outbox, usage, webhooks
 from app.db.paging import page
 from app.db.places import MOST_COUNTED, counted_before, one_position
-from app.db.tables import (
-    ArtifactRow,
-    EventRow,
-    JobLabelRow,
-    JobModelRow,
-    JobRow,
-    OutboxRow,
-    UsageRow,
-    UtcDateTime,
-    table_of,
-)
+from app.db.tables import ArtifactRow, EventRow, JobLabelRow, JobModelRow, JobRow, OutboxRow, UsageRow, table_of
 from app.domain.errors import Failure
 from app.domain.job import MOST_RETRIES, TRANSITIONS, EventType, JobState
 
@@ -311,7 +301,7 @@ def cancel(session: Session, job_id: str, now: datetime) -> JobState | None:
         .where(own, JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)))
         .values(
             state=case((queued, JobState.CANCELLED), else_=JobState.CANCELLING),
-            ended_at=case((queued, literal(now, UtcDateTime()))),
+            ended_at=case((queued, literal(now, JobRow.ended_at.type))),
             last_event_id=JobRow.last_event_id + 1,
         )
         .returning(JobRow.state, JobRow.last_event_id)
