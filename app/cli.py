@@ -37,7 +37,8 @@ _SERVER: dict[str, Any] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     from pydantic import ValidationError
-    from sqlalchemy.exc import OperationalError, ProgrammingError
+    from pydantic_settings import SettingsError
+    from sqlalchemy.exc import DBAPIError
 
     from app.domain.errors import WinnowError
 
@@ -49,9 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WinnowError as error:
         found = error.detail
     except ValidationError as error:
-        found = "; ".join(f"WINNOW_{'_'.join(map(str, it['loc'])).upper()}: {it['msg']}" for it in error.errors())
-    except (OperationalError, ProgrammingError) as error:
+        # What follows from other settings has no fault of its own.
+        faults = [it for it in error.errors() if it["type"] != "default_factory_not_called"]
+        found = "; ".join(f"WINNOW_{'_'.join(map(str, it['loc'])).upper()}: {it['msg']}" for it in faults)
+    except SettingsError as error:
+        found = f"{error}: {error.__cause__}. Lists are written in JSON."
+    except DBAPIError as error:
         found = f"{error.orig}. Is WINNOW_DATA or WINNOW_DATABASE_URL that of the service, and `winnowd migrate` done?"
+    except OSError as error:
+        found = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     else:
         return status
     sys.stderr.write(f"winnowd: {found}\n")
@@ -68,6 +75,17 @@ def _processes(text: str) -> int:
     if text.isdecimal() and 1 <= int(text) <= _MOST_PROCESSES:
         return int(text)
     raise argparse.ArgumentTypeError(f"a number of processes is 1 to {_MOST_PROCESSES}, not {text!r}")
+
+
+def _key_name(text: str) -> str:
+    from pydantic import TypeAdapter, ValidationError
+
+    from app.domain.job import NameText
+
+    try:
+        return TypeAdapter(NameText).validate_python(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(f"a name has 1 to 200 characters without controls, not {text!r}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
     keys = commands.add_parser("keys", help="make, list and revoke API keys").add_subparsers(required=True)
     create = keys.add_parser("create")
-    create.add_argument("--name", required=True)
+    create.add_argument("--name", type=_key_name, required=True)
     create.add_argument("--scopes", nargs="+", choices=("read", "write", "admin"), default=["read", "write"])
     create.set_defaults(run=_create_key)
     list_ = keys.add_parser("list")

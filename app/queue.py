@@ -19,6 +19,8 @@ TRANSPORT: dict[str, Any] = {
     "socket_connect_timeout": 2,
     "socket_keepalive": True,
 }
+ANSWER_SECONDS = 5.0
+"""A broker that says nothing for so long is away, though its connection is not cut: its host may be gone."""
 _BATCH = 100
 _POLL_SECONDS = 1.0
 _GATHER_SECONDS = 0.05
@@ -41,7 +43,8 @@ class Relay:
         self._readers = make_sessions(engine, read_only=True)
         self._sessions = make_sessions(engine)
         self._celery = Celery("winnow", broker=settings.broker_url, set_as_current=False)
-        self._celery.conf.update(broker_transport_options=TRANSPORT, task_serializer="json", task_ignore_result=True)
+        options = {**TRANSPORT, "socket_timeout": ANSWER_SECONDS}
+        self._celery.conf.update(broker_transport_options=options, task_serializer="json", task_ignore_result=True)
         self._producer: Any = None
         self._awake = threading.Event()
         self._stopping = False

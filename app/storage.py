@@ -31,11 +31,16 @@ PART_BYTES = 8 * 1024**2
 PARTS_IN_FLIGHT = 2
 _INCOMING = "incoming"
 _CONTENTS = "projects"
+_CONTENT = re.compile(rf"{_CONTENTS}/[^/]+/[0-9a-f]{{64}}")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 """What file systems answer that know no hard links."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # The local store writes beside the object and renames; it lists no name of this form.
 _STAGED = re.compile(r".+#\d+")
+
+
+StoreError = obstore.exceptions.BaseError
+"""What the store throws beside the system's own errors."""
 
 
 class FileChanged(Exception):
@@ -77,7 +82,7 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _FULL
     # The store's own errors carry the system's only in their text.
-    text = str(error) if isinstance(error, obstore.exceptions.BaseError) else ""
+    text = str(error) if isinstance(error, StoreError) else ""
     return any(f"(os error {number})" in text for number in _FULL)
 
 
@@ -86,7 +91,7 @@ def storing() -> Iterator[None]:
     """Say in our own words why something could not be stored."""
     try:
         yield
-    except (OSError, obstore.exceptions.BaseError) as error:
+    except (OSError, StoreError) as error:
         if is_full(error):
             raise StorageFull("There is no room left in the storage.") from error
         raise Unavailable("The storage cannot be written.") from error
@@ -99,14 +104,17 @@ def check_size(size_bytes: int, limit: int) -> None:
 
 
 class Storage:
-    """The store of one service, opened by URL: ``file:///folder`` or ``s3://bucket/prefix``."""
+    """The store of one service, opened by URL: ``file:///folder`` or ``s3://bucket/prefix``.
+
+    Raises Unavailable where the URL is of no store.
+    """
 
     def __init__(self, url: str) -> None:
         self.folder = _folder_of(url)
         if self.folder is not None:
             # What users upload is for the service alone; a folder that is there keeps the mode that it has.
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.store: ObjectStore = LocalStore(self.folder) if self.folder else from_url(url)
+        self.store: ObjectStore = LocalStore(self.folder) if self.folder else _opened(url)
 
     async def receive(self, body: AsyncIterator[bytes], *, limit: int) -> Incoming:
         """Write a stream down, hashing it on the way.
@@ -135,7 +143,7 @@ class Storage:
 
     async def _abandon(self, writer: _Writer, key: str) -> None:
         # Closing completes the object, in parts or not, in every kind of store; then it can be deleted.
-        with suppress(OSError, obstore.exceptions.BaseError):
+        with suppress(OSError, StoreError):
             await writer.close()
         await anyio.to_thread.run_sync(self.delete, key)
 
@@ -193,7 +201,7 @@ class Storage:
                     file.write(chunk)
         except FileNotFoundError as error:
             raise _missing(key) from error
-        except (OSError, obstore.exceptions.BaseError) as error:
+        except (OSError, StoreError) as error:
             if is_full(error):
                 raise StorageFull("The worker has no room left for its inputs.") from error
             raise Unavailable("The storage cannot be read.") from error
@@ -249,9 +257,14 @@ class Storage:
         return len(sizes), sum(sizes)
 
     def contents_before(self, before: datetime) -> Iterator[tuple[str, int]]:
-        """Give the key and the size in bytes of every content that was stored before a time."""
+        """Give the key and the size in bytes of every content that was stored before a time.
+
+        What others have put between them, such as a browser's marks of folders, is left alone.
+        """
         for page in obstore.list(self.store, _CONTENTS):
-            yield from ((entry["path"], entry["size"]) for entry in page if entry["last_modified"] < before)
+            for entry in page:
+                if entry["last_modified"] < before and _CONTENT.fullmatch(entry["path"]):
+                    yield entry["path"], entry["size"]
 
     def check(self) -> None:
         """Write, read and delete a small object. Raises Unavailable where any of it fails."""
@@ -284,6 +297,16 @@ class _Reader(io.RawIOBase):
         data = bytes(self._reader.read(len(buffer)))
         buffer[: len(data)] = data
         return len(data)
+
+
+def _opened(url: str) -> ObjectStore:
+    try:
+        return from_url(url)
+    except (StoreError, ValueError) as error:
+        why = str(error).partition("\n")[0]
+        raise Unavailable(
+            f"WINNOW_STORAGE_URL is no storage ({why}). Give file:///folder or s3://bucket/prefix."
+        ) from error
 
 
 def _folder_of(url: str) -> Path | None:

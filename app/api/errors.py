@@ -7,6 +7,8 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
@@ -20,10 +22,12 @@ from app.domain.errors import (
     MethodNotAllowed,
     NotFound,
     TooLarge,
+    Unavailable,
     Unsupported,
     WinnowError,
 )
 from app.domain.faults import field_errors, leaf, message, pointer_to, told
+from app.storage import StoreError
 
 MEDIA_TYPE = "application/problem+json"
 STATUS: dict[Kind, int] = {
@@ -57,6 +61,9 @@ _FROM_FRAMEWORK: dict[int, type[WinnowError]] = {
     415: Unsupported,
 }
 
+AWAY: tuple[type[Exception], ...] = (OperationalError, InterfaceError, NoConnection, StoreError)
+"""What the database and the storage throw where they cannot be reached, or are kept busy for too long."""
+
 log = structlog.get_logger()
 
 
@@ -76,6 +83,8 @@ class Problem(BaseModel):
 
 def install(app: FastAPI) -> None:
     app.add_exception_handler(WinnowError, _on_own)
+    for away in AWAY:
+        app.add_exception_handler(away, _on_away)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_framework)
     app.add_exception_handler(Exception, _on_unforeseen)
@@ -111,6 +120,17 @@ async def _on_own(request: Request, error: Exception) -> JSONResponse:
     if STATUS[error.kind] >= 500:
         log.error("service_error", code=error.code, detail=error.detail, request_id=request.state.request_id)
     return problem(error, request.scope)
+
+
+def unavailable(error: Exception, request_id: str) -> Unavailable:
+    """Log one of AWAY, and give what the caller is told: nothing of what lies behind."""
+    what = "storage" if isinstance(error, StoreError) else "database"
+    log.error("part_away", part=what, request_id=request_id, exc_info=error)
+    return Unavailable(f"The {what} cannot be reached.")
+
+
+async def _on_away(request: Request, error: Exception) -> JSONResponse:
+    return problem(unavailable(error, request.state.request_id), request.scope)
 
 
 async def _on_framework(request: Request, error: Exception) -> JSONResponse:

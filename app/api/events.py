@@ -11,9 +11,11 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
 
 from app.api.contents import require_acceptable
-from app.api.deps import DEFAULT_LIMIT, MAX_INTEGER, Limit, Parts, PartsDep, Reader
+from app.api.deps import DEFAULT_LIMIT, JSON, MAX_INTEGER, Limit, Parts, PartsDep, Reader
 from app.api.schemas import EventOut, Page
 from app.api.watching import Line, written
 from app.db.tables import EventRow
@@ -50,7 +52,7 @@ async def list_job_events(
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """List events, oldest first; as ``text/event-stream``, follow them until the job ends."""
-    if _STREAM in request.headers.get("accept", "") and not getattr(request.state, "head", False):
+    if _wants_stream(request) and not getattr(request.state, "head", False):
         start = _event_id(last_event_id) if last_event_id else after
         await run_in_threadpool(_read, parts, caller, job_id, start, 1)
         return _Stream(_follow(parts, caller, job_id, start), ping=_PING_SECONDS)
@@ -64,6 +66,13 @@ async def get_job_logs(request: Request, parts: PartsDep, caller: Reader, job_id
     require_acceptable(request, "text/plain")
     _, first = await run_in_threadpool(_read, parts, caller, job_id, 0, _BATCH, EventType.LOG)
     return StreamingResponse(_lines(parts, caller, job_id, first), media_type="text/plain; charset=utf-8")
+
+
+def _wants_stream(request: Request) -> bool:
+    """Tell whether Accept names the stream, and likes the list no better; what takes anything gets the list."""
+    accepted = parse_accept_header(request.headers.get("accept", "").lower(), MIMEAccept)
+    named = max((share for name, share in accepted if name.partition(";")[0].rstrip() == _STREAM), default=0)
+    return named > 0 and named >= accepted.quality(JSON)
 
 
 class _Stream(EventSourceResponse):

@@ -4,12 +4,15 @@ A payload is its path, query and media type, what the headers of tus say, and th
 body passes through: an upload is never held in memory.
 """
 
+import asyncio
 import hashlib
 import json
-import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -17,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.deps import Parts, authenticated
-from app.api.errors import problem
+from app.api.errors import AWAY, problem, unavailable
 from app.domain.errors import TruncatedUpload, Unauthenticated, WinnowError
 from app.services import idempotency
 from app.services.callers import Caller
@@ -32,6 +35,8 @@ _PAYLOAD_HEADERS = ("upload-length", "upload-metadata")
 """What begins a resumable upload says in headers, without a body."""
 _SECRETS = ("key", "secret")
 """The names of the fields of bodies that are shown once."""
+
+log = structlog.get_logger()
 
 
 _DESCRIBED: dict[str, Any] = {
@@ -62,13 +67,16 @@ class Idempotency:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(self._prefix)
         key = Headers(scope=scope).get(HEADER) if asked else None
-        caller = await _caller(scope) if key is not None else None
-        if key is None or caller is None:
-            # Without a valid key the endpoint refuses, whatever was sent.
+        if key is None:
             await self._app(scope, receive, send)
             return
-        scope["state"]["key_id"] = caller.key_id
         try:
+            caller = await _caller(scope)
+            if caller is None:
+                # Without a valid key the endpoint refuses, whatever was sent.
+                await self._app(scope, receive, send)
+                return
+            scope["state"]["key_id"] = caller.key_id
             idempotency.check_key(key)
             parts: Parts = scope["app"].state.parts
             found = await run_in_threadpool(idempotency.begin, parts.sessions, caller, key)
@@ -82,6 +90,8 @@ class Idempotency:
             response = Response(found.body, found.status, {**found.headers, REPLAYED: "true"})
         except WinnowError as error:
             response = problem(error, scope)
+        except AWAY as error:
+            response = problem(unavailable(error, scope["state"]["request_id"]), scope)
         await response(scope, receive, send)
 
 
@@ -127,7 +137,6 @@ class _Passage:
         self._parts, self._claim = parts, claim
         self._scope, self._send = scope, send
         self._body = _Body(scope, receive)
-        self._renewed = time.monotonic()
         self._start: Message | None = None
         self._answer = bytearray()
         self._heard: Response | None = None
@@ -137,8 +146,9 @@ class _Passage:
     async def run(self, app: ASGIApp) -> None:
         """Let the application answer, and keep the answer before it is sent; free the key where it is a refusal."""
         succeeded = False
+        renewing = asyncio.create_task(self._renew())
         try:
-            await app(self._scope, self._receive, self._collect)
+            await app(self._scope, self._body.receive, self._collect)
             if self._start is not None and 200 <= self._start["status"] < 300:
                 if not self._kept:
                     # Nothing was committed that could have taken the answer along.
@@ -147,6 +157,9 @@ class _Passage:
                     await run_in_threadpool(idempotency.complete, self._parts.sessions, self._claim, answer)
                 succeeded = True
         finally:
+            renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await renewing
             if not succeeded:
                 await run_in_threadpool(idempotency.abandon, self._parts.sessions, self._claim)
         if self._start is not None:
@@ -172,11 +185,14 @@ class _Passage:
             raise idempotency.in_flight()
         self._kept = True
 
-    async def _receive(self) -> Message:
-        if time.monotonic() - self._renewed > _RENEW_SECONDS:
-            self._renewed = time.monotonic()
-            await run_in_threadpool(idempotency.renew, self._parts.sessions, self._claim)
-        return await self._body.receive()
+    async def _renew(self) -> None:
+        """Keep the claim for as long as the request takes: to send its body, and to do what is asked behind that."""
+        while True:
+            await asyncio.sleep(_RENEW_SECONDS)
+            try:
+                await run_in_threadpool(idempotency.renew, self._parts.sessions, self._claim)
+            except SQLAlchemyError as error:  # the next may hold, and the lease is four times as long
+                log.warning("renewal_failing", error=str(error))
 
     async def _collect(self, message: Message) -> None:
         """Hold back the answer, which is small for every POST."""

@@ -4,8 +4,6 @@ Core, creation, expiration, termination and checksum. Errors are problems as eve
 status alone.
 """
 
-import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Annotated, Any
@@ -14,15 +12,15 @@ from fastapi import APIRouter, Header, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.answering import keep_answer
 from app.api.deps import DEFAULT_LIMIT, OFFSET_OCTETS, Cursor, Limit, PartsDep, Reader, Writer, checked_cursor
 from app.api.schemas import Page
 from app.api.upload_schemas import UploadOut
+from app.api.uploads import heard
 from app.db.tables import UploadRow
-from app.domain.errors import Malformed, TruncatedUpload, Unsupported, VersionMismatch
+from app.domain.errors import Malformed, Unsupported, VersionMismatch
 from app.domain.ids import Prefix
 from app.domain.tus import CHECKSUMS, parse_checksum
 
@@ -34,8 +32,6 @@ TOLD_HEADERS = (
     "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm",
     "Upload-Offset", "Upload-Length", "Upload-Metadata", "Upload-Expires",
 )  # fmt: skip
-STALL_SECONDS = 30
-"""A connection that says nothing for so long is a dead one, and its upload free for another."""
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
 _PIECE: dict[str, Any] = {OFFSET_OCTETS: {"schema": {"type": "string", "format": "binary"}}}
@@ -164,7 +160,7 @@ async def append_to_upload(
         raise Malformed("Upload-Offset is missing.")
     offset, checksum = _number("Upload-Offset", upload_offset), parse_checksum(upload_checksum)
     announced = request.headers.get("content-length")
-    body = _body(request, _number("Content-Length", announced) if announced is not None else None)
+    body = heard(request, _number("Content-Length", announced) if announced is not None else None)
     row = await parts.uploads.append(caller.project_id, upload_id, offset, checksum, body)
     _describe(response, row)
 
@@ -196,19 +192,3 @@ def _number(name: str, text: str) -> int:
 
 def _date(time: datetime) -> str:
     return format_datetime(time.astimezone(UTC), usegmt=True)
-
-
-async def _body(request: Request, announced: int | None) -> AsyncIterator[bytes]:
-    size, chunks = 0, request.stream()
-    try:
-        while True:
-            async with asyncio.timeout(STALL_SECONDS):
-                chunk = await anext(chunks, None)
-            if chunk is None:
-                break
-            size += len(chunk)
-            yield chunk
-    except (ClientDisconnect, TimeoutError) as error:
-        raise TruncatedUpload(f"The connection was cut after {size} bytes.") from error
-    if announced not in {None, size}:
-        raise TruncatedUpload(f"{size} bytes came of the {announced} that were announced.")

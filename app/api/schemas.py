@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.db.tables import ArtifactRow, EventRow, JobRow
 from app.domain.errors import Failure
-from app.domain.job import PRINTABLE, EventType, JobSpec, JobState, Stage
+from app.domain.job import EventType, JobSpec, JobState, Stage
 from app.domain.steps.step import StepSpec
 from app.domain.steps.training import TrainingSpec
 from app.domain.target import Target
@@ -21,7 +21,6 @@ from app.services.workers import ServedTarget
 Item = TypeVar("Item")
 Row = TypeVar("Row")
 _id = attrgetter("id")
-NameText = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PRINTABLE)]
 
 
 class Page(BaseModel, Generic[Item]):

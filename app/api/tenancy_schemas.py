@@ -5,9 +5,9 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.api.schemas import NameText
 from app.db.tables import AuditRow, KeyRow, ProjectRow
 from app.domain.exact import Exact
+from app.domain.job import NameText
 from app.services.audit import Action
 from app.services.callers import Scope
 from app.services.keys import NewKey

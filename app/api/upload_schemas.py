@@ -5,11 +5,12 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.schemas import Items, NameText
+from app.api.schemas import Items
 from app.db.tables import DatasetRow, ModelRow, UploadRow
 from app.domain.dataset import DatasetFacts, DatasetFormat, LabelFacts, Preprocessing, SplitFacts
 from app.domain.errors import Failure
 from app.domain.exact import Exact
+from app.domain.job import NameText
 from app.domain.model import Layer, ModelFormat, ObjectState, Signature, TensorSpec
 from app.domain.tus import parse_details
 

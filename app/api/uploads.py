@@ -1,5 +1,6 @@
 """The raw body of an upload."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
@@ -25,6 +26,8 @@ from app.services.callers import Caller
 from app.services.uploads import Expectation
 from app.storage import Incoming
 
+STALL_SECONDS = 30
+"""A connection that says nothing for so long is a dead one: what it has begun is in nobody's way any more."""
 REF = "#/components/schemas/{model}"
 Body = TypeVar("Body", bound=BaseModel)
 _RAW: dict[str, Any] = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
@@ -89,16 +92,24 @@ def expectation(request: Request, parts: Parts, repr_digest: str | None, format_
 async def received(request: Request, parts: Parts, expected: Expectation) -> Incoming:
     """Stream the body into the storage. Nothing is kept where it ends early."""
     limit = min(parts.settings.max_upload_bytes, expected.room_bytes or parts.settings.max_upload_bytes)
-    return await uploads.receive(parts.storage, _body(request, expected), expected, limit=limit)
+    return await uploads.receive(parts.storage, heard(request, expected.size_bytes), expected, limit=limit)
 
 
-async def _body(request: Request, expected: Expectation) -> AsyncIterator[bytes]:
-    size = 0
+async def heard(request: Request, announced: int | None) -> AsyncIterator[bytes]:
+    """Give a body as it comes.
+
+    Raises TruncatedUpload where its connection is cut or falls silent, or it has another size than was announced.
+    """
+    size, chunks = 0, request.stream()
     try:
-        async for chunk in request.stream():
+        while True:
+            async with asyncio.timeout(STALL_SECONDS):
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                break
             size += len(chunk)
             yield chunk
-    except ClientDisconnect as error:
+    except (ClientDisconnect, TimeoutError) as error:
         raise TruncatedUpload(f"The connection was cut after {size} bytes.") from error
-    if expected.size_bytes not in {None, size}:
-        raise TruncatedUpload(f"{size} bytes came of the {expected.size_bytes} that were announced.")
+    if announced not in {None, size}:
+        raise TruncatedUpload(f"{size} bytes came of the {announced} that were announced.")

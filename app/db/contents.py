@@ -1,6 +1,8 @@
 """Stored contents, which several objects of one project may refer to."""
 
-from sqlalchemy import delete, exists, or_, select
+from collections.abc import Collection
+
+from sqlalchemy import ColumnElement, delete, exists, or_, select, true
 from sqlalchemy.orm import Session
 
 from app.db import usage
@@ -16,6 +18,22 @@ def referred_to(session: Session, project_id: str, sha256: str) -> bool:
     )
     artifact = exists().where(ArtifactRow.project_id == project_id, ArtifactRow.sha256 == sha256)
     return bool(session.scalar(select(or_(*uploads, artifact))))
+
+
+def unreferred(session: Session, contents: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Tell which of these contents, each named by its project and its SHA-256, nothing needs any more."""
+    projects, digests = {project_id for project_id, _ in contents}, {sha256 for _, sha256 in contents}
+    left = set(contents)
+    holders: tuple[tuple[type[ModelRow | DatasetRow | ArtifactRow], ColumnElement[bool]], ...] = (
+        (ModelRow, ModelRow.state != ObjectState.REJECTED),
+        (DatasetRow, DatasetRow.state != ObjectState.REJECTED),
+        (ArtifactRow, true()),
+    )
+    for row, holds in holders:
+        # By both, as the index has them.
+        query = select(row.project_id, row.sha256).where(row.project_id.in_(projects), row.sha256.in_(digests), holds)
+        left -= {(project_id, sha256) for project_id, sha256 in session.execute(query.distinct())}
+    return left
 
 
 def count(session: Session, project_id: str, sha256: str, size_bytes: int) -> None:

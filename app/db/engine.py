@@ -7,35 +7,55 @@ from sqlite3 import Connection as SqliteConnection
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from app.domain.errors import Unavailable
+
 Sessions = sessionmaker[Session]
 
+_KNOWN = "Give sqlite:////folder/winnow.db, or postgresql://user:password@host:5432/name."
 _BUSY_TIMEOUT_MS = 30_000
 _READ_ONLY = "winnow_read_only"
 _USED = "winnow_used"
+# What statements are given is in no error, and so in no log: secrets of webhooks are among it, and what users sent.
+_OPTIONS: dict[str, Any] = {"pool_size": 10, "max_overflow": 30, "hide_parameters": True}
 _TRUSTED_SECONDS = 1.0
 """A connection that was in use so lately is there still; each look would be one more way to the server and back."""
 
 
 def make_engine(url: str) -> Engine:
-    """Open a pool on a database; the folder of an SQLite file is made where it is missing."""
-    parsed = make_url(url)
+    """Open a pool on a database; the folder of an SQLite file is made where it is missing.
+
+    Raises Unavailable where the URL is of no database that the service knows.
+    """
+    parsed = _parsed(url)
     if parsed.get_backend_name() != "sqlite":
-        engine = create_engine(parsed, pool_size=10, max_overflow=30)
+        engine = create_engine(parsed, **_OPTIONS)
         event.listen(engine, "checkin", _note_use)
         event.listen(engine, "checkout", _check)
         return engine
     if not parsed.database or parsed.database == ":memory:":
-        raise ValueError("SQLite needs a file: every process must see the same database")
+        raise Unavailable(f"SQLite needs a file: every process must see the same database. {_KNOWN}")
     _make_file(Path(parsed.database))
-    engine = create_engine(parsed, pool_size=10, max_overflow=30)
+    engine = create_engine(parsed, **_OPTIONS)
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        # The text may hold a password: it is told to nobody.
+        raise Unavailable(f"WINNOW_DATABASE_URL is no URL. {_KNOWN}") from None
+    kind = parsed.get_backend_name()
+    if kind not in {"sqlite", "postgresql"}:
+        raise Unavailable(f"WINNOW_DATABASE_URL is of {kind}, which the service does not know. {_KNOWN}")
+    return parsed
 
 
 def _make_file(path: Path) -> None:

@@ -28,6 +28,12 @@ def change(session: Session, project_id: str, key: str, token: str, values: dict
     return changed is not None
 
 
+def put_off(session: Session, project_id: str, key: str, token: str, expires_at: datetime) -> None:
+    """Put the end of a request in flight off."""
+    statement = update(IdempotencyRow).where(*_own(project_id, key, token), IdempotencyRow.status.is_(None))
+    session.execute(statement.values(expires_at=expires_at).execution_options(synchronize_session=False))
+
+
 def drop(session: Session, project_id: str, key: str, token: str) -> None:
     """Forget a request in flight that came to nothing; one whose answer is there has come to something."""
     statement = delete(IdempotencyRow).where(*_own(project_id, key, token), IdempotencyRow.status.is_(None))

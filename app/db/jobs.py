@@ -12,6 +12,7 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
+    case,
     exists,
     func,
     insert,
@@ -90,7 +91,9 @@ def _addition_at_once() -> Select[Any]:
 
 
 def get(session: Session, project_id: str, job_id: str) -> JobRow | None:
-    return session.scalar(select(JobRow).where(JobRow.id == job_id, JobRow.project_id == project_id))
+    """Get a job as it is now."""
+    query = select(JobRow).where(JobRow.id == job_id, JobRow.project_id == project_id)
+    return session.scalar(query.execution_options(populate_existing=True))
 
 
 def get_several(session: Session, project_id: str, job_ids: Sequence[str]) -> Sequence[JobRow]:
@@ -291,17 +294,25 @@ def cancel(session: Session, job_id: str, now: datetime) -> JobState | None:
     A job that is already being cancelled stays so, without another event.
     """
     own = JobRow.id == job_id
-    event_id = _change(
-        session, and_(own, JobRow.state == JobState.QUEUED), {"state": JobState.CANCELLED, "ended_at": now}
+    # In one statement, which waits for a worker that gives the job back meanwhile, and finds it queued then.
+    queued = JobRow.state == JobState.QUEUED
+    statement = (
+        update(JobRow)
+        .where(own, JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)))
+        .values(
+            state=case((queued, JobState.CANCELLED), else_=JobState.CANCELLING),
+            ended_at=case((queued, literal(now, JobRow.ended_at.type))),
+            last_event_id=JobRow.last_event_id + 1,
+        )
+        .returning(JobRow.state, JobRow.last_event_id)
+        .execution_options(**_UNSYNCHRONIZED)
     )
-    state = JobState.CANCELLED
-    if event_id is None:
-        event_id = _change(session, and_(own, JobRow.state == JobState.RUNNING), {"state": JobState.CANCELLING})
-        state = JobState.CANCELLING
-    if event_id is None:
+    changed = session.execute(statement).one_or_none()
+    if changed is None:
         asked = session.scalar(select(exists().where(own, JobRow.state == JobState.CANCELLING)))
         return JobState.CANCELLING if asked else None
-    session.add(_state_event(job_id, event_id, state, now))
+    state = JobState(changed.state)
+    session.add(_state_event(job_id, changed.last_event_id, state, now))
     session.flush()
     if state.ended:
         webhooks.announce_job(session, job_id, state, now)

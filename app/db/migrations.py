@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from app.db.engine import reading
+from app.domain.errors import Unavailable
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -17,11 +18,18 @@ _SCRIPTS = Path(__file__).parents[2] / "alembic"
 
 
 def upgrade(engine: Engine) -> None:
-    """Apply every migration that the database lacks."""
+    """Apply every migration that the database lacks. Raises Unavailable where a later version has been there."""
     from alembic import command
+    from alembic.util import CommandError
 
-    with engine.connect() as connection:
-        command.upgrade(_config(connection), "head")
+    try:
+        with engine.connect() as connection:
+            command.upgrade(_config(connection), "head")
+    except CommandError as error:
+        raise Unavailable(
+            f"The database cannot be brought to this version: {error}. Where a later one has migrated it, install that,"
+            " or restore the backup of before."
+        ) from error
 
 
 def check(engine: Engine) -> None:

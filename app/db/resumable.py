@@ -22,6 +22,12 @@ def get(session: Session, project_id: str, upload_id: str, now: datetime) -> Upl
     return session.scalar(query.where(UploadRow.expires_at > now))
 
 
+def get_held(session: Session, project_id: str, upload_id: str, now: datetime) -> UploadRow | None:
+    """Get an upload that has not expired, and hold it until the transaction ends."""
+    query = select(UploadRow).where(UploadRow.id == upload_id, UploadRow.project_id == project_id)
+    return session.scalar(query.where(UploadRow.expires_at > now).with_for_update())
+
+
 def listed(session: Session, project_id: str, now: datetime, *, before: str | None, limit: int) -> Sequence[UploadRow]:
     query = select(UploadRow).where(UploadRow.project_id == project_id, UploadRow.expires_at > now)
     return page(session, query, UploadRow.id, before=before, limit=limit)

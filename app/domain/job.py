@@ -118,6 +118,7 @@ class LatencySpec(Exact):
 TargetName = Literal["onnxruntime-cpu"]
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 """No control characters: PostgreSQL keeps no NUL, and no name needs the others."""
+NameText = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PRINTABLE)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=PRINTABLE)]
 
 

@@ -91,10 +91,9 @@ def _begin(sessions: Sessions, caller: Caller, claim: Claim) -> Claim | Answer:
 
 
 def renew(sessions: Sessions, claim: Claim) -> None:
-    """Keep the claim of a request that takes long."""
+    """Keep the claim of a request that takes long; an answer that is there by then stays for as long as it does."""
     with sessions.begin() as session:
-        expires_at = datetime.now(UTC) + LEASE
-        idempotency.change(session, claim.project_id, claim.key, claim.token, {"expires_at": expires_at})
+        idempotency.put_off(session, claim.project_id, claim.key, claim.token, datetime.now(UTC) + LEASE)
 
 
 def complete(sessions: Sessions, claim: Claim, answer: Answer) -> None:

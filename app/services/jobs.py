@@ -15,7 +15,7 @@ from app.domain.errors import Conflict, FieldError, JobEnded, NotFound, NotReady
 from app.domain.ids import Prefix, is_id, new_id
 from app.domain.job import EventType, JobSpec, JobState
 from app.domain.model import ObjectState
-from app.services import audit, contents, facts, limits, sensitivity
+from app.services import audit, contents, facts, limits, sensitivity, trials
 from app.services.callers import Caller, hold_open
 from app.storage import Storage
 
@@ -67,11 +67,17 @@ def submit(
     return JobView(row, place)
 
 
-def check(session: Session, project_id: str, spec: JobSpec) -> None:
-    """Raise why a job could only fail, from the facts of its model, its data set and the models that it names."""
-    require_ready(session, project_id, spec)
-    rows = facts.of_dataset(session, spec.dataset_id)
+def check(session: Session, project_id: str, spec: JobSpec, *, ready: set[str] | None = None) -> None:
+    """Raise why a job could only fail, from the facts of its model, its data set and the models that it names.
+
+    ``ready`` are those that were found ready in this transaction, which holds the project, and is told of more.
+    """
+    ready = set() if ready is None else ready
     named = {name for step in spec.recipe for name in step.models.values()}
+    if not ready.issuperset(asked := {spec.model_id, spec.dataset_id, *named}):
+        require_ready(session, project_id, spec)
+        ready |= asked
+    rows = facts.of_dataset(session, spec.dataset_id)
     others = {name: facts.of_model(session, name) for name in named}
     compatibility.check(spec, facts.of_model(session, spec.model_id), rows, others)
     sensitivity.check(session, project_id, spec, rows)
@@ -129,12 +135,13 @@ def list_page(
 
 def cancel(session: Session, by: Caller, job_id: str) -> JobView:
     """End a queued job at once, or ask a running one to end. Raises JobEnded."""
+    find(session, by.project_id, job_id)
+    asked = jobs.cancel(session, job_id, datetime.now(UTC))
+    # As it is now: one that has ended may have been deleted meanwhile.
     row = find(session, by.project_id, job_id)
-    if jobs.cancel(session, row.id, datetime.now(UTC)) is None:
-        session.refresh(row)
+    if asked is None:
         raise JobEnded(f"The job has already ended: it is {row.state}.")
     audit.record(session, by, "job.cancelled", row.id, project_id=row.project_id)
-    session.refresh(row)
     return _view(session, row)
 
 
@@ -177,6 +184,8 @@ def remove(sessions: Sessions, storage: Storage, by: Caller, job_id: str) -> Non
             raise Conflict(f"The job is {row.state}.", hint="Cancel it first.")
         digests = jobs.artifact_contents(session, row.id)
         jobs.delete(session, row)
+        if row.sweep_id is not None:
+            trials.let_go(session, by.project_id, row.sweep_id, row.id)
         audit.record(session, by, "job.deleted", row.id, project_id=row.project_id)
     for digest in digests:
         contents.release(sessions, storage, by.project_id, digest)

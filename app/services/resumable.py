@@ -15,6 +15,7 @@ from app.db import resumable
 from app.db.engine import Sessions
 from app.db.tables import UploadRow
 from app.domain.errors import (
+    ClientError,
     NotFound,
     UploadIncomplete,
     UploadLocked,
@@ -164,7 +165,7 @@ class Uploads:
 
     def _begin(self, project_id: str, upload_id: str, offset: int, checksum: Checksum | None, held: Held) -> UploadRow:
         with self.sessions.begin() as session:
-            row = self._find(session, project_id, upload_id)
+            row = self._find(session, project_id, upload_id, held=True)
             at = _offset(row, held.size_bytes())
             if at != offset:
                 raise _elsewhere(row)
@@ -194,29 +195,46 @@ class Uploads:
     async def collected(self, project_id: str, upload_id: str) -> AsyncIterator[Incoming]:
         """Give a whole upload to be kept; it ends once that was done, and stays as it is where it was not.
 
-        Raises UploadIncomplete or UploadLocked.
+        Raises UploadIncomplete or UploadLocked, or NotFound where it has been used or deleted meanwhile.
         """
-        row = await _run(self._complete, project_id, upload_id)
-        key = self.drafts.key(upload_id)
+        whole = await _run(self._whole, project_id, upload_id)
+        # Whoever writes to it, or makes something of it, holds it.
+        holding = self.drafts.hold(upload_id)
+        held: Held = await _run(holding.__enter__)
+        try:
+            # Once the row says that all is there, nobody may write any more.
+            row = await _run(self._begin, project_id, upload_id, whole.size_bytes, None, held)
+            yield await self._incoming(row)
+            await _run(self.drafts.remove, upload_id)
+        except (ClientError, FileNotFoundError) as error:
+            # What is wrong with the bytes of an upload that is gone is that they are gone.
+            await _run(self._check_there, upload_id, error)
+            raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                await _run(holding.__exit__, None, None, None)
+
+    async def _incoming(self, row: UploadRow) -> Incoming:
+        key = self.drafts.key(row.id)
         if key is not None:
             sha256 = row.sha256 if row.sha256 is not None else await _run(self._hash, row, key)
-            incoming = Incoming(key, sha256, row.size_bytes, upload_id, linked=True)
-        else:
-            keys = await _run(self._piece_keys, upload_id)
-            whole = await self._storage.receive(in_thread(lambda: self.drafts.read(keys, 0)), limit=row.size_bytes)
-            incoming = Incoming(whole.key, whole.sha256, whole.size_bytes, upload_id)
-        yield incoming
-        await _run(self.drafts.remove, upload_id)
+            return Incoming(key, sha256, row.size_bytes, row.id, linked=True)
+        keys = await _run(self._piece_keys, row.id)
+        whole = await self._storage.receive(in_thread(lambda: self.drafts.read(keys, 0)), limit=row.size_bytes)
+        return Incoming(whole.key, whole.sha256, whole.size_bytes, row.id)
 
-    def _complete(self, project_id: str, upload_id: str) -> UploadRow:
+    def _whole(self, project_id: str, upload_id: str) -> UploadRow:
         row = self.get(project_id, upload_id)
         if row.offset_bytes < row.size_bytes:
             raise UploadIncomplete(
                 f"{row.offset_bytes} of {row.size_bytes} bytes have come.", hint="Send the rest with PATCH."
             )
-        # Whoever writes holds it; once the row says that all is there, nobody may write any more.
-        with self.drafts.hold(upload_id) as held:
-            return self._begin(project_id, upload_id, row.size_bytes, None, held)
+        return row
+
+    def _check_there(self, upload_id: str, error: Exception) -> None:
+        with self._readers() as session:
+            if not resumable.known(session, [upload_id]):
+                raise NotFound(f"The upload {upload_id} has been used or deleted meanwhile.") from error
 
     def _hash(self, row: UploadRow, key: str) -> str:
         """Read what this process has not hashed on its way in."""
@@ -229,9 +247,9 @@ class Uploads:
         with self._readers() as session:
             return resumable.piece_keys(session, upload_id)
 
-    def _find(self, session: Session, project_id: str, upload_id: str) -> UploadRow:
-        known = is_id(Prefix.UPLOAD, upload_id)
-        row = resumable.get(session, project_id, upload_id, datetime.now(UTC)) if known else None
+    def _find(self, session: Session, project_id: str, upload_id: str, *, held: bool = False) -> UploadRow:
+        known, get = is_id(Prefix.UPLOAD, upload_id), resumable.get_held if held else resumable.get
+        row = get(session, project_id, upload_id, datetime.now(UTC)) if known else None
         if row is None:
             raise NotFound(f"There is no upload {upload_id!r}.", hint="It may have expired; begin another.")
         return row

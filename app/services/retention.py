@@ -2,8 +2,10 @@
 
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
 from app.db import artifacts, projects, retention
+from app.db import contents as contents_table
 from app.db.engine import Sessions
 from app.db.inspections import TABLES
 from app.domain.errors import InputExpired
@@ -96,8 +98,13 @@ class Collector:
 
     def _drop_unreferenced(self) -> None:
         """Remove contents that a process killed between two steps has left."""
-        for key, size_bytes in self._storage.contents_before(self._now - _GRACE):
-            self._release(*split_key(key), size_bytes)
+        stored = self._storage.contents_before(self._now - _GRACE)
+        # Most are needed: only the others, so many at a look, are worth a transaction of their own.
+        while batch := {split_key(key): size_bytes for key, size_bytes in islice(stored, _BATCH)}:
+            with self._sessions() as session:
+                spare = contents_table.unreferred(session, batch)
+            for project_id, sha256 in sorted(spare):
+                self._release(project_id, sha256, batch[project_id, sha256])
         self._freed.unfinished, size_bytes = self._storage.sweep(self._now - _STALE)
         self._freed.bytes += size_bytes
         self._freed.unfinished += resumable.clear_orphans(

@@ -20,13 +20,16 @@ from app.domain.errors import Unavailable
 
 
 def load_key(path: Path) -> Ed25519PrivateKey:
-    """Read the key, making it where there is none yet. Raises Unavailable where the file holds no such key."""
-    with suppress(FileExistsError):
-        if not path.exists():
-            _make(path)
+    """Read the key, making it where there is none yet.
+
+    Raises Unavailable where the file holds no such key, or none can be made.
+    """
     try:
+        with suppress(FileExistsError):
+            if not path.exists():
+                _make(path)
         key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # the last of a key behind a password
         raise Unavailable(f"The signing key {path} cannot be read: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise Unavailable(f"The signing key {path} is no Ed25519 key.")

@@ -50,10 +50,10 @@ from app.domain.sweep import (
 from app.services import audit, comparisons, jobs
 from app.services.callers import Caller, hold_open
 from app.services.jobs import Trial
+from app.services.trials import best_of, score
 
 _ATTEMPTS = 50
 """Draws of which each may be one that was tried, or that is refused, before the space counts as used up."""
-_FIGURES = {"latency": ("p50_ms", 1), "size": ("size_bytes", 1), "macs": ("macs_ratio", -1)}
 
 _RECIPE = "/recipe"
 Template = Sequence[Mapping[str, Any]]
@@ -77,10 +77,10 @@ def submit(session: Session, project_id: str, spec: SweepSpec, now: datetime, *,
         ValidationFailed and what a job is refused for: a recipe at an end of its ranges.
     """
     hold_open(session, project_id)
-    templates = _templates(session, project_id, spec)
+    templates, ready = _templates(session, project_id, spec), set[str]()
     for place, template in enumerate(templates):
         with _pointed(f"/space/recipes/{place}" if spec.space != "auto" else "/space"):
-            _check_ends(session, project_id, spec, template)
+            _check_ends(session, project_id, spec, template, ready)
     row = SweepRow(
         id=new_id(Prefix.SWEEP),
         project_id=project_id,
@@ -191,9 +191,7 @@ def _cancel(session: Session, trials: Sequence[JobRow], now: datetime) -> None:
 def _settle(session: Session, row: SweepRow, spec: SweepSpec, now: datetime, *, more: bool) -> None:
     """Name the best so far, and end the sweep where no job is underway and no more are to come."""
     trials = sweeps.trials(session, row.project_id, row.id)
-    good = [job for job in trials if job.state == JobState.SUCCEEDED]
-    best = min(good, key=lambda job: (*_score(spec, job), job.id), default=None)
-    row.best_job_id = best.id if best else None
+    row.best_job_id = best = best_of(spec, trials)
     if more or _count_active(trials):
         return
     row.ended_at = now
@@ -252,11 +250,11 @@ def _templates(session: Session, project_id: str, spec: SweepSpec) -> Templates:
     return found
 
 
-def _check_ends(session: Session, project_id: str, spec: SweepSpec, template: Template) -> None:
+def _check_ends(session: Session, project_id: str, spec: SweepSpec, template: Template, ready: set[str]) -> None:
     """Refuse a template that no job can be made of at either end of its ranges, or with one of its choices."""
     count = len(ranges_of(template))
     for point in ((0.0,) * count, (1.0,) * count, *choices_of(template)):
-        jobs.check(session, project_id, _job(spec, fill(template, point)))
+        jobs.check(session, project_id, _job(spec, fill(template, point)), ready=ready)
 
 
 @contextmanager
@@ -298,7 +296,7 @@ def _launch(session: Session, row: SweepRow, spec: SweepSpec, trials: Sequence[J
         return True
     templates = _templates(session, row.project_id, spec)
     tried = [job.spec["recipe"] for job in trials]
-    scored = [Scored(_draw(job), _score(spec, job)) for job in trials if _is_scored(job)]
+    scored = [Scored(_draw(job), score(spec, job)) for job in trials if _is_scored(job)]
     while active < spec.parallel and row.launched < spec.budget.trials:
         try:
             recipe, refused = _launch_one(session, row, spec, templates, scored, tried, limit)
@@ -368,12 +366,3 @@ def _draw(job: JobRow) -> Draw:
 
 def _is_scored(job: JobRow) -> bool:
     return job.trial is not None and bool(job.summary) and "metric_drop" in (job.summary or {})
-
-
-def _score(spec: SweepSpec, job: JobRow) -> tuple[float, ...]:
-    """Rank those that meet the objective by what is minimized, and the others behind them by what they lost."""
-    summary = job.summary or {}
-    name, sign = _FIGURES[spec.objective.minimize]
-    if job.state == JobState.SUCCEEDED:
-        return (0, sign * summary.get(name, float("inf")), summary.get("size_bytes", 0))
-    return (1, summary.get("metric_drop", float("inf")), 0)

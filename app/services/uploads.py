@@ -1,7 +1,6 @@
 """How a file comes in: received, told apart, checked against its digest, then kept."""
 
 import base64
-import binascii
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ def parse_digest(header: str | None) -> str | None:
         value = value.partition(";")[0].strip()
         try:
             digest = base64.b64decode(value.strip(":"), validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # of no base64, and of signs that are not even ASCII
             raise Malformed("Repr-Digest holds no base64 between its colons.") from error
         if len(digest) != 32 or not (value.startswith(":") and value.endswith(":")):
             raise Malformed("Repr-Digest must read sha-256=:<base64 of 32 bytes>:.")

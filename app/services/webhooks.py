@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy.orm import Session
 
-from app.db import deliveries, webhooks
+from app.db import deliveries, projects, webhooks
 from app.db.tables import DeliveryRow, WebhookRow
 from app.domain.errors import AddressRefused, Conflict, FieldError, NotFound, TooManyWebhooks, ValidationFailed
 from app.domain.ids import Prefix, is_id, new_id
@@ -75,6 +75,8 @@ def list_page(session: Session, project_id: str, *, before: str | None, limit: i
 
 
 def remove(session: Session, by: Caller, webhook_id: str) -> None:
+    # Held, as the deliveries that go first are taken in no order: of two removals side by side each would wait.
+    projects.lock(session, by.project_id)
     row = get(session, by.project_id, webhook_id)
     webhooks.delete(session, row)
     audit.record(session, by, "webhook.deleted", row.id, project_id=row.project_id)
@@ -100,7 +102,7 @@ def enable(session: Session, project_id: str, webhook_id: str) -> WebhookRow:
 
 def ping(session: Session, project_id: str, webhook_id: str) -> DeliveryView:
     """Send a webhook something that tells of nothing, to try it out. Raises Conflict where it is disabled."""
-    row = _enabled(get(session, project_id, webhook_id))
+    row = _enabled(_held(session, project_id, webhook_id))
     return _view(row, webhooks.tell(session, row, PING, {"webhook_id": row.id}, datetime.now(UTC)))
 
 

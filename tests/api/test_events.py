@@ -56,6 +56,27 @@ def test_events_are_listed_oldest_first_and_paged(project, job_id):
         problem(project.client.get(f"jobs/{job_id}/events", params=query), 422, "validation_failed")
 
 
+@pytest.mark.parametrize(
+    ("accept", "streams"),
+    [
+        ("text/event-stream", True),
+        ("Text/Event-Stream", True),
+        ("text/event-stream; charset=utf-8", True),
+        ("application/json, text/event-stream", True),
+        ("text/event-stream, */*", True),
+        ("text/event-stream;q=0", False),
+        ("application/json, text/event-stream;q=0.1", False),
+        ("*/*", False),
+        ("text/*", False),
+        ("image/png", False),
+    ],
+)
+def test_events_are_streamed_to_who_asks_for_that_and_listed_to_all_others(project, job_id, accept, streams):
+    with project.client.stream("GET", f"jobs/{job_id}/events", headers={"Accept": accept}) as response:
+        found = response.headers["content-type"].partition(";")[0]
+    assert found == ("text/event-stream" if streams else "application/json")
+
+
 def test_a_stream_follows_a_job_to_its_end(project, job_id):
     began = time.monotonic()
     threading.Timer(0.5, project.finish, [job_id]).start()

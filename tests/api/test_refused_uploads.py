@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from app.api import uploads
 from tests.factories import archive, npz, pt2, safetensors
 from tests.serving import MAX_UPLOAD_BYTES, pointers, problem, slowly
 
@@ -70,6 +71,21 @@ def test_a_connection_that_was_cut(project, announced):
     time.sleep(0.3)  # until the server has noticed
 
 
+@pytest.mark.parametrize("path", ["models?name=m", "datasets?name=d"])
+def test_a_connection_that_falls_silent(project, path, monkeypatch):
+    """Its other end may be gone without a word: neither what came nor the connection is kept for ever."""
+    monkeypatch.setattr(uploads, "STALL_SECONDS", 0.3)
+    request = (
+        f"POST /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {project.key}\r\n"
+        f"Content-Type: application/octet-stream\r\nContent-Length: 1000000\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", project.server.port), timeout=5) as connection:
+        connection.sendall(request.encode() + pt2())
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"truncated_upload" in answer
+
+
 def digest(content):
     return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
 
@@ -79,7 +95,9 @@ def test_a_digest_that_does_not_match(project):
     problem(response, 400, "digest_mismatch")
 
 
-@pytest.mark.parametrize("header", ["sha-256=abc", "sha-256=:???:", "sha-256=:AAAA:", "sha-256=:QUFB"])
+@pytest.mark.parametrize(
+    "header", ["sha-256=abc", "sha-256=:???:", "sha-256=:AAAA:", "sha-256=:QUFB", b"sha-256=:\xe9:"]
+)
 def test_a_digest_that_is_none(project, header):
     problem(project.upload("models", pt2(), headers={"Repr-Digest": header}), 400, "malformed_request")
 

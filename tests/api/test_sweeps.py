@@ -11,7 +11,7 @@ from app.domain.errors import ObjectiveMissed
 from app.domain.ids import Prefix, new_id
 from app.domain.job import JobSpec, JobState
 from app.services import jobs, sweeps
-from tests.serving import Project, every, pointers, problem, serving
+from tests.serving import Project, every, pointers, problem, serving, statements
 
 SPACE = {"recipes": [[{"method": "prune", "amount": {"low": 0.1, "high": 0.9}}, {"method": "quantize"}]]}
 OBJECTIVE = {"max_drop": 0.01}
@@ -187,6 +187,32 @@ def test_the_budget_of_time_begins_with_the_first_job(project):
     assert project.client.get(f"jobs/{second}").json()["state"] == "cancelled"
     sweep = shown(project, sweep_id)
     assert (sweep["state"], sweep["best_job_id"], sweep["launched"]) == ("succeeded", first, 2)
+
+
+def test_what_a_sweep_names_is_looked_up_once_however_many_recipes_its_space_has(project):
+    ids = {"model_id": project.add_model(), "dataset_id": project.add_dataset()}
+    amounts = {"choices": [number / 100 for number in range(10, 74)]}
+    recipes = [[{"method": "prune", "amount": amounts}, {"method": "finetune", "epochs": {"choices": [1, 2]}}]] * 4
+    asked = {**ids, "objective": OBJECTIVE, "space": {"recipes": recipes}, "budget": {"trials": 1}}
+    with statements(project.server) as found:
+        assert project.client.post("sweeps", json=asked).status_code == 202
+    assert len(found) < 20
+    missing = [{"method": "distill", "teacher": {"choices": ["baseline", new_id(Prefix.MODEL)]}, "epochs": 1}]
+    response = project.client.post("sweeps", json={**asked, "space": {"recipes": [missing]}})
+    assert pointers(problem(response, 404, "not_found")) == ["/space/recipes/0/0/teacher"]
+
+
+def test_the_best_that_is_deleted_leaves_the_next_best_behind(project):
+    sweep_id = started(project, budget={"trials": 3}, parallel=3)
+    times = iter([0.3, 0.1, 0.2])
+    trials = run_to_end(project, sweep_id, lambda _: {"p50_ms": next(times)})["trials"]
+    slow, fast, middle = (trial["job_id"] for trial in trials)
+    for best, left in ((fast, middle), (middle, slow), (slow, None)):
+        assert shown(project, sweep_id)["best_job_id"] == best
+        assert project.client.delete(f"jobs/{best}").status_code == 204
+        assert shown(project, sweep_id)["best_job_id"] == left
+        (listed,) = project.client.get("sweeps").json()["items"]
+        assert listed["best_job_id"] == left
 
 
 def test_two_housekeepers_start_no_more_than_may_be_underway(project):

@@ -48,6 +48,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         self.do_GET()
 
+    def do_DELETE(self):
+        self.do_GET()
+
     def _content(self):
         whole, start = self.server.content, 0
         if given := self.headers.get("Range"):

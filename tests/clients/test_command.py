@@ -8,6 +8,7 @@ from winnow import recipes
 from winnow.command import main
 
 from app.domain.job import JobSpec
+from tests.factories import PRUNE
 
 PAGE = (200, {"Content-Type": "text/html"}, b"<html>Welcome</html>")
 STEPS = [{"method": "prune"}]
@@ -70,6 +71,20 @@ def test_a_drop_that_is_no_share_is_wrong_usage(command, flaky, share):
         command("- {method: prune}", "--max-drop", share)
     assert left.value.code == 2
     assert flaky.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"), [([], "from the file"), (["--name", "from the shell"], "from the shell")]
+)
+def test_a_job_is_named_by_the_command_else_by_the_recipe(project, tmp_path, monkeypatch, capsys, arguments, name):
+    monkeypatch.setenv("WINNOW_URL", project.server.url)
+    monkeypatch.setenv("WINNOW_KEY", project.key)
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"name": "from the file", "recipe": [PRUNE]}))
+    asked = [project.add_model(), project.add_dataset(), "--recipe", str(recipe), "--out", str(tmp_path), "--detach"]
+    assert main(["compress", *asked, *arguments]) == 0
+    (job_id,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("job_"))
+    assert project.client.get(f"jobs/{job_id}").json()["name"] == name
 
 
 def test_recipe_files_may_name_every_field_of_a_job_that_the_command_does_not_fill_in():

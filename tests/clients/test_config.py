@@ -25,10 +25,29 @@ def test_arguments_come_before_the_environment_and_that_before_the_file(monkeypa
     assert "other" not in repr(config.load())
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8000",
+        "ftp://host",
+        "http://",
+        "http://[::1",
+        "http://host:port",
+        "http://127.0.0.1:99999",
+        "http://two..dots",
+        "http://" + "a" * 64,
+    ],
+)
 def test_an_address_that_is_none_is_refused(url):
     with pytest.raises(winnow.ConfigurationError, match="is no address"):
         config.load(url, KEY)
+
+
+def test_a_file_that_is_no_text_is_told():
+    path = config.save(URL, KEY)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(winnow.ConfigurationError, match=r"client\.toml is no text"):
+        winnow.Client()
 
 
 def test_without_any_it_says_what_to_do():
@@ -74,6 +93,9 @@ def test_configure_asks_the_service_before_it_writes(home, project):
     assert refused.returncode == 1
     assert "unauthenticated" in refused.stderr
     assert not config.config_file().exists()
+    unasked = run(environment, "configure", stdin=subprocess.DEVNULL)
+    assert (unasked.returncode, "Traceback" in unasked.stderr) == (1, False)
+    assert "give --url" in unasked.stderr
     done = run(environment, "--url", project.server.url, "configure", "--key", project.key)
     assert done.returncode == 0, done.stderr
     job_id = project.queued(name="from the shell")

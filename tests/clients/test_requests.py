@@ -1,6 +1,7 @@
 """What is tried again, what is not, and how errors read."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import winnow
@@ -70,6 +71,58 @@ def test_a_post_whose_answer_was_lost_is_sent_again_under_its_key(stubborn, flak
     assert len(set(keys)) == 1
     job.retry()
     assert flaky.requests[-1][2]["Idempotency-Key"] != keys[0]
+
+
+def test_what_is_still_at_work_is_waited_for_however_often_it_says_so(stubborn, flaky):
+    at_work = refused(409, "idempotency_in_flight", **{"Retry-After": "0"})
+    flaky.answers = [CUT, *[at_work] * 10, ACCEPTED]
+    assert winnow.Job(stubborn._transport, ACCEPTED[2]).retry().pending
+    assert len(flaky.requests) == 12
+
+
+def test_a_deletion_whose_answer_was_lost_has_been_done(stubborn, flaky):
+    flaky.answers = [CUT, refused(404, "not_found")]
+    winnow.Job(stubborn._transport, ACCEPTED[2]).delete()
+    assert [method for method, _, _ in flaky.requests] == ["DELETE"] * 2
+    with pytest.raises(winnow.NotFound):
+        winnow.Job(stubborn._transport, ACCEPTED[2]).delete()
+
+
+def test_a_client_of_little_patience_waits_and_listens_for_as_long_as_it_is_told_to(project):
+    with winnow.Client(project.server.url, project.key, retries=0, timeout=0.3) as hasty:
+        job = hasty.get_job(project.queued())
+        with pytest.raises(TimeoutError, match="is queued after 1"):
+            job.wait(timeout=1)
+        with ThreadPoolExecutor() as pool:
+            listening = pool.submit(list, job.events())
+            with pytest.raises(TimeoutError):
+                listening.result(1)
+            project.client.post(f"jobs/{job.id}:cancel")
+            assert [event.data["state"] for event in listening.result()] == ["queued", "cancelled"]
+
+
+def test_streams_that_end_at_once_are_not_asked_for_without_a_pause(flaky):
+    running = {**ACCEPTED[2], "state": "running"}
+    stream = (200, {"Content-Type": "text/event-stream"}, b"")
+    flaky.answers = [*[stream, (200, {}, running)] * 20, stream, (200, {}, {**running, "state": "succeeded"})]
+    with winnow.Client(flaky.url, "key", retries=0) as client:
+        client._transport._backoff = 0.01
+        began = time.monotonic()
+        assert list(winnow.Job(client._transport, running).events()) == []
+    # Each pause is at least half of what the backoff has come to.
+    assert time.monotonic() - began > 0.01 / 2 * (1 + 2 + 4 + 8 + 16 + 15 * 32)
+
+
+def test_what_happens_is_told_where_a_wait_has_an_end_too(client, project):
+    job, seen = client.get_job(project.queued()), []
+    project.claim(job.id)
+    for number in range(250):
+        project.report_event(job.id, "log", {"level": "info", "message": str(number)})
+    with pytest.raises(TimeoutError):
+        job.wait(timeout=0.1, on_event=seen.append)
+    project.finish(job.id)
+    assert job.wait(timeout=5, on_event=seen.append).success
+    assert [event.id for event in seen] == [*range(1, 253), *range(1, 254)]
 
 
 def test_a_refusal_carries_all_that_the_service_says(client, project):

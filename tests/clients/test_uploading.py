@@ -1,7 +1,9 @@
 """Uploads that go on where they were cut, and in one request where a service takes no others."""
 
+import os
 import secrets
 import zipfile
+from pathlib import Path
 
 import pytest
 import winnow
@@ -55,6 +57,26 @@ def test_a_later_process_takes_up_what_an_earlier_one_left(tus, file):
     assert tus.requests[0][0] == "HEAD"
     assert bytes(tus.uploads["upl_0"][1]) == file.read_bytes()
     assert int(tus.requests[1][2]["Upload-Offset"]) == 2048
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_where_nothing_can_be_remembered_the_file_is_sent_all_the_same(patient, tus, file, home, monkeypatch):
+    (home / "file").write_bytes(b"no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "file"))
+    patient.upload_model(file)
+    assert bytes(tus.uploads["upl_0"][1]) == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("file_name", "name"),
+    [(b"bad\xff.pt2", "bad\ufffd"), (b"two\nlines.pt2", "two\ufffdlines"), (b"n" * 240 + b".pt2", "n" * 200)],
+    ids=["no text", "no sign", "long"],
+)
+@pytest.mark.parametrize("resumable", [True, False])
+def test_a_file_may_be_named_as_no_model_is(client, tmp_path, file_name, name, resumable):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + file_name))
+    path.write_bytes(pt2())
+    assert client.upload_model(path, resumable=resumable).name == name
 
 
 @pytest.mark.usefixtures("small_chunks")

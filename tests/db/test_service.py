@@ -1,6 +1,7 @@
 """The repositories as the service uses them, on SQLite and PostgreSQL alike."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from app.db import jobs, outbox, projects
 from app.db.engine import make_sessions
 from app.db.tables import OutboxRow, ProjectRow
+from app.domain.errors import WorkerLost
 from app.domain.ids import Prefix, new_id
 from app.domain.job import EventType, JobState
 from tests.factories import PRUNE, pt2
@@ -217,3 +219,18 @@ def test_who_shares_a_project_keeps_it_from_who_would_hold_it_and_from_nobody_el
         second.execute(text("SET LOCAL lock_timeout = '200ms'"))
         with pytest.raises(OperationalError):
             projects.share(second, row.id)
+
+
+def test_a_job_that_its_worker_gives_back_while_it_is_cancelled_ends_all_the_same(project, sessions):
+    job = project.queued()
+    project.claim(job)
+    with ThreadPoolExecutor() as pool:
+        with sessions.begin() as worker:
+            assert jobs.try_again(worker, job, 1, WorkerLost("It is gone.").failure(), datetime.now(UTC))
+            cancelling = pool.submit(project.client.post, f"jobs/{job}:cancel")
+            with pytest.raises(TimeoutError):
+                cancelling.result(0.3)  # it waits for the worker's row
+        answer = cancelling.result()
+    assert (answer.status_code, answer.json()["state"]) == (202, "cancelled"), answer.text
+    events = project.client.get(f"jobs/{job}/events").json()["items"]
+    assert [event["data"]["state"] for event in events] == ["queued", "running", "queued", "cancelled"]

@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import delete, event, insert, select
+from sqlalchemy.exc import DBAPIError
 
 from app.db import jobs, places
 from app.db.engine import make_sessions
-from app.db.tables import DeliveryRow, JobRow, WebhookRow
+from app.db.tables import DeliveryRow, JobRow, WebhookRow, table_of
 from app.domain.job import JobState
 from app.domain.webhook import GIVEN_UP_AFTER, DeliveryError, DeliveryState
 from app.posting import Outcome
@@ -225,3 +226,15 @@ def test_places_beyond_those_counted_are_told_as_the_last(engine, project, sessi
     finally:
         with sessions.begin() as session:
             session.execute(delete(JobRow).where(JobRow.project_id == project.id))
+
+
+def test_a_secret_that_the_database_does_not_take_stands_in_no_error(sessions, project):
+    """As errors are logged with all that they say."""
+    make(project)
+    with sessions() as session:
+        (row,) = session.scalars(select(WebhookRow).where(WebhookRow.project_id == project.id))
+        again = insert(WebhookRow).values({column.name: getattr(row, column.name) for column in table_of(WebhookRow).c})
+        with pytest.raises(DBAPIError) as caught:
+            session.execute(again)  # of an id that is there
+    assert row.secret.startswith("whsec_")
+    assert row.secret not in str(caught.value)

@@ -5,7 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from sqlalchemy import text
 
+from app.db import migrations
+from app.db.engine import make_engine
 from app.domain.errors import Unavailable
 from app.embedded import (
     Household,
@@ -120,6 +123,43 @@ def test_commands_beside_serve_find_its_folder_or_say_what_is_missing(tmp_path):
     assert winnowd("migrate", WINNOW_DATA=str(tmp_path)).returncode == 0
     assert winnowd("keys", "create", "--name", "mine", "--data", tmp_path).returncode == 0
     assert "mine" in winnowd("keys", "list", "--data", tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "said"),
+    [
+        (["migrate"], {"WINNOW_DATABASE_URL": "mysql://host/db"}, "is of mysql, which"),
+        (["migrate"], {"WINNOW_DATABASE_URL": "postgresql://u:secret@host:port/db"}, "WINNOW_DATABASE_URL is no URL"),
+        (["migrate"], {"WINNOW_DATABASE_URL": "sqlite://"}, "SQLite needs a file"),
+        (["collect"], {"WINNOW_STORAGE_URL": "ftp://host"}, "WINNOW_STORAGE_URL is no storage"),
+        (["api"], {"WINNOW_CORS_ORIGINS": "https://console.example"}, "written in JSON"),
+        (["serve", "--data", "{file}/data"], {}, "file/data: Not a directory"),
+        (["keys", "list", "--data", "{folder}"], {}, "file is not a database"),
+        (["keys", "create", "--name", "two\nlines"], {}, "a name has 1 to 200"),
+        (["keys", "create", "--name", "n" * 201], {}, "a name has 1 to 200"),
+    ],
+)
+def test_what_is_wrong_with_a_setting_or_a_folder_is_told_in_a_line(tmp_path, arguments, variables, said):
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "winnow.db").write_bytes(b"no database" * 500)
+    places = {"file": tmp_path / "file", "folder": tmp_path / "folder"}
+    done = winnowd(*(it.format(**places) for it in arguments), WINNOW_DATA=str(tmp_path / "data"), **variables)
+    assert done.returncode in {1, 2}
+    assert said in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("winnowd")
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_database_of_a_later_version_is_told(tmp_path):
+    engine = make_engine(f"sqlite:///{tmp_path / 'winnow.db'}")
+    migrations.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'later'"))
+    with pytest.raises(Unavailable, match="Where a later one has migrated it"):
+        migrations.upgrade(engine)
+    engine.dispose()
 
 
 def open_to_others(folder):

@@ -4,6 +4,8 @@ import stat
 import threading
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from app import cli
 from app.domain.errors import CorruptFile, NotFound, Unavailable
@@ -117,4 +119,18 @@ def test_the_key_is_made_once_and_for_its_user_alone(tmp_path):
 def test_a_file_that_is_no_key_is_told(tmp_path, content):
     (tmp_path / "signing.key").write_bytes(content)
     with pytest.raises(Unavailable, match=r"signing\.key"):
+        signing.load_key(tmp_path / "signing.key")
+
+
+def test_a_key_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_bytes(b"no folder")
+    with pytest.raises(Unavailable, match=r"signing\.key cannot be read"):
+        signing.load_key(tmp_path / "file" / "keys" / "signing.key")
+
+
+def test_a_key_behind_a_password_is_told(tmp_path):
+    secret = BestAvailableEncryption(b"password")
+    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret)
+    (tmp_path / "signing.key").write_bytes(pem)
+    with pytest.raises(Unavailable, match=r"signing\.key cannot be read"):
         signing.load_key(tmp_path / "signing.key")

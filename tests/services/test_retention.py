@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import event
 
 from app.db import artifacts, jobs
 from app.db.tables import ArtifactRow, ModelRow
@@ -124,6 +125,24 @@ def test_contents_that_a_killed_process_left_go_once_they_are_old(site, inputs):
         os.utime(file, (time.time() - 7200,) * 2)
     assert told(site) == NOTHING | {"contents": 1, "bytes": 8}
     assert not holds(site, orphan)
+    assert all(holds(site, row.sha256) for row in inputs)
+
+
+def test_a_collection_looks_at_many_contents_at_once_and_leaves_alone_what_is_none(site, inputs):
+    for number in range(30):
+        path = site.data / "net.pt2"
+        path.write_bytes(b"net %d" % number)
+        site.add_upload(ModelRow, path)
+    strange = [site.data / "objects" / "projects" / name for name in (".DS_Store", f"{site.project}/notes.txt")]
+    for path in strange:
+        path.write_bytes(b"not ours")
+    for file in (site.data / "objects").rglob("*"):
+        os.utime(file, (time.time() - 7200,) * 2)
+    begun = []
+    event.listen(site.db, "begin", begun.append)
+    assert collect(site, 0) == NOTHING
+    assert len(begun) < 10
+    assert all(path.exists() for path in strange)
     assert all(holds(site, row.sha256) for row in inputs)
 
 

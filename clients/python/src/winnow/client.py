@@ -1,5 +1,6 @@
 """The client: what can be asked of the service, in the words of those who know Qualcomm AI Hub's."""
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ ModelLike = Model | str | Path | Any
 DatasetLike = Dataset | str | Path | Mapping[str, Any]
 DEVICE = "onnxruntime-cpu"
 _MOST_A_PAGE = 200
+_LONGEST_NAME = 200
 
 
 class Client:
@@ -252,7 +254,7 @@ class Client:
         resumable: bool | None,  # noqa: FBT001
     ) -> Any:
         told = progress or (_say(path.name) if self.verbose else None)
-        query = {"name": path.stem if name is None else name}
+        query = {"name": _name_of(path) if name is None else name}
         return uploading.upload(self._transport, noun, path, query, progress=told, resumable=resumable)
 
     def _listed(self, noun: str, offset: int, limit: int, **filters: Any) -> list[Any]:
@@ -272,6 +274,13 @@ class Client:
             cursor = page["next_cursor"]
             if cursor is None:
                 return
+
+
+def _name_of(path: Path) -> str:
+    """Name what a file holds for the file: of what the service takes for no name, as much as it takes."""
+    # A file may be named by bytes that are no text; control characters are no part of a name.
+    text = os.fsencode(path.stem).decode("utf-8", "replace")
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)[:_LONGEST_NAME]
 
 
 def _save_program(model: Any, path: Path) -> None:

@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nwinnow: stopped; an upload that was cut goes on where it was when it is asked for again.\n")
         return DETACHED
+    except EOFError:
+        sys.stderr.write("\nwinnow: there is nobody to ask: give --url before the command and --key behind it.\n")
+        return FAILED
     except (Error, OSError, TimeoutError) as error:
         sys.stderr.write(f"winnow: {error}\n")
         if isinstance(error, ProblemError):
@@ -145,10 +148,8 @@ def _compress(arguments: argparse.Namespace) -> int:
             model = _found(arguments.model, client.get_model, client.upload_model, bar)
             dataset = _found(arguments.data, client.get_dataset, client.upload_dataset, bar)
             bar.draw("checking the files", 1)
-        name = arguments.name or fields.pop("name", None)
-        job = client.submit_job(
-            model, dataset, fields.pop("recipe"), name=name, device=fields.pop("target", DEVICE), **fields
-        )
+        named, recipe, device = fields.pop("name", None), fields.pop("recipe"), fields.pop("target", DEVICE)
+        job = client.submit_job(model, dataset, recipe, name=arguments.name or named, device=device, **fields)
         if arguments.detach:
             sys.stdout.write(f"{job.job_id}\n")
             return OK

@@ -4,11 +4,13 @@ import os
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+
+import httpx
 
 from winnow.errors import ConfigurationError
 
 _HINT = "Run `winnow configure`, or set WINNOW_URL and WINNOW_KEY."
+_HIGHEST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def save(url: str, key: str) -> Path:
     path = config_file()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     unfinished = path.with_suffix(f".{os.getpid()}")
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(f"url = {_quoted(_checked(url))}\nkey = {_quoted(key)}\n")
     unfinished.replace(path)
     return path
@@ -53,11 +55,13 @@ def save(url: str, key: str) -> Path:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.", code="not_configured") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is no text in UTF-8.", code="not_configured", hint=_HINT) from error
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -66,12 +70,21 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.netloc:
+    if not _is_address(url):
         raise ConfigurationError(
             f"{url!r} is no address.", code="not_configured", hint="One reads http://127.0.0.1:8000."
         )
     return url.rstrip("/").removesuffix("/api/v1")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = httpx.URL(url)
+        # As the system will look it up, which knows no name with an empty part or one of more than 63 bytes.
+        parts.host.encode("idna")
+    except (httpx.InvalidURL, UnicodeError):
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.host) and (parts.port or 0) <= _HIGHEST_PORT
 
 
 def _quoted(text: str) -> str:

@@ -5,14 +5,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from winnow.downloading import Progress
 from winnow.errors import ConnectionFailed, JobFailed, NotFound, ProblemError
-from winnow.objects import Artifact, Model, waits
+from winnow.objects import LONGEST_WAIT_SECONDS, Artifact, Model, waits
 from winnow.transport import Transport, body_of, worth_another_try
 
 ENDED = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
+_PING_SECONDS = 15
+"""A stream of events says nothing for so long."""
+_EVENTS_SECONDS = 1
+"""Events are asked for so often where they cannot be followed."""
+_MOST_A_PAGE = 200
+_MOST_DOUBLED = 5
+"""How often the pause between streams that told nothing is made twice as long."""
 _MEDIA_TYPES = {"json": "application/json", "html": "text/html", "markdown": "text/markdown"}
 
 
@@ -62,6 +69,10 @@ class Event:
     type: str
     at: datetime
     data: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        return cls(body["id"], body["type"], datetime.fromisoformat(body["at"]), body["data"])
 
 
 @dataclass(frozen=True)
@@ -128,10 +139,17 @@ class Job:
         if on_event is not None and timeout is None:
             for event in self.events():
                 on_event(event)
+            on_event = None
+        told, longest = 0, LONGEST_WAIT_SECONDS if on_event is None else _EVENTS_SECONDS
         for seconds in waits(timeout, f"{self.job_id} is {self.raw['state']}"):
-            if self._status().finished:
+            finished = self._status().finished
+            if on_event is not None:
+                for event in self._events_so_far(told):
+                    on_event(event)
+                    told = event.id
+            if finished:
                 break
-            self._refreshed(wait=seconds)
+            self._refreshed(wait=min(seconds, longest))
         return self._status()
 
     def result(self, timeout: float | None = None) -> "Job":
@@ -150,12 +168,12 @@ class Job:
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """Follow what happens until the job ends; a cut connection is taken up where it broke."""
-        tried = 0
+        tried = silent = 0
         while True:
             try:
                 for event in self._stream(after):
                     yield event
-                    after, tried = event.id, 0
+                    after, tried, silent = event.id, 0, 0
             except (ProblemError, ConnectionFailed) as error:
                 if tried == self._transport.retries or not worth_another_try(error):
                     raise
@@ -165,6 +183,9 @@ class Job:
                 # A server that stops ends its streams as the end of the job does.
                 if self._refreshed().finished:
                     return
+                # What stands between may end each at once.
+                self._transport.pause(min(silent, _MOST_DOUBLED))
+                silent += 1
 
     def cancel(self) -> JobStatus:
         """Ask it to end, within seconds; what it has made so far is kept."""
@@ -266,11 +287,19 @@ class Job:
     def _stream(self, after: int) -> Iterator[Event]:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
         data: list[str] = []
-        with self._transport.stream(f"{self._path}/events", headers) as response:
+        with self._transport.stream(f"{self._path}/events", headers, silent_seconds=_PING_SECONDS) as response:
             for line in response.iter_lines():
                 if line.startswith("data:"):
                     data.append(line[5:].removeprefix(" "))
                 elif not line and data:
                     body = json.loads("\n".join(data))
                     data = []
-                    yield Event(body["id"], body["type"], datetime.fromisoformat(body["at"]), body["data"])
+                    yield Event.of(body)
+
+    def _events_so_far(self, after: int) -> Iterator[Event]:
+        while True:
+            page = self._transport.get(f"{self._path}/events", after=after, limit=_MOST_A_PAGE)
+            yield from map(Event.of, page["items"])
+            if page["next_cursor"] is None:
+                return
+            after = page["next_cursor"]

@@ -20,6 +20,8 @@ _HOPELESS = frozenset({"quota_reached"})
 """Limits that no waiting lifts."""
 _IN_FLIGHT = "idempotency_in_flight"
 _LONGEST_PAUSE_SECONDS = 60.0
+_LONGEST_WORK_SECONDS = 600.0
+_NOT_FOUND = 404
 
 
 class Transport:
@@ -32,6 +34,7 @@ class Transport:
     def __init__(self, config: Config, *, retries: int = 5, timeout: float = 60, backoff: float = 0.5) -> None:
         self.url = config.url
         self.retries = retries
+        self._timeout = timeout
         self._backoff = backoff
         self._http = httpx.Client(
             base_url=config.url + API,
@@ -39,7 +42,7 @@ class Transport:
                 "Authorization": f"Bearer {config.key}",
                 "User-Agent": f"winnow-client/{version('winnow-client')}",
             },
-            timeout=httpx.Timeout(timeout, connect=10),
+            timeout=self._patient(0),
         )
 
     def close(self) -> None:
@@ -48,14 +51,28 @@ class Transport:
     def get(self, path: str, **query: Any) -> Any:
         """Give the JSON of an object or a list; parameters that are null are left out."""
         params = {name: it for name, it in query.items() if it is not None}
-        return body_of(self.request("GET", path, params=params))
+        return body_of(self.request("GET", path, params=params, timeout=self._patient(params.get("wait", 0))))
 
     def post(self, path: str, payload: Any = None, *, idempotency_key: str | None = None) -> Any:
         key = idempotency_key or new_key()
         return body_of(self.request("POST", path, json=payload, headers={"Idempotency-Key": key}))
 
     def delete(self, path: str) -> None:
-        self.request("DELETE", path)
+        """Delete; where the answer was lost and the object is gone, that was it."""
+        lost = False
+
+        def once() -> httpx.Response:
+            nonlocal lost
+            try:
+                response = self._http.request("DELETE", path)
+            except httpx.TransportError:
+                lost = True
+                raise
+            if response.is_error and not (lost and response.status_code == _NOT_FOUND):
+                raise from_response(response)
+            return response
+
+        self.trying(once)
 
     def request(
         self, method: str, path: str, *, content: Body | None = None, retry: bool = True, **arguments: Any
@@ -73,26 +90,34 @@ class Transport:
 
     def trying(self, once: Callable[[], httpx.Response]) -> httpx.Response:
         """Call until it succeeds, or fails in a way that another try does not mend."""
-        for tried in range(self.retries + 1):
+        tried, began = 0, time.monotonic()
+        while True:
             try:
                 return reached(once)
             except (ProblemError, ConnectionFailed) as error:
-                if tried == self.retries or not worth_another_try(error):
+                # What an earlier try has begun is at work still: whoever waits for it has not failed.
+                at_work = error.code == _IN_FLIGHT and time.monotonic() - began < _LONGEST_WORK_SECONDS
+                if not at_work and (tried == self.retries or not worth_another_try(error)):
                     raise
                 self.pause(tried, error)
-        raise AssertionError("unreachable")
+                tried += not at_work
 
-    def pause(self, tried: int, error: ProblemError | ConnectionFailed) -> None:
+    def pause(self, tried: int, error: ProblemError | ConnectionFailed | None = None) -> None:
         """Wait for as long as the service asked, else twice as long each time, and never all clients at once."""
         asked = error.retry_after_seconds if isinstance(error, ProblemError) else None
         seconds = self._backoff * 2**tried * random.uniform(0.5, 1) if asked is None else asked  # noqa: S311  no secret
         time.sleep(min(seconds, _LONGEST_PAUSE_SECONDS))
 
+    def _patient(self, silent_seconds: float) -> httpx.Timeout:
+        """Give the timeouts of a request for which the service may say nothing for so long."""
+        return httpx.Timeout(self._timeout, connect=10, read=self._timeout + silent_seconds)
+
     @contextmanager
-    def stream(self, path: str, headers: Mapping[str, str], **arguments: Any) -> Iterator[httpx.Response]:
+    def stream(self, path: str, headers: Mapping[str, str], *, silent_seconds: float = 0) -> Iterator[httpx.Response]:
         """Open an answer that is read piece by piece. Raises ProblemError, ConnectionFailed; tries once."""
+        patient = self._patient(silent_seconds)
         try:
-            with self._http.stream("GET", path, headers=headers, follow_redirects=True, **arguments) as response:
+            with self._http.stream("GET", path, headers=headers, follow_redirects=True, timeout=patient) as response:
                 if response.is_error:
                     response.read()
                     raise from_response(response)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -94,7 +95,7 @@ def _resumable(transport: Transport, noun: str, path: Path, query: dict[str, Any
 
 
 def _create(transport: Transport, path: Path) -> str | None:
-    name = base64.b64encode(path.name.encode()).decode()
+    name = base64.b64encode(os.fsencode(path.name)).decode()
     headers = {**_TUS, "Upload-Length": str(path.stat().st_size), "Upload-Metadata": f"filename {name}"}
     try:
         response = transport.request("POST", "uploads", headers={**headers, "Idempotency-Key": new_key()})
@@ -177,7 +178,10 @@ def _may_go_on(error: ProblemError | ConnectionFailed) -> bool:
 
 
 class _Remembered:
-    """Where an upload goes on in another process: a small file, named for the service and the file sent to it."""
+    """Where an upload goes on in another process: a small file, named for the service and the file sent to it.
+
+    Where none can be kept, as in a home that is not to be written, a cut upload begins anew in another process.
+    """
 
     def __init__(self, url: str, path: Path) -> None:
         status, base = path.stat(), os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -187,15 +191,17 @@ class _Remembered:
     def location(self) -> str | None:
         try:
             return self._file.read_text()
-        except FileNotFoundError:
+        except OSError:
             return None
 
     def keep(self, location: str) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._file.write_text(location)
+        with suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._file.write_text(location)
 
     def forget(self) -> None:
-        self._file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._file.unlink(missing_ok=True)
 
 
 def blocks(file: BinaryIO) -> Iterator[bytes]:
