@@ -1,8 +1,9 @@
 """What endpoints ask for: the parts of the service, a session, the caller, a page."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, get_origin
 from urllib.parse import unquote, unquote_to_bytes
 
 from anyio import CapacityLimiter
@@ -120,10 +121,14 @@ Admin = Annotated[Caller, Depends(_caller_with("admin"))]
 
 
 def _refuse_unknown(request: Request) -> None:
-    """Refuse a parameter that the endpoint does not have: a filter that is misspelt must not answer everything."""
-    unknown = request.query_params.keys() - _query_names(request.scope["route"].dependant)
-    if unknown:
-        raise invalid_query(dict.fromkeys(sorted(unknown), "There is no such parameter."))
+    """Refuse a parameter that the endpoint does not have, or has once: what is asked for must not be left unheard."""
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    known = _query_fields(request.scope["route"].dependant)
+    faults = dict.fromkeys(sorted(given.keys() - known.keys()), "There is no such parameter.")
+    repeated = (name for name, times in given.items() if times > 1 and not known.get(name, True))
+    faults |= dict.fromkeys(repeated, "It is given more than once.")
+    if faults:
+        raise invalid_query(faults)
 
 
 def _refuse_bytes(query: bytes) -> None:
@@ -136,9 +141,12 @@ def _refuse_bytes(query: bytes) -> None:
             raise invalid_query({unquote(name.decode("latin-1")): "This is no text in UTF-8."}) from None
 
 
-def _query_names(dependant: Dependant) -> set[str]:
-    own = {field.alias for field in dependant.query_params}
-    return own.union(*(_query_names(inner) for inner in dependant.dependencies))
+def _query_fields(dependant: Dependant) -> dict[str, bool]:
+    """Tell of each parameter whether it may be given several times."""
+    found = {field.alias: get_origin(field.field_info.annotation) is list for field in dependant.query_params}
+    for inner in dependant.dependencies:
+        found |= _query_fields(inner)
+    return found
 
 
 async def _json_alone(request: Request) -> None:

@@ -37,6 +37,16 @@ def test_a_parameter_that_no_operation_has(project, operation):
     assert pointers(body) == ["/query/nope"]
 
 
+def test_a_parameter_that_is_given_twice(project):
+    for path in ("jobs?state=queued&state=failed", "jobs?label=a:b&label=c:d", "models?limit=1&limit=1"):
+        body = problem(project.client.get(path), 422, "validation_failed")
+        assert pointers(body) == [f"/query/{path.partition('?')[2].partition('=')[0]}"]
+        assert "more than once" in body["errors"][0]["message"]
+    jobs = [project.queued(), project.queued()]
+    body = problem(project.client.get("comparisons", params={"job": jobs}), 409, "no_report")
+    assert "report" in body["detail"], "where several are asked for, several may be given"
+
+
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("name", ["%ed%a0%80", "a%ff", "%c3"])
 def test_a_name_that_is_no_text(project, name):

@@ -6,6 +6,7 @@ nor with a report that is no JSON.
 
 import argparse
 import json
+import logging
 import random
 import sys
 import tempfile
@@ -126,6 +127,7 @@ def _refuse_constant(name):
 def fuzz(seeds, show=print):
     """Run the jobs of these seeds; give how they ended, by count, and the seeds of those that met a fault."""
     warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     # What is looked for does not hang on how well files are timed.
     harness.MAX_PAIRS, harness.TRIES, operator_profile.SECONDS, operator_profile.TRIES = 20, 1, 0.1, 1

@@ -72,7 +72,8 @@ class Client:
         """Upload a file, a folder of Hugging Face's libraries, or what ``torch.export.export`` gave.
 
         The service then looks into it: see ``wait``.
-        Files above 8 MiB are sent so that a cut upload goes on where it was, in a later process too.
+        Files above 8 MiB are sent so that a cut upload goes on where it was, in a later process too. A folder is packed
+        anew each time, and what was exported is written anew: their uploads go on within one process alone.
         """
         if isinstance(model, Model):
             return model
