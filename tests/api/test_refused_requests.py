@@ -43,7 +43,7 @@ def test_a_parameter_that_is_given_twice(project):
         assert pointers(body) == [f"/query/{path.partition('?')[2].partition('=')[0]}"]
         assert "more than once" in body["errors"][0]["message"]
     jobs = [project.queued(), project.queued()]
-    body = problem(project.client.get("comparisons", params={"job": jobs}), 409, "no_report")
+    body = problem(project.client.get("comparisons", params={"job_id": jobs}), 409, "no_report")
     assert "report" in body["detail"], "where several are asked for, several may be given"
 
 
