@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from app.domain.errors import CheckFailed, DatasetMismatch, UnsupportedNetwork
 from app.domain.learning_task import IGNORED, LearningTask
 from app.domain.report import ClassFigures, MetricDrop, MetricValue
 from workers.compression.datasets import Dataset
@@ -96,10 +97,33 @@ def judge(path: Path, data: Dataset, threads: int, baseline: Judged | None = Non
     """Run the file over the validation rows and keep what they say of it, but for outputs that are decided upon.
 
     An embedding is judged against that of the ``baseline``, which is None for the baseline itself.
+
+    Raises:
+        DatasetMismatch: no label of any row counts.
+        UnsupportedNetwork: the baseline gives what is not finite, which nothing can be compared with.
+        CheckFailed: the other file does.
     """
     task = TASKS[data.task]
     labels = data.labels(JUDGE) if data.labelled(JUDGE) else None
-    return judge_batches(task, prediction_batches(path, data, JUDGE, threads), labels, baseline)
+    batches = _finite(prediction_batches(path, data, JUDGE, threads), original=baseline is None)
+    return judge_batches(task, batches, labels, baseline)
+
+
+def _finite(
+    batches: Iterable[tuple[NDArray[np.int64], Logits]], *, original: bool
+) -> Iterator[tuple[NDArray[np.int64], Logits]]:
+    """Pass outputs on; what is not finite would make figures that no report can hold."""
+    for rows, outputs in batches:
+        wrong = ~np.isfinite(outputs).reshape(len(rows), -1).all(axis=1)
+        if wrong.any():
+            told = f"output is NaN or infinite, first for row {rows[wrong][0]} of {JUDGE}"
+            if not original:
+                raise CheckFailed(f"The compressed file's first {told}.")
+            raise UnsupportedNetwork(
+                f"The network's first {told}: nothing can be compared with it.",
+                hint="Look for a logarithm or a division on the way, or leave out what masks with infinity.",
+            )
+        yield rows, outputs
 
 
 def judge_batches(
@@ -129,7 +153,13 @@ def judge_batches(
         for name, figure in figures.items():
             terms.setdefault(name, []).append(figure.terms(shifted, wanted))
     joined = {name: join(parts) for name, parts in terms.items()}
-    judged = Judged(task, figures, joined, np.concatenate(decisions), labels, {})
+    decided = np.concatenate(decisions)
+    if not len(decided):
+        raise DatasetMismatch(
+            f"no label of the {JUDGE} rows counts: all are {IGNORED} or hidden by a mask, so that nothing is judged",
+            hint=f"Label more rows, or give a {JUDGE} split of rows with labels.",
+        )
+    judged = Judged(task, figures, joined, decided, labels, {})
     return with_pairs(judged, baseline) if task.name is LearningTask.EMBEDDING else judged
 
 
@@ -156,6 +186,15 @@ def pairs_of(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     generator = np.random.default_rng(count)
     first = generator.integers(count, size=PAIRS)
     return first, (first + 1 + generator.integers(count - 1, size=PAIRS)) % count
+
+
+def check_metric(judged: Judged, metric: str) -> None:
+    """Raise DatasetMismatch where the rows are too few to tell what an objective is about."""
+    if metric not in judged.figures:
+        raise DatasetMismatch(
+            f"{metric} compares pairs of rows and says something of three or more; {JUDGE} has {judged.rows}",
+            hint="Judge on more rows, or set the objective on another metric.",
+        )
 
 
 def value_of(task: Task, metric: str, outputs: Logits, labels: NDArray[Any]) -> float:
