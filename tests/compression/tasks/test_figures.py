@@ -1,17 +1,20 @@
 """Each figure against numbers worked by hand or a library's, and its interval against theory."""
 
 import time
+import tracemalloc
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
-from sklearn.metrics import f1_score, log_loss, mean_absolute_error, r2_score, top_k_accuracy_score
+from sklearn.metrics import f1_score, jaccard_score, log_loss, mean_absolute_error, r2_score, top_k_accuracy_score
 from threadpoolctl import threadpool_limits
 
-from app.domain.learning_task import LearningTask
+from app.domain.learning_task import IGNORED, LearningTask
 from workers.compression import evaluation
 from workers.compression.resampling import EXACT_ROWS, draw, p_value
 from workers.compression.tasks import TASKS, metrics
+from workers.compression.tasks.tokens import MOST_POSITIONS
 
 
 def judged(task, outputs, labels, baseline=None, batch=64):
@@ -21,6 +24,17 @@ def judged(task, outputs, labels, baseline=None, batch=64):
 
 def figures(task, outputs, labels):
     return {name: found.value for name, found in evaluation.measure(judged(task, outputs, labels), seed=0).items()}
+
+
+@contextmanager
+def at_most(megabytes):
+    """Fail where more is held beside what was there before."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < megabytes * 1e6
+    finally:
+        tracemalloc.stop()
 
 
 def logits(rows=300, classes=8, seed=0):
@@ -120,6 +134,31 @@ def test_ignored_positions_count_for_nothing():
     language = figures(LearningTask.LANGUAGE_MODELLING, outputs, labels)
     assert language["token_accuracy"] == pytest.approx(flat["accuracy"])
     assert language["perplexity"] == pytest.approx(np.exp(flat["log_loss"]))
+
+
+def test_figures_of_pixels_take_little_more_room_than_the_outputs_do():
+    generator = np.random.default_rng(0)
+    outputs = generator.standard_normal((12, 21, 256, 256), dtype=np.float32)
+    labels = generator.integers(21, size=(12, 256, 256))
+    labels[3], labels[:, :9] = IGNORED, IGNORED
+    assert labels.size > 2 * MOST_POSITIONS
+    with at_most(300):  # the terms of all pixels would be 400 MB
+        found = {
+            name: figure.value(figure.terms(outputs, labels))
+            for name, figure in TASKS[LearningTask.SEGMENTATION].figures((21, 256, 256)).items()
+        }
+    there, chosen = labels != IGNORED, outputs.argmax(1)
+    assert found["pixel_accuracy"] == pytest.approx((chosen == labels)[there].mean())
+    assert found["mean_iou"] == pytest.approx(jaccard_score(labels[there], chosen[there], average="macro"))
+
+
+def test_few_rows_of_many_numbers_are_drawn_in_little_room():
+    labels = np.random.default_rng(0).standard_normal((50, 1000)).astype(np.float32)
+    sides = [judged(LearningTask.REGRESSION, labels + off, labels) for off in (np.float32(0.5), np.float32(0.6))]
+    with at_most(300):  # ten thousand samples of all sums at once would be 700 MB
+        found = evaluation.compare(*sides, seed=0)
+    assert found.drops["mse"].value == pytest.approx(0.36 - 0.25, abs=1e-5)
+    assert found.drops["mse"].ci95 == pytest.approx((0.11, 0.11), abs=1e-3)
 
 
 def test_intervals_have_the_width_that_theory_gives_a_mean():

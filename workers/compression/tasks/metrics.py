@@ -6,6 +6,7 @@ the value, and with each row counted as often as it was drawn for the interval, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,11 +45,11 @@ def of_rows(values: NDArray[Any]) -> Terms:
 
 
 def by_row(terms: Terms, rows: NDArray[np.int64], count: int) -> Terms:
-    """Add up the terms of positions by the row that each is in."""
+    """Add up the terms of positions by the row that each is in; ``rows`` never fall."""
     if isinstance(terms, np.ndarray):
-        added = np.zeros((count, terms.shape[1]))
-        np.add.at(added, rows, terms)
-        return added
+        ends = np.searchsorted(rows, np.arange(count + 1))
+        added = [terms[begin:end].sum(axis=0) for begin, end in pairwise(ends)]
+        return np.stack(added) if added else np.zeros((0, terms.shape[1]))
     from scipy.sparse import csr_array
 
     places = np.arange(len(rows))
