@@ -14,7 +14,7 @@ from app.domain.learning_task import IGNORED, LearningTask
 from app.domain.report import ClassFigures, MetricDrop, MetricValue
 from workers.compression.datasets import Dataset
 from workers.compression.hits import by_class, hit_rate, measure_drop
-from workers.compression.inference import BATCH_ROWS, rows_at_once
+from workers.compression.inference import BATCH_ROWS, dynamic_sizes, rows_at_once
 from workers.compression.resampling import interval, p_value, resample
 from workers.compression.tasks import TASKS, Task
 from workers.compression.tasks.metrics import Figure, Terms, correlation, join, ranks, unit
@@ -80,17 +80,16 @@ def prediction_batches(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    first = session.get_inputs()[0].shape[0]
-    fixed = first if isinstance(first, int) else None
-    size = fixed or rows_at_once(session.get_outputs()[0].shape, BATCH_ROWS)
+    names, shapes = zip(*((value.name, value.shape) for value in session.get_inputs()), strict=True)
+    fixed = shapes[0][0] if isinstance(shapes[0][0], int) else None
+    size = fixed or rows_at_once(session.get_outputs()[0].shape, BATCH_ROWS, dynamic_sizes(shapes, data))
     rows = np.arange(data.rows(split))[:limit]
     for start in range(0, len(rows), size):
         picked = rows[start : start + size]
         # A fixed batch is filled up with repeated rows, whose outputs are dropped.
         inputs, _ = data.gather(split, np.resize(picked, fixed) if fixed else picked)
         outputs = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
-        yield picked, outputs[0][: len(picked)].astype(np.float32)
+        yield picked, outputs[0][: len(picked)].astype(np.float32, copy=False)
 
 
 def judge(path: Path, data: Dataset, threads: int, baseline: Judged | None = None) -> Judged:

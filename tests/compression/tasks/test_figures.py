@@ -14,7 +14,7 @@ from app.domain.learning_task import IGNORED, LearningTask
 from workers.compression import evaluation
 from workers.compression.resampling import EXACT_ROWS, draw, p_value
 from workers.compression.tasks import TASKS, metrics
-from workers.compression.tasks.tokens import MOST_POSITIONS
+from workers.compression.tasks.tokens import MOST_VALUES
 
 
 def judged(task, outputs, labels, baseline=None, batch=64):
@@ -141,7 +141,7 @@ def test_figures_of_pixels_take_little_more_room_than_the_outputs_do():
     outputs = generator.standard_normal((12, 21, 256, 256), dtype=np.float32)
     labels = generator.integers(21, size=(12, 256, 256))
     labels[3], labels[:, :9] = IGNORED, IGNORED
-    assert labels.size > 2 * MOST_POSITIONS
+    assert outputs.size > 2 * MOST_VALUES
     with at_most(300):  # the terms of all pixels would be 400 MB
         found = {
             name: figure.value(figure.terms(outputs, labels))

@@ -15,8 +15,8 @@ from workers.compression.tasks.classification import balanced, figures_of_classe
 from workers.compression.tasks.metrics import Figure, Terms
 from workers.compression.tasks.task import Labels, Outputs
 
-MOST_POSITIONS = 2**18
-"""Positions whose terms are held at once: 128 MB of those of 21 classes."""
+MOST_VALUES = 2**22
+"""Outputs whose terms are held at once: 100 MB of those of 21 classes."""
 
 
 class TokenClassification:
@@ -77,7 +77,7 @@ def of_positions(
     """
 
     def added(outputs: Outputs, labels: Labels) -> Terms:
-        size = max(1, MOST_POSITIONS // max(1, math.prod(labels.shape[1:])))
+        size = max(1, MOST_VALUES // max(1, math.prod(outputs.shape[1:])))
         starts = range(0, max(1, len(labels)), size)
         return metrics.join([few(outputs[start : start + size], labels[start : start + size]) for start in starts])
 
