@@ -17,7 +17,7 @@ from workers.compression.hits import by_class, hit_rate, measure_drop
 from workers.compression.inference import BATCH_ROWS, dynamic_sizes, rows_at_once
 from workers.compression.resampling import interval, p_value, resample
 from workers.compression.tasks import TASKS, Task
-from workers.compression.tasks.metrics import Figure, Terms, correlation, join, ranks, unit
+from workers.compression.tasks.metrics import Figure, Terms, correlation, join, narrow, ranks, unit
 
 JUDGE = "validation"
 """The split that files are judged on."""
@@ -271,13 +271,14 @@ def _value(judged: Judged, name: str, drawn: NDArray[np.float64]) -> MetricValue
 def _resample(sides: Mapping[str, Judged], seed: int) -> dict[tuple[str, str], NDArray[np.float64]]:
     """Give each figure of each side in every sample; all are drawn together, so that differences are paired."""
     keys = {f"{side} {name}": (side, name) for side, judged in sides.items() for name in judged.figures}
-    columns = {key: sides[side].terms[name].T.astype(np.float32) for key, (side, name) in keys.items()}
+    narrowed = {key: narrow(sides[side].terms[name]) for key, (side, name) in keys.items()}
+    columns = {key: part for key, (part, _) in narrowed.items()}
     pairs = {key: sides[side].pairs[name] for key, (side, name) in keys.items() if name in sides[side].pairs}
     rows = next(iter(sides.values())).rows
 
     def combine(key: str, sums: NDArray[Any]) -> NDArray[Any]:
         side, name = keys[key]
-        return sides[side].figures[name].combine(sums)
+        return sides[side].figures[name].combine(np.ldexp(sums, narrowed[key][1][:, None]))
 
     return {keys[key]: values for key, values in resample(rows, seed, columns, combine, pairs).items()}
 

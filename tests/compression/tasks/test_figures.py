@@ -98,6 +98,24 @@ def test_figures_of_numbers_are_those_of_scikit_learn(offset, width):
     assert 0.01 < found["r2"].ci95[1] - found["r2"].ci95[0] < 0.2
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+def test_numbers_of_any_size_have_figures_and_intervals(scale):
+    labels = np.random.default_rng(0).standard_normal((60, 2))
+    plain, scaled = (
+        evaluation.compare(
+            *(judged(LearningTask.REGRESSION, (factor * side).astype(np.float32), (factor * labels).astype(np.float32))
+              for side in (labels + 0.1, 0.8 * labels)),
+            seed=0,
+        )
+        for factor in (1.0, scale)
+    )  # fmt: skip
+    for name, unit in (("r2", 1.0), ("mae", scale), ("mse", scale**2)):
+        ours, wanted = scaled.compressed[name], plain.compressed[name]
+        assert ours.value / unit == pytest.approx(wanted.value, rel=1e-5)
+        assert np.array(ours.ci95) / unit == pytest.approx(np.array(wanted.ci95), rel=1e-3)
+        assert np.array(scaled.drops[name].ci95) / unit == pytest.approx(np.array(plain.drops[name].ci95), rel=1e-3)
+
+
 def test_an_output_that_is_the_same_in_every_row_does_not_count():
     truth = np.stack([np.arange(50), np.full(50, 1e5)], axis=1).astype(np.float32)
     outputs = truth + np.random.default_rng(0).standard_normal(truth.shape).astype(np.float32)

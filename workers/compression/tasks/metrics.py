@@ -65,6 +65,17 @@ def join(parts: Sequence[Terms]) -> Terms:
     return vstack(parts, format="csr")
 
 
+def narrow(terms: Terms) -> tuple[Terms, NDArray[np.int32]]:
+    """Give terms as columns in float32, (sums, rows), each divided by the power of two that brings it below 1.
+
+    Squares of numbers beyond 1e19 are none in float32, and those of numbers below 1e-23 are zero.
+    """
+    if not isinstance(terms, np.ndarray):
+        return terms.T.astype(np.float32), np.zeros(terms.shape[1], np.int32)
+    powers = np.frexp(np.abs(terms).max(axis=0))[1]
+    return np.ldexp(terms, -powers).T.astype(np.float32), powers
+
+
 def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
@@ -172,7 +183,7 @@ def r2(sums: Values) -> Values:
     """Give 1 − Σ(y − ŷ)²/Σ(y − ȳ)², the mean over outputs; one that is the same in every row does not count."""
     (wrong, once, twice), rows = np.split(sums[:-1], 3), sums[-1]
     spread = twice - np.square(once) / np.maximum(rows, 1e-12)
-    there = spread > 1e-13 * np.maximum(twice, 1e-30)
+    there = spread > 1e-13 * twice
     each = np.where(there, 1 - wrong / np.where(there, spread, 1), 0.0)
     return each.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
 
