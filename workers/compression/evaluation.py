@@ -17,7 +17,7 @@ from workers.compression.hits import by_class, hit_rate, measure_drop
 from workers.compression.inference import BATCH_ROWS, dynamic_sizes, rows_at_once
 from workers.compression.resampling import interval, p_value, resample
 from workers.compression.tasks import TASKS, Task
-from workers.compression.tasks.metrics import Figure, Terms, correlation, join, narrow, ranks, unit
+from workers.compression.tasks.metrics import Figure, Terms, compact, correlation, join, narrow, ranks, unit
 
 JUDGE = "validation"
 """The split that files are judged on."""
@@ -144,7 +144,7 @@ def judge_batches(
         figures = figures or task.figures(outputs.shape[1:])
         wanted = outputs if truths is None else truths[rows]
         decided = task.decide(outputs)
-        decisions.append(decided[wanted != IGNORED] if wanted.dtype.kind == "i" else decided)
+        decisions.append(compact(decided[wanted != IGNORED] if wanted.dtype.kind == "i" else decided))
         shifted = outputs
         if task.name is LearningTask.REGRESSION:
             shape = outputs.shape
@@ -234,7 +234,8 @@ def compare(
     classes: tuple[ClassFigures, ...] = ()
     if baseline.task.name in BY_CLASS:
         assert baseline.labels is not None
-        labels = baseline.labels[baseline.labels != IGNORED]
+        labels = compact(baseline.labels)
+        labels = labels[labels != IGNORED]
         before, after = (side.decisions == labels for side in (baseline, compressed))
         classes = by_class(before, after, labels, class_names)
         if baseline.task.name is LearningTask.CLASSIFICATION:

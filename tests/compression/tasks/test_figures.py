@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from app.domain.learning_task import IGNORED, LearningTask
 from workers.compression import evaluation
+from workers.compression.hits import by_class
 from workers.compression.resampling import EXACT_ROWS, draw, p_value
 from workers.compression.tasks import TASKS, metrics
 from workers.compression.tasks.tokens import MOST_VALUES
@@ -168,6 +169,24 @@ def test_figures_of_pixels_take_little_more_room_than_the_outputs_do():
     there, chosen = labels != IGNORED, outputs.argmax(1)
     assert found["pixel_accuracy"] == pytest.approx((chosen == labels)[there].mean())
     assert found["mean_iou"] == pytest.approx(jaccard_score(labels[there], chosen[there], average="macro"))
+
+
+def test_pixels_are_compared_in_few_bytes_each():
+    labels = np.random.default_rng(0).integers(3, size=(10, 64, 64))
+    labels[:, :16] = IGNORED
+    outputs = np.moveaxis(np.eye(3, dtype=np.float32)[labels % 3], -1, 1)
+    sides = [judged(LearningTask.SEGMENTATION, values, labels, batch=8) for values in (outputs, outputs[::-1])]
+    assert {side.decisions.dtype for side in sides} == {np.dtype(np.uint8)}
+    found = evaluation.compare(*sides, seed=0)
+    there, chosen = labels != IGNORED, outputs[::-1].argmax(1)
+    assert found.agreement == pytest.approx((outputs.argmax(1) == chosen)[there].mean())
+    for row in found.classes:
+        mine = there & (labels == row.class_)
+        assert (row.samples, row.baseline) == (mine.sum(), 1)
+        assert row.compressed == pytest.approx((chosen[mine] == row.class_).mean())
+    many, hit = np.resize(np.arange(3, dtype=np.uint8), 2**23), np.ones(2**23, bool)
+    with at_most(25):  # 64 MB in the eight bytes each that numpy counts by
+        assert sum(row.samples for row in by_class(hit, hit, many)) == 2**23
 
 
 def test_few_rows_of_many_numbers_are_drawn_in_little_room():

@@ -57,7 +57,7 @@ def choose_rows(network: Network, context: Context, spec: QuantizeSpec, *, obser
     enough = [kind for kind in kinds if len(kind[1]) >= min(FEWEST, most)]
     split, rows, kind = enough[0] if enough else max(kinds, key=lambda kind: len(kind[1]))
     batches = list(read_rows(network, context, split, rows, spec.batch_size))
-    labels = data.labels(split)[rows] if split in labelled else None
+    labels = data.labels(split, rows) if split in labelled else None
     metric = learning.objective_metric(context.objective, data.task) if context.objective else context.task.metric
     held = metric if labels is not None or data.task is LearningTask.EMBEDDING else "agreement"
     return GateRows(batches, labels, len(rows), kind, held)

@@ -17,6 +17,7 @@ Terms = Any
 """What rows add, (rows, sums): an array, or a sparse one of scipy's where most of it is zero."""
 
 BINS = 15
+_COUNTED = 1 << 20
 _DENSE = 128
 """Up to so many columns a product with all zeros is faster than one that leaves them out."""
 
@@ -63,6 +64,21 @@ def join(parts: Sequence[Terms]) -> Terms:
     from scipy.sparse import vstack
 
     return vstack(parts, format="csr")
+
+
+def count_classes(labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """Count each class, a few labels at a time: numpy makes eight bytes of each that it counts."""
+    counts = np.zeros(classes, np.int64)
+    for start in range(0, len(labels), _COUNTED):
+        counts += np.bincount(labels[start : start + _COUNTED], minlength=classes)
+    return counts
+
+
+def compact(values: NDArray[Any]) -> NDArray[Any]:
+    """Give whole numbers in the fewest bytes that hold them: there may be one for each pixel of a data set."""
+    if values.dtype.kind not in "iu" or not values.size:
+        return values
+    return values.astype(np.result_type(*(np.min_scalar_type(int(end)) for end in (values.min(), values.max()))))
 
 
 def narrow(terms: Terms) -> tuple[Terms, NDArray[np.int32]]:
