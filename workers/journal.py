@@ -105,12 +105,12 @@ def _eta(told: Any) -> float | None:
 
 
 def _metric(data: dict[str, Any]) -> dict[str, Any]:
-    value = float(data["value"])
-    # JSON has no word for what is not finite.
+    # JSON has no word for what is not finite: the engine's pipe says null already.
+    value = None if data["value"] is None else float(data["value"])
     return {
         "name": str(data["name"])[:200],
         "step": int(data["step"]),
-        "value": value if math.isfinite(value) else None,
+        "value": value if value is not None and math.isfinite(value) else None,
     }
 
 

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from torch import nn
 
-from app.domain.learning_task import LearningTask
+from app.domain.errors import CheckFailed, DatasetMismatch, UnsupportedNetwork
+from app.domain.learning_task import IGNORED, LearningTask
 from tests.compression.digits import write_network
+from tests.compression.quantization.networks import make_network
 from workers.compression import evaluation
 from workers.compression.datasets import load_dataset
 from workers.compression.formats import onnx, pt2
@@ -91,6 +94,41 @@ def test_comparison_is_row_by_row_and_by_class():
         (1, 2, 1.0, 1.0),
         (3, 1, 1.0, 0.0),
     ]
+
+
+@pytest.mark.parametrize("task", [LearningTask.TOKEN_CLASSIFICATION, LearningTask.SEGMENTATION])
+def test_rows_of_which_no_label_counts_judge_nothing(task):
+    shape = (3, 5, 4, 4) if task is LearningTask.SEGMENTATION else (3, 4, 5)
+    with pytest.raises(DatasetMismatch, match="no label of the validation rows counts"):
+        judged(np.zeros(shape, np.float32), np.full((3, 4, 4)[: len(shape) - 1], IGNORED), task)
+
+
+def test_pairs_of_two_rows_tell_no_objective():
+    vectors = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    evaluation.check_metric(judged(vectors, None, LearningTask.EMBEDDING), "spearman")
+    few = judged(vectors[:2], None, LearningTask.EMBEDDING)
+    evaluation.check_metric(few, "cosine")
+    with pytest.raises(DatasetMismatch, match="three or more; validation has 2"):
+        evaluation.check_metric(few, "spearman")
+
+
+class Logarithms(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.classify = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.classify(x.flatten(1)).log()
+
+
+def test_outputs_that_are_not_finite_are_told_before_anything_is_compared(tmp_path, digits_data):
+    network = make_network(Logarithms(), (1, 8, 8))
+    onnx.save(network, tmp_path / "net.onnx")
+    with pytest.raises(UnsupportedNetwork, match="first for row 0 of validation"):
+        evaluation.judge(tmp_path / "net.onnx", digits_data, 1)
+    ours = judged(np.ones((360, 10), np.float32), digits_data.labels("validation"))
+    with pytest.raises(CheckFailed, match="compressed file"):
+        evaluation.judge(tmp_path / "net.onnx", digits_data, 1, ours)
 
 
 @pytest.mark.parametrize("batch", [None, 7])

@@ -8,6 +8,7 @@ from torch.export import Dim
 
 from app.domain.errors import UnsupportedNetwork
 from tests.compression.networks import ZOO, MobileNet, ResNet, export, make
+from workers.compression.formats import onnx
 from workers.compression.lifting import lift
 
 
@@ -132,6 +133,22 @@ def test_constants_of_the_call_are_no_inputs():
     network = lift(torch.export.export(Optional(), (torch.randn(2, 3), None), dynamic_shapes=({0: Dim("batch")}, None)))
     assert [spec.name for spec in network.signature.inputs] == ["x"]
     assert [tuple(y.shape) for y in network.module(torch.randn(4, 3))] == [(4, 2), (4, 3)]
+
+
+def test_no_output_has_the_name_of_an_input(tmp_path):
+    class Follow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, output, output_1):
+            return self.fc(output), output_1 + 1
+
+    rows = torch.randn(2, 3), torch.randn(2, 3)
+    network = lift(torch.export.export(Follow().eval(), rows, dynamic_shapes=({0: Dim("batch")},) * 2))
+    assert [spec.name for spec in network.signature.inputs] == ["output", "output_1"]
+    assert [spec.name for spec in network.signature.outputs] == ["output_", "output_1_"]
+    onnx.save(network, tmp_path / "model.onnx")  # which compares it with the network
 
 
 def test_inputs_of_a_derived_size_are_refused():

@@ -43,6 +43,26 @@ def test_a_name_that_an_inner_value_has_is_still_given(network, tmp_path):
     assert onnx.load(tmp_path / "renamed.onnx").graph.output[0].name == "relu"
 
 
+class Decibels(nn.Module):
+    """Levels of powers, which are none of the numbers below zero and without end at it."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return torch.log(x), torch.log(x.clamp(min=0)), self.mix(x)
+
+
+def test_what_is_no_number_on_drawn_rows_is_the_same_as_itself(tmp_path):
+    network = make_network(Decibels(), (6,))
+    outputs = network.module(*network.example_inputs())
+    assert outputs[0].isnan().any()
+    assert outputs[1].isinf().any()
+    onnx_format.save(network, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").exists()
+
+
 @pytest.mark.parametrize("batch", [1, 5])
 def test_any_batch_gives_what_torch_gives(network, path, batch):
     (x,) = network.example_inputs(batch)

@@ -91,6 +91,21 @@ def test_ratios_are_baseline_over_compressed(tmp_path):
     assert (delta.latency_ratio.value, delta.agreement) == (3.0, 0.97)
 
 
+@pytest.mark.parametrize(
+    ("macs", "ratio", "told"),
+    [
+        ((0, 0), 1, "multiplications are as many as before"),
+        ((0, 3000), 0, "multiplications are new: the baseline has none"),
+        ((9000, 0), 9000, "multiplications shrink 9000.00 times"),
+    ],
+)
+def test_a_network_may_multiply_nothing(tmp_path, macs, ratio, told):
+    counts = [Counts(400, 400, count) for count in macs]
+    report = build_report(findings(tmp_path, counts=counts), RECIPE, None, 0)
+    assert report.delta.macs_ratio == ratio
+    assert told in report.verdict.reasons[1]
+
+
 def test_the_recipe_has_its_defaults_and_the_report_reads_back(tmp_path):
     report = build_report(findings(tmp_path), RECIPE, Objective(max_drop=0.02), seed=7)
     stored = report.model_dump(mode="json")

@@ -34,3 +34,16 @@ def test_without_one_the_share_that_is_done_is_what_there_is(journal):
 def test_an_estimate_that_is_no_number_of_seconds_breaks_the_protocol(journal, seconds):
     with pytest.raises(ProtocolBreach):
         tell(journal, eta_seconds=seconds)
+
+
+@pytest.mark.parametrize(("value", "kept"), [(0.5, 0.5), (float("nan"), None), (float("inf"), None)])
+def test_a_metric_that_is_no_number_is_kept_as_none_and_breaks_nothing(journal, value, kept):
+    told = EventMessage(type=EventType.METRIC, data={"name": "r2", "step": 1, "value": value})
+    journal.hear(EventMessage.model_validate_json(told.model_dump_json()))  # as it comes through the pipe
+    journal.hear(told)
+    assert [data["value"] for _, data, _ in journal._pending] == [kept, kept]
+
+
+def test_a_metric_without_a_value_breaks_the_protocol(journal):
+    with pytest.raises(ProtocolBreach):
+        journal.hear(EventMessage(type=EventType.METRIC, data={"name": "r2", "step": 1}))

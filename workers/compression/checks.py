@@ -13,7 +13,7 @@ from workers.compression.counting import count_nonzero_parameters, count_paramet
 from workers.compression.datasets import Dataset
 from workers.compression.evaluation import Logits, predict, relative_difference
 from workers.compression.formats import pt2
-from workers.compression.inference import all_outputs, compute_logits, rows_at_once
+from workers.compression.inference import all_outputs, compute_logits, held_at_once
 from workers.compression.network import Network
 from workers.compression.tasks import TASKS, Task
 
@@ -57,7 +57,7 @@ def check_files(onnx_path: Path, pt2_path: Path, data: Dataset, threads: int) ->
         CheckFailed: they decide too many rows differently, or one that is no tie.
     """
     network = pt2.load(pt2_path)
-    rows = np.arange(data.rows("validation"))[: rows_at_once(network.signature.outputs[0].shape, REAL_ROWS)]
+    rows = np.arange(data.rows("validation"))[: held_at_once(network, data, REAL_ROWS)]
     ours = compute_logits(network, data, "validation", rows, torch.device("cpu")).numpy()
     theirs = predict(onnx_path, data, "validation", threads, limit=len(rows))
     if ours.shape != theirs.shape:

@@ -77,6 +77,11 @@ class Dataset:
     def task(self) -> LearningTask:
         return self.labelling.task
 
+    @property
+    def row_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of a row's inputs, which all splits share."""
+        return tuple(array.shape[1:] for array in next(iter(self.splits.values())).inputs)
+
     def rows(self, split: str) -> int:
         """Count the rows of a split; 0 where there is none."""
         return len(self.splits[split].order) if split in self.splits else 0

@@ -9,14 +9,15 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from app.domain.errors import CheckFailed, DatasetMismatch, UnsupportedNetwork
 from app.domain.learning_task import IGNORED, LearningTask
 from app.domain.report import ClassFigures, MetricDrop, MetricValue
 from workers.compression.datasets import Dataset
 from workers.compression.hits import by_class, hit_rate, measure_drop
-from workers.compression.inference import BATCH_ROWS, rows_at_once
+from workers.compression.inference import BATCH_ROWS, dynamic_sizes, rows_at_once
 from workers.compression.resampling import interval, p_value, resample
 from workers.compression.tasks import TASKS, Task
-from workers.compression.tasks.metrics import Figure, Terms, correlation, join, ranks, unit
+from workers.compression.tasks.metrics import Figure, Terms, compact, correlation, join, narrow, ranks, unit
 
 JUDGE = "validation"
 """The split that files are judged on."""
@@ -79,27 +80,49 @@ def prediction_batches(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    first = session.get_inputs()[0].shape[0]
-    fixed = first if isinstance(first, int) else None
-    size = fixed or rows_at_once(session.get_outputs()[0].shape, BATCH_ROWS)
+    names, shapes = zip(*((value.name, value.shape) for value in session.get_inputs()), strict=True)
+    fixed = shapes[0][0] if isinstance(shapes[0][0], int) else None
+    size = fixed or rows_at_once(session.get_outputs()[0].shape, BATCH_ROWS, dynamic_sizes(shapes, data))
     rows = np.arange(data.rows(split))[:limit]
     for start in range(0, len(rows), size):
         picked = rows[start : start + size]
         # A fixed batch is filled up with repeated rows, whose outputs are dropped.
         inputs, _ = data.gather(split, np.resize(picked, fixed) if fixed else picked)
         outputs = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
-        yield picked, outputs[0][: len(picked)].astype(np.float32)
+        yield picked, outputs[0][: len(picked)].astype(np.float32, copy=False)
 
 
 def judge(path: Path, data: Dataset, threads: int, baseline: Judged | None = None) -> Judged:
     """Run the file over the validation rows and keep what they say of it, but for outputs that are decided upon.
 
     An embedding is judged against that of the ``baseline``, which is None for the baseline itself.
+
+    Raises:
+        DatasetMismatch: no label of any row counts.
+        UnsupportedNetwork: the baseline gives what is not finite, which nothing can be compared with.
+        CheckFailed: the other file does.
     """
     task = TASKS[data.task]
     labels = data.labels(JUDGE) if data.labelled(JUDGE) else None
-    return judge_batches(task, prediction_batches(path, data, JUDGE, threads), labels, baseline)
+    batches = _finite(prediction_batches(path, data, JUDGE, threads), original=baseline is None)
+    return judge_batches(task, batches, labels, baseline)
+
+
+def _finite(
+    batches: Iterable[tuple[NDArray[np.int64], Logits]], *, original: bool
+) -> Iterator[tuple[NDArray[np.int64], Logits]]:
+    """Pass outputs on; what is not finite would make figures that no report can hold."""
+    for rows, outputs in batches:
+        wrong = ~np.isfinite(outputs).reshape(len(rows), -1).all(axis=1)
+        if wrong.any():
+            told = f"output is NaN or infinite, first for row {rows[wrong][0]} of {JUDGE}"
+            if not original:
+                raise CheckFailed(f"The compressed file's first {told}.")
+            raise UnsupportedNetwork(
+                f"The network's first {told}: nothing can be compared with it.",
+                hint="Look for a logarithm or a division on the way, or leave out what masks with infinity.",
+            )
+        yield rows, outputs
 
 
 def judge_batches(
@@ -121,7 +144,7 @@ def judge_batches(
         figures = figures or task.figures(outputs.shape[1:])
         wanted = outputs if truths is None else truths[rows]
         decided = task.decide(outputs)
-        decisions.append(decided[wanted != IGNORED] if wanted.dtype.kind == "i" else decided)
+        decisions.append(compact(decided[wanted != IGNORED] if wanted.dtype.kind == "i" else decided))
         shifted = outputs
         if task.name is LearningTask.REGRESSION:
             shape = outputs.shape
@@ -129,7 +152,13 @@ def judge_batches(
         for name, figure in figures.items():
             terms.setdefault(name, []).append(figure.terms(shifted, wanted))
     joined = {name: join(parts) for name, parts in terms.items()}
-    judged = Judged(task, figures, joined, np.concatenate(decisions), labels, {})
+    decided = np.concatenate(decisions)
+    if not len(decided):
+        raise DatasetMismatch(
+            f"no label of the {JUDGE} rows counts: all are {IGNORED} or hidden by a mask, so that nothing is judged",
+            hint=f"Label more rows, or give a {JUDGE} split of rows with labels.",
+        )
+    judged = Judged(task, figures, joined, decided, labels, {})
     return with_pairs(judged, baseline) if task.name is LearningTask.EMBEDDING else judged
 
 
@@ -156,6 +185,15 @@ def pairs_of(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     generator = np.random.default_rng(count)
     first = generator.integers(count, size=PAIRS)
     return first, (first + 1 + generator.integers(count - 1, size=PAIRS)) % count
+
+
+def check_metric(judged: Judged, metric: str) -> None:
+    """Raise DatasetMismatch where the rows are too few to tell what an objective is about."""
+    if metric not in judged.figures:
+        raise DatasetMismatch(
+            f"{metric} compares pairs of rows and says something of three or more; {JUDGE} has {judged.rows}",
+            hint="Judge on more rows, or set the objective on another metric.",
+        )
 
 
 def value_of(task: Task, metric: str, outputs: Logits, labels: NDArray[Any]) -> float:
@@ -196,7 +234,8 @@ def compare(
     classes: tuple[ClassFigures, ...] = ()
     if baseline.task.name in BY_CLASS:
         assert baseline.labels is not None
-        labels = baseline.labels[baseline.labels != IGNORED]
+        labels = compact(baseline.labels)
+        labels = labels[labels != IGNORED]
         before, after = (side.decisions == labels for side in (baseline, compressed))
         classes = by_class(before, after, labels, class_names)
         if baseline.task.name is LearningTask.CLASSIFICATION:
@@ -233,13 +272,14 @@ def _value(judged: Judged, name: str, drawn: NDArray[np.float64]) -> MetricValue
 def _resample(sides: Mapping[str, Judged], seed: int) -> dict[tuple[str, str], NDArray[np.float64]]:
     """Give each figure of each side in every sample; all are drawn together, so that differences are paired."""
     keys = {f"{side} {name}": (side, name) for side, judged in sides.items() for name in judged.figures}
-    columns = {key: sides[side].terms[name].T.astype(np.float32) for key, (side, name) in keys.items()}
+    narrowed = {key: narrow(sides[side].terms[name]) for key, (side, name) in keys.items()}
+    columns = {key: part for key, (part, _) in narrowed.items()}
     pairs = {key: sides[side].pairs[name] for key, (side, name) in keys.items() if name in sides[side].pairs}
     rows = next(iter(sides.values())).rows
 
     def combine(key: str, sums: NDArray[Any]) -> NDArray[Any]:
         side, name = keys[key]
-        return sides[side].figures[name].combine(sums)
+        return sides[side].figures[name].combine(np.ldexp(sums, narrowed[key][1][:, None]))
 
     return {keys[key]: values for key, values in resample(rows, seed, columns, combine, pairs).items()}
 

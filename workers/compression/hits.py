@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from scipy.special import bdtr, betaincinv
 
 from app.domain.report import ClassFigures, MetricDrop, MetricValue
 from workers.compression.resampling import CONFIDENCE
+from workers.compression.tasks.metrics import count_classes
 
 
 def hit_rate(hits: int, rows: int) -> MetricValue:
@@ -88,12 +90,13 @@ def measure_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> MetricD
 def by_class(
     before: NDArray[np.bool_],
     after: NDArray[np.bool_],
-    labels: NDArray[np.int64],
+    labels: NDArray[Any],
     names: Sequence[str] | None = None,
 ) -> tuple[ClassFigures, ...]:
     """Give the shares within each class that stands in the labels, of rows, tokens or pixels."""
-    counts = np.bincount(labels)
-    right = [np.bincount(labels, weights=hits) for hits in (before, after)]
+    classes = int(labels.max()) + 1
+    counts = count_classes(labels, classes)
+    right = [count_classes(labels[hits], classes) for hits in (before, after)]
     return tuple(
         ClassFigures(
             class_=int(label),

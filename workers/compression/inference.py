@@ -1,7 +1,7 @@
 """Outputs of a network in torch over rows of a data set."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,31 @@ MOST_VALUES = 2**27
 """Numbers of one output that are held at once, half a gigabyte: a language model has millions for a row."""
 
 
-def rows_at_once(shape: Sequence[Any], most: int) -> int:
-    """Give how many rows, ``most`` at most, have outputs of this shape, (rows, …), that can be held at once."""
-    values = math.prod(size for size in shape[1:] if isinstance(size, int))
+def rows_at_once(shape: Sequence[Any], most: int, sizes: Mapping[str, int] | None = None) -> int:
+    """Give how many rows, ``most`` at most, have outputs of this shape, (rows, …), that can be held at once.
+
+    ``sizes`` are those of dynamic dimensions; one that is computed from others is taken to be as large as the largest.
+    """
+    known = sizes or {}
+    largest = max(known.values(), default=1)
+    values = math.prod(size if isinstance(size, int) else known.get(str(size), largest) for size in shape[1:])
     return max(1, min(most, MOST_VALUES // max(1, values)))
+
+
+def dynamic_sizes(shapes: Iterable[Sequence[Any]], data: Dataset) -> dict[str, int]:
+    """Give the sizes that rows have of dynamic dimensions, by their names in the inputs' shapes, (rows, …)."""
+    return {
+        name: size
+        for shape, row in zip(shapes, data.row_shapes, strict=True)
+        for name, size in zip(shape[1:], row, strict=True)
+        if isinstance(name, str)
+    }
+
+
+def held_at_once(network: Network, data: Dataset, most: int, place: int = 0) -> int:
+    """Give how many rows, ``most`` at most, have outputs of a network that can be held at once."""
+    sizes = dynamic_sizes((spec.shape for spec in network.signature.inputs), data)
+    return rows_at_once(network.signature.outputs[place].shape, most, sizes)
 
 
 def fixed_batch(signature: Signature) -> int | None:
@@ -61,7 +82,7 @@ def output_batches(
     """
     if not len(rows):
         raise DatasetMismatch(f"the data set has no {split} rows, which this step needs")
-    size = fixed_batch(network.signature) or rows_at_once(network.signature.outputs[place].shape, batch_rows)
+    size = fixed_batch(network.signature) or held_at_once(network, data, batch_rows, place)
     start = 0
     while start < len(rows):
         picked = rows[start : start + size]

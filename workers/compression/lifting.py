@@ -73,13 +73,18 @@ def _describe(exported: ExportedProgram) -> tuple[Signature, tuple[dict[int, Dim
         inputs.append(_tensor_spec(spec.arg.name, value, dims))
         dynamic.append(found)
         sizes.append(tuple(_hint(size) for size in value.shape))
-    outputs = []
+    outputs, taken = [], {spec.name for spec in inputs}
     for place, output in enumerate(
         s for s in exported.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT
     ):
         if not isinstance(output.arg, TensorArgument):
             raise UnsupportedNetwork(f"Output {place} of the network is no tensor.")
-        outputs.append(_tensor_spec(f"output_{place}" if place else "output", values[output.arg.name], dims))
+        name = f"output_{place}" if place else "output"
+        # In a file no output may have the name of an input.
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        outputs.append(_tensor_spec(name, values[output.arg.name], dims))
     if not inputs or not outputs:
         raise UnsupportedNetwork("The network has no tensor going in, or none coming out.")
     return Signature(inputs=tuple(inputs), outputs=tuple(outputs)), tuple(dynamic), tuple(sizes)

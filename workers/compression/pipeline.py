@@ -132,6 +132,8 @@ def compress(
             before = evaluation.judge(files[0], data, torch.get_num_threads())
             measured = Baseline(saved - began, time.monotonic() - saved, data.rows(evaluation.JUDGE))
             headline = context.task.metric
+            metric = learning.objective_metric(objective, data.task) if objective else None
+            evaluation.check_metric(before, metric or headline)
             context.metric(f"baseline_{headline}", 0, before.value(headline))
             tracker.expect([Expected(0.0), *forecast(recipe, latency, measured)])
         result, floating, steps = _run_steps(recipe, context, output, tracker)
@@ -140,7 +142,6 @@ def compress(
             packed = _pack(files[0], output, Path(scratch)) if leaves_zeros(recipe) else (None, None)
         with tracker.part(Stage.EVALUATING, "Comparing both files on the validation rows"):
             after = evaluation.judge(files[1], data, torch.get_num_threads(), before)
-            metric = learning.objective_metric(objective, data.task) if objective else None
             comparison = evaluation.compare(before, after, seed, metric, data.class_names)
             context.metric(f"compressed_{headline}", 0, comparison.compressed[headline].value)
             rows = _count_rows(data, recipe, steps)

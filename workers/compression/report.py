@@ -99,8 +99,8 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
     compressed = describe_side(findings.compressed, comparison.compressed)
     delta = Delta(
         size_ratio=baseline.size_bytes / compressed.size_bytes,
-        parameters_ratio=baseline.parameters / max(1, compressed.parameters),
-        macs_ratio=baseline.macs / max(1, compressed.macs),
+        parameters_ratio=_ratio(baseline.parameters, compressed.parameters),
+        macs_ratio=_ratio(baseline.macs, compressed.macs),
         latency_ratio=findings.latency_ratio,
         metric_drop=comparison.drop,
         metric_drops=dict(comparison.drops),
@@ -137,6 +137,11 @@ def build_report(findings: Findings, recipe: Recipe, objective: Objective | None
         recipe=recipe,
         seed=seed,
     )
+
+
+def _ratio(before: int, after: int) -> float:
+    """Divide two counts, of which either may be 0: a network that only looks up multiplies nothing."""
+    return 1.0 if before == after else before / max(1, after)
 
 
 def _is_apart(slower: LatencyFigures, faster: LatencyFigures) -> bool:
@@ -298,6 +303,8 @@ def _counted(name: str, ratio: float) -> str:
         return f"{name} are as many as before"
     if ratio > 1:
         return f"{name} shrink {_times(ratio)} times"
+    if not ratio:
+        return f"{name} are new: the baseline has none"
     return f"{name} grow {_times(1 / ratio)} times"
 
 

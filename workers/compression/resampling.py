@@ -54,7 +54,9 @@ def resample(
     dense = {name: part for name, part in columns.items() if isinstance(part, np.ndarray) and name not in pairs}
     stacked = np.concatenate(list(dense.values())) if dense else np.zeros((0, rows), np.float32)
     ends = np.cumsum([len(part) for part in dense.values()])
-    for weights in draw(rows, seed):
+    # Few rows are drawn for many samples at once, and each may add to many sums or stand in many pairs.
+    most = max(sum(part.shape[0] for part in columns.values()), *(len(first) for first, _ in pairs.values()), 1)
+    for weights in _pieces(draw(rows, seed), max(1, _CHUNK_CELLS // most)):
         # Both sides have the same pairs, which are dear to weigh.
         weighed: dict[int, Weights] = {}
         sums = dict(zip(dense, np.split(stacked @ weights, ends[:-1]), strict=True)) if dense else {}
@@ -68,6 +70,13 @@ def resample(
                 sums[name] = part @ weights
             found[name].append(combine(name, sums[name].astype(np.float64)))
     return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _pieces(drawn: Iterator[Weights], samples: int) -> Iterator[Weights]:
+    """Cut draws into pieces of so many samples."""
+    for weights in drawn:
+        for start in range(0, weights.shape[1], samples):
+            yield weights[:, start : start + samples]
 
 
 def interval(values: Draws) -> tuple[float, float]:

@@ -203,6 +203,17 @@ def test_names_that_mean_harm_are_text():
     text.encode()
 
 
+def test_classes_are_called_as_the_data_set_has_it_in_any_letters():
+    report, pairs = make_report(classes=3)
+    names = ("名前", "a\u202eb", "<img src=x>")
+    classes = [found.model_copy(update={"name": name}) for found, name in zip(report.classes, names, strict=True)]
+    text = render_page(report.model_copy(update={"classes": tuple(classes)}), SUBJECT, pairs)  # no font warns of any
+    assert text.count("名前") >= 2
+    assert "\u202e" not in text
+    assert "a\ufffdb" in text
+    assert "<img" not in text
+
+
 def test_a_negative_drop_reads_as_a_gain():
     report, _ = make_report()
     drop = report.delta.metric_drop.model_copy(update={"value": -0.01, "ci95": (-0.03, 0.01)})

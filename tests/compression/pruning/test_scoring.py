@@ -42,8 +42,12 @@ def test_taylor_is_how_the_loss_changes_with_the_scale_of_a_filter(context, digi
     assert np.allclose(scores[np.searchsorted(units, mine)], slow / slow.mean(), rtol=1e-2, atol=1e-3)
 
 
-def test_taylor_needs_train_rows(context, digits_network):
-    data = replace(context.data, splits={"validation": context.data.splits["validation"]})
+@pytest.mark.parametrize("emptied", [False, True])
+def test_taylor_needs_train_rows(context, digits_network, emptied):
+    splits = {"validation": context.data.splits["validation"]}
+    if emptied:
+        splits["train"] = replace(context.data.splits["train"], order=np.zeros(0, np.int64))
+    data = replace(context.data, splits=splits)
     with pytest.raises(DatasetMismatch, match="no train rows"):
         score_all(digits_network, "taylor", replace(context, data=data))
 

@@ -1,14 +1,21 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from app.domain.errors import NoChange, NothingToPrune
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.training import FinetuneSpec
 from tests.compression.networks import make
 from workers.compression.checks import check_step
+from workers.compression.datasets import Dataset, Split
 from workers.compression.formats import onnx, pt2
+from workers.compression.lifting import lift
 from workers.compression.pruning import prune
 from workers.compression.pruning.masks import all_but, lowest, lowest_of_rows, wanda
 from workers.compression.training import finetune
@@ -90,6 +97,36 @@ def test_wanda_takes_the_same_share_of_each_output_of_linear_layers(context, dig
     assert result.details["calibration_rows"] == 1024
     magnitude = prune.run(digits_network, spec(amount=0.5, scope="layer"), context)
     assert not torch.equal(found["fc.weight"], zeros(magnitude.network)["fc.weight"])
+
+
+class Wide(nn.Module):
+    """Half a megabyte of outputs a row, as a language model has."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.fc(x)[:, :, None].repeat(1, 1, 16384)
+
+
+def test_wanda_holds_the_outputs_of_one_batch_of_rows(context):
+    network = lift(
+        torch.export.export(Wide().eval(), (torch.zeros(2, 8),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    )
+    rows = np.random.default_rng(0).standard_normal((1024, 8), np.float32)
+    calibration = Split((rows,), None, np.arange(1024))
+    data = Dataset({"calibration": calibration}, (torch.float32,))
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    result = prune.run(network, spec(criterion="wanda", amount=0.5), replace(context, data=data))
+    assert resident("VmHWM") - before < 500e6, "all outputs are 540 MB, and as much again where they are joined"
+    assert result.details["calibration_rows"] == 1024
+
+
+def resident(field):
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith(field))) * 1024
 
 
 def test_layers_keep_a_weight_however_small_theirs_are(context, digits_network):

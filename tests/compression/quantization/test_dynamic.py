@@ -24,10 +24,12 @@ from tests.compression.quantization.schemes import (
     write,
 )
 from tests.compression.quantization.test_groups import half_even
+from workers.compression.datasets import Dataset, Split
 from workers.compression.formats import onnx as onnx_format
 from workers.compression.quantization import quantize
 from workers.compression.quantization.stored import DynamicLinear
 from workers.compression.quantization.written import check_dynamic
+from workers.compression.step import Context
 
 F32 = np.float32
 VALUES = st.one_of(st.floats(-50, 50, width=32), st.sampled_from([0.0, 0.5, 127.5, 255.0]))
@@ -154,6 +156,24 @@ def test_layers_go_back_until_the_objective_holds(network, tmp_path):
 
 def test_without_an_objective_nothing_is_judged(written):
     assert "gate" not in written[1].details
+
+
+def test_where_only_rows_that_judge_are_left_no_layer_goes_back(network, tmp_path):
+    split = Split((text_rows(),), np.zeros(64, np.int64), np.arange(64))
+    events = []
+    context = Context(
+        network,
+        Dataset({"validation": split}, (torch.int64,)),
+        0,
+        torch.device("cpu"),
+        events.append,
+        tmp_path,
+        objective=Objective(max_drop=0.05),
+    )
+    result, _ = write(network, spec("dynamic"), context, tmp_path)
+    assert "gate" not in result.details
+    assert result.details["layers_quantized"] == 6
+    assert ["no calibration or train rows" in event.data["message"] for event in events] == [True]
 
 
 class Words(nn.Module):

@@ -1,17 +1,21 @@
 """Each figure against numbers worked by hand or a library's, and its interval against theory."""
 
 import time
+import tracemalloc
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
-from sklearn.metrics import f1_score, log_loss, mean_absolute_error, r2_score, top_k_accuracy_score
+from sklearn.metrics import f1_score, jaccard_score, log_loss, mean_absolute_error, r2_score, top_k_accuracy_score
 from threadpoolctl import threadpool_limits
 
-from app.domain.learning_task import LearningTask
+from app.domain.learning_task import IGNORED, LearningTask
 from workers.compression import evaluation
+from workers.compression.hits import by_class
 from workers.compression.resampling import EXACT_ROWS, draw, p_value
 from workers.compression.tasks import TASKS, metrics
+from workers.compression.tasks.tokens import MOST_VALUES
 
 
 def judged(task, outputs, labels, baseline=None, batch=64):
@@ -21,6 +25,17 @@ def judged(task, outputs, labels, baseline=None, batch=64):
 
 def figures(task, outputs, labels):
     return {name: found.value for name, found in evaluation.measure(judged(task, outputs, labels), seed=0).items()}
+
+
+@contextmanager
+def at_most(megabytes):
+    """Fail where more is held beside what was there before."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < megabytes * 1e6
+    finally:
+        tracemalloc.stop()
 
 
 def logits(rows=300, classes=8, seed=0):
@@ -84,6 +99,24 @@ def test_figures_of_numbers_are_those_of_scikit_learn(offset, width):
     assert 0.01 < found["r2"].ci95[1] - found["r2"].ci95[0] < 0.2
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+def test_numbers_of_any_size_have_figures_and_intervals(scale):
+    labels = np.random.default_rng(0).standard_normal((60, 2))
+    plain, scaled = (
+        evaluation.compare(
+            *(judged(LearningTask.REGRESSION, (factor * side).astype(np.float32), (factor * labels).astype(np.float32))
+              for side in (labels + 0.1, 0.8 * labels)),
+            seed=0,
+        )
+        for factor in (1.0, scale)
+    )  # fmt: skip
+    for name, unit in (("r2", 1.0), ("mae", scale), ("mse", scale**2)):
+        ours, wanted = scaled.compressed[name], plain.compressed[name]
+        assert ours.value / unit == pytest.approx(wanted.value, rel=1e-5)
+        assert np.array(ours.ci95) / unit == pytest.approx(np.array(wanted.ci95), rel=1e-3)
+        assert np.array(scaled.drops[name].ci95) / unit == pytest.approx(np.array(plain.drops[name].ci95), rel=1e-3)
+
+
 def test_an_output_that_is_the_same_in_every_row_does_not_count():
     truth = np.stack([np.arange(50), np.full(50, 1e5)], axis=1).astype(np.float32)
     outputs = truth + np.random.default_rng(0).standard_normal(truth.shape).astype(np.float32)
@@ -120,6 +153,49 @@ def test_ignored_positions_count_for_nothing():
     language = figures(LearningTask.LANGUAGE_MODELLING, outputs, labels)
     assert language["token_accuracy"] == pytest.approx(flat["accuracy"])
     assert language["perplexity"] == pytest.approx(np.exp(flat["log_loss"]))
+
+
+def test_figures_of_pixels_take_little_more_room_than_the_outputs_do():
+    generator = np.random.default_rng(0)
+    outputs = generator.standard_normal((12, 21, 256, 256), dtype=np.float32)
+    labels = generator.integers(21, size=(12, 256, 256))
+    labels[3], labels[:, :9] = IGNORED, IGNORED
+    assert outputs.size > 2 * MOST_VALUES
+    with at_most(300):  # the terms of all pixels would be 400 MB
+        found = {
+            name: figure.value(figure.terms(outputs, labels))
+            for name, figure in TASKS[LearningTask.SEGMENTATION].figures((21, 256, 256)).items()
+        }
+    there, chosen = labels != IGNORED, outputs.argmax(1)
+    assert found["pixel_accuracy"] == pytest.approx((chosen == labels)[there].mean())
+    assert found["mean_iou"] == pytest.approx(jaccard_score(labels[there], chosen[there], average="macro"))
+
+
+def test_pixels_are_compared_in_few_bytes_each():
+    labels = np.random.default_rng(0).integers(3, size=(10, 64, 64))
+    labels[:, :16] = IGNORED
+    outputs = np.moveaxis(np.eye(3, dtype=np.float32)[labels % 3], -1, 1)
+    sides = [judged(LearningTask.SEGMENTATION, values, labels, batch=8) for values in (outputs, outputs[::-1])]
+    assert {side.decisions.dtype for side in sides} == {np.dtype(np.uint8)}
+    found = evaluation.compare(*sides, seed=0)
+    there, chosen = labels != IGNORED, outputs[::-1].argmax(1)
+    assert found.agreement == pytest.approx((outputs.argmax(1) == chosen)[there].mean())
+    for row in found.classes:
+        mine = there & (labels == row.class_)
+        assert (row.samples, row.baseline) == (mine.sum(), 1)
+        assert row.compressed == pytest.approx((chosen[mine] == row.class_).mean())
+    many, hit = np.resize(np.arange(3, dtype=np.uint8), 2**23), np.ones(2**23, bool)
+    with at_most(25):  # 64 MB in the eight bytes each that numpy counts by
+        assert sum(row.samples for row in by_class(hit, hit, many)) == 2**23
+
+
+def test_few_rows_of_many_numbers_are_drawn_in_little_room():
+    labels = np.random.default_rng(0).standard_normal((50, 1000)).astype(np.float32)
+    sides = [judged(LearningTask.REGRESSION, labels + off, labels) for off in (np.float32(0.5), np.float32(0.6))]
+    with at_most(300):  # ten thousand samples of all sums at once would be 700 MB
+        found = evaluation.compare(*sides, seed=0)
+    assert found.drops["mse"].value == pytest.approx(0.36 - 0.25, abs=1e-5)
+    assert found.drops["mse"].ci95 == pytest.approx((0.11, 0.11), abs=1e-3)
 
 
 def test_intervals_have_the_width_that_theory_gives_a_mean():

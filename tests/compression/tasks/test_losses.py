@@ -4,14 +4,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from onnxruntime import InferenceSession
+from torch import nn
+from torch.export import Dim, export
 
 from app.domain.learning_task import LearningTask
 from app.domain.steps.distill import DistillSpec
 from app.domain.steps.training import FinetuneSpec
 from tests.compression.learners import LEARNERS, make_contexts
 from workers.compression import evaluation, judging
+from workers.compression.datasets import Dataset, Split
 from workers.compression.distillation.distill import imitate
-from workers.compression.inference import rows_at_once
+from workers.compression.formats import onnx
+from workers.compression.inference import dynamic_sizes, held_at_once, rows_at_once
+from workers.compression.lifting import lift
 from workers.compression.tasks import TASKS
 from workers.compression.training.criterion import Batch
 from workers.compression.training.weights import class_weights
@@ -149,3 +155,18 @@ def test_outputs_of_a_row_bound_how_many_rows_are_held_at_once():
     assert rows_at_once(("batch", 10), 256) == 256
     assert rows_at_once(("batch", 128, 30_000), 256) == 2**27 // (128 * 30_000) == 34
     assert rows_at_once(("batch", "length", 2**28), 256) == 1
+    assert rows_at_once(("batch", "length", 30_000), 256, {"length": 128}) == 34
+    assert rows_at_once(("batch", "length + 2", 30_000), 256, {"length": 128, "other": 7}) == 34
+
+
+def test_positions_of_any_number_are_counted_in_what_is_held_at_once(tmp_path):
+    words = nn.Sequential(nn.Embedding(30_000, 2), nn.Linear(2, 30_000)).eval()
+    ids, dims = torch.zeros(2, 5, dtype=torch.int64), {0: Dim("rows"), 1: Dim("tokens")}
+    network = lift(export(words, (ids,), dynamic_shapes=(dims,)))
+    rows = Split((np.zeros((300, 128), np.int64),), None, np.arange(300))
+    data = Dataset({"validation": rows}, (torch.int64,))
+    assert held_at_once(network, data, 256) == 34
+    onnx.save(network, tmp_path / "words.onnx")
+    session = InferenceSession(tmp_path / "words.onnx", providers=["CPUExecutionProvider"])
+    shapes = [value.shape for value in (*session.get_inputs(), *session.get_outputs())]
+    assert rows_at_once(shapes[1], 256, dynamic_sizes(shapes[:1], data)) == 34

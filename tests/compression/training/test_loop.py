@@ -99,6 +99,12 @@ def test_held_out_rows_are_a_tenth_and_apart():
         rows.split_rows(2, seed=0)
 
 
+def test_batch_norm_asks_for_batches_of_more_than_the_one_row_that_a_step_asks_for(context, digits_network):
+    with pytest.raises(ValidationFailed, match="one row") as caught:
+        finetune.run(digits_network, spec(epochs=1, batch_size=1), context)
+    assert "batch_size of 2" in caught.value.hint
+
+
 @pytest.mark.parametrize(("batch", "error"), [(2, None), (1, ValidationFailed)])
 def test_a_fixed_batch_is_trained_at_that_batch(tmp_path, digits_folder, context, batch, error):
     write_network(tmp_path / "net.pt2", epochs=0, batch=batch)
@@ -106,8 +112,9 @@ def test_a_fixed_batch_is_trained_at_that_batch(tmp_path, digits_folder, context
     data = load_dataset(digits_folder / "digits.npz", "npz", network.signature, seed=0)
     fixed = replace(context, data=data, baseline=network)
     if error:
-        with pytest.raises(error, match="one row"):
+        with pytest.raises(error, match="one row") as caught:
             finetune.run(network, spec(epochs=1), fixed)
+        assert "dynamic batch" in caught.value.hint
     else:
         assert finetune.run(network, spec(epochs=1), fixed).details["train_rows"] == 1293
 

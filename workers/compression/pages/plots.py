@@ -104,7 +104,8 @@ def draw_classes(classes: Sequence[ClassFigures], decided: str = "rows") -> Plot
     few = (
         f"The {len(shown)} of {len(classes)} classes that changed most." if len(shown) < len(classes) else "Each class."
     )
-    return plot("classes", _height(len(shown)), paint, label=label, caption=f"{few} The table has every figure.")
+    with any_script():
+        return plot("classes", _height(len(shown)), paint, label=label, caption=f"{few} The table has every figure.")
 
 
 def draw_layers(layers: Sequence[LayerFigures]) -> Plot | None:

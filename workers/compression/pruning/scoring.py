@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from app.domain.errors import DatasetMismatch
 from workers.compression.inference import first_output, fixed_batch
 from workers.compression.network import Network
 from workers.compression.pruning.groups import Groups
@@ -143,8 +144,10 @@ def _taylor_scores(network: Network, groups: Groups, context: Context) -> dict[s
 def _batches(network: Network, context: Context) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
     """Give up to ``TAYLOR_ROWS`` rows of train in an order drawn by the seed; where the batch is fixed, full ones."""
     rows = np.random.default_rng(context.seed).permutation(context.data.rows("train"))[:TAYLOR_ROWS]
+    if not len(rows):  # of a train split of one row, which validation has
+        raise DatasetMismatch("the data set has no train rows, which taylor takes gradients on")
     fixed = fixed_batch(network.signature)
     size = fixed or TAYLOR_BATCH
-    for start in range(0, max(1, len(rows)), size):
+    for start in range(0, len(rows), size):
         picked = rows[start : start + size]
-        yield context.data.gather("train", np.resize(picked, fixed) if fixed and len(picked) else picked)
+        yield context.data.gather("train", np.resize(picked, fixed) if fixed else picked)

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from app.domain.errors import NoChange, NoSensitivity, NothingToPrune
 from app.domain.steps.prune import MOST_AMOUNT, PruneSpec
-from workers.compression.inference import compute_logits
+from workers.compression.inference import output_batches
 from workers.compression.network import Network
 from workers.compression.pruning.allocation import curves_of
 from workers.compression.pruning.masks import all_but, lowest, lowest_of_rows, wanda
@@ -168,5 +168,6 @@ def _input_norms(network: Network, names: list[str], context: Context) -> dict[s
     for name in names:
         watched.module.get_submodule(name).register_forward_pre_hook(watch(name))
     rows = np.arange(min(WANDA_ROWS, context.data.rows("calibration")))
-    compute_logits(watched, context.data, "calibration", rows, torch.device("cpu"))
+    for _ in output_batches(watched, context.data, "calibration", rows, torch.device("cpu")):
+        pass  # what layers read is all that is wanted: outputs of a language model on all rows would fill the memory
     return {name: found.sqrt().float() for name, found in sums.items()}

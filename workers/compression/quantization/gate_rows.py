@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from app.domain.compatibility import learning
 from app.domain.learning_task import LearningTask
 from app.domain.steps.quantize import QuantizeSpec
-from workers.compression.inference import rows_at_once
+from workers.compression.inference import held_at_once
 from workers.compression.network import Network
 from workers.compression.quantization.calibration import SPLIT, Inputs, read_rows
 from workers.compression.step import Context
@@ -43,7 +43,7 @@ def choose_rows(network: Network, context: Context, spec: QuantizeSpec, *, obser
     heart, so that it may lose less on them than on new ones; 3. calibration rows without labels that no range was
     found on; 4. those that ranges were found on.
     """
-    data, most = context.data, rows_at_once(network.signature.outputs[0].shape, spec.gate_rows)
+    data, most = context.data, held_at_once(network, context.data, spec.gate_rows)
     held_out = np.arange(data.rows(SPLIT))[observed:][:most]
     seen = np.arange(data.rows(SPLIT))[:observed][:most]
     train = np.arange(data.rows(TRAIN))[:most]
@@ -57,7 +57,7 @@ def choose_rows(network: Network, context: Context, spec: QuantizeSpec, *, obser
     enough = [kind for kind in kinds if len(kind[1]) >= min(FEWEST, most)]
     split, rows, kind = enough[0] if enough else max(kinds, key=lambda kind: len(kind[1]))
     batches = list(read_rows(network, context, split, rows, spec.batch_size))
-    labels = data.labels(split)[rows] if split in labelled else None
+    labels = data.labels(split, rows) if split in labelled else None
     metric = learning.objective_metric(context.objective, data.task) if context.objective else context.task.metric
     held = metric if labels is not None or data.task is LearningTask.EMBEDDING else "agreement"
     return GateRows(batches, labels, len(rows), kind, held)

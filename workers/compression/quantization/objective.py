@@ -16,8 +16,8 @@ from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.evaluation import Logits
 from workers.compression.network import Network
 from workers.compression.quantization import gate
-from workers.compression.quantization.calibration import Inputs
-from workers.compression.quantization.gate_rows import GateRows, choose_rows
+from workers.compression.quantization.calibration import SPLIT, Inputs
+from workers.compression.quantization.gate_rows import TRAIN, GateRows, choose_rows
 from workers.compression.step import Context
 
 _JUDGED = 0.9
@@ -58,12 +58,16 @@ class Held:
 def hold_objective(
     choices: Choices, network: Network, spec: QuantizeSpec, context: Context, *, observed: int, begin: float
 ) -> Held | None:
-    """Choose the layers that must stay in float for the objective; None where there is none.
+    """Choose the layers that must stay in float for the objective; None where there is none, or no row to try them on.
 
     The drop is that from the network as it came to this step: what steps before it lost is not its to give back.
     ``observed`` calibration rows have given ranges; ``begin`` is the share of the step that is done.
     """
     if context.objective is None:
+        return None
+    if not any(map(context.data.rows, (SPLIT, TRAIN))):
+        # What calibrates nothing needs no such rows; validation, which judges the file, must not choose.
+        context.log("no calibration or train rows to hold the objective on: every layer is quantized", "warning")
         return None
     rows = choose_rows(network, context, spec, observed=observed)
     reference = choices.reference(rows.batches)[: rows.count].numpy()

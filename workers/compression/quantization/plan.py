@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Node
 from app.domain.errors import NothingToQuantize
 from app.domain.steps.quantize import QuantizeSpec
 from workers.compression.counting import describe_layers
+from workers.compression.inference import held_at_once
 from workers.compression.network import Network
 from workers.compression.quantization import kernels
 from workers.compression.quantization.calibration import (
@@ -129,10 +130,11 @@ def make_plan(network: Network, spec: QuantizeSpec, context: Context) -> Plan:
     """Observe the calibration rows and decide what ``auto`` leaves open by what it does to the outputs there."""
     batches = calibration_rows(network, context, spec.samples, spec.batch_size)
     # Rows that no range was found on judge better; where there are none, those will do.
-    behind = np.arange(context.data.rows(SPLIT))[spec.samples :][:_TRIAL_ROWS]
+    most = held_at_once(network, context.data, _TRIAL_ROWS)
+    behind = np.arange(context.data.rows(SPLIT))[spec.samples :][:most]
     others = list(read_rows(network, context, SPLIT, behind, spec.batch_size))
     usable = others and all(torch.isfinite(value).all() for inputs in others for value in inputs)
-    trial = others if usable else _some(batches)
+    trial = others if usable else _some(batches, most)
     folded = fold_batch_norms(network.module)
     adopted = adopt_products(folded)
     plan = _observed(network, folded, adopted, spec, batches, _part(context, 0))
@@ -145,7 +147,7 @@ def make_plan(network: Network, spec: QuantizeSpec, context: Context) -> Plan:
             plan = replace(better, smoothing=decision)
     if spec.bias_correction != "off":
         layers = plan.layers()
-        one = tuple(torch.cat(values) for values in zip(*_some(batches), strict=True))
+        one = tuple(torch.cat(values) for values in zip(*_some(batches, most), strict=True))
         rows = one if network.batch_is_dynamic else batches[0]
         other = replace(plan, biases=correct_biases(plan.module, plan.weights, rows, layers))
         better, decision = _better(spec.bias_correction, plan, other, reference, trial)
@@ -231,7 +233,7 @@ def _better(asked: str, plan: Plan, other: Plan, reference: Tensor, trial: list[
     return (other if used else plan), decision
 
 
-def _some(batches: Sequence[Inputs]) -> list[Inputs]:
-    """Give the first batches, as many as hold the rows that trials take."""
+def _some(batches: Sequence[Inputs], most: int = _TRIAL_ROWS) -> list[Inputs]:
+    """Give the first batches, as many as hold the rows that trials take: ``most``, or those of one batch."""
     size = max(1, len(batches[0][0]))
-    return list(batches[: max(1, _TRIAL_ROWS // size)])
+    return list(batches[: max(1, most // size)])

@@ -63,7 +63,7 @@ def figures_of_classes(classes: int) -> Mapping[str, Figure]:
 
 def balanced(labels: Labels, classes: int) -> NDArray[np.float32]:
     """Give n / (C·n_c), as of King and Zeng 2001, section 4; 1 for a class that stands nowhere."""
-    counts = np.bincount(labels, minlength=classes)
+    counts = metrics.count_classes(labels, classes)
     return np.where(counts > 0, len(labels) / (classes * np.maximum(counts, 1)), 1.0).astype(np.float32)
 
 

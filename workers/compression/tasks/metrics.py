@@ -6,6 +6,7 @@ the value, and with each row counted as often as it was drawn for the interval, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ Terms = Any
 """What rows add, (rows, sums): an array, or a sparse one of scipy's where most of it is zero."""
 
 BINS = 15
+_COUNTED = 1 << 20
 _DENSE = 128
 """Up to so many columns a product with all zeros is faster than one that leaves them out."""
 
@@ -44,11 +46,11 @@ def of_rows(values: NDArray[Any]) -> Terms:
 
 
 def by_row(terms: Terms, rows: NDArray[np.int64], count: int) -> Terms:
-    """Add up the terms of positions by the row that each is in."""
+    """Add up the terms of positions by the row that each is in; ``rows`` never fall."""
     if isinstance(terms, np.ndarray):
-        added = np.zeros((count, terms.shape[1]))
-        np.add.at(added, rows, terms)
-        return added
+        ends = np.searchsorted(rows, np.arange(count + 1))
+        added = [terms[begin:end].sum(axis=0) for begin, end in pairwise(ends)]
+        return np.stack(added) if added else np.zeros((0, terms.shape[1]))
     from scipy.sparse import csr_array
 
     places = np.arange(len(rows))
@@ -62,6 +64,32 @@ def join(parts: Sequence[Terms]) -> Terms:
     from scipy.sparse import vstack
 
     return vstack(parts, format="csr")
+
+
+def count_classes(labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """Count each class, a few labels at a time: numpy makes eight bytes of each that it counts."""
+    counts = np.zeros(classes, np.int64)
+    for start in range(0, len(labels), _COUNTED):
+        counts += np.bincount(labels[start : start + _COUNTED], minlength=classes)
+    return counts
+
+
+def compact(values: NDArray[Any]) -> NDArray[Any]:
+    """Give whole numbers in the fewest bytes that hold them: there may be one for each pixel of a data set."""
+    if values.dtype.kind not in "iu" or not values.size:
+        return values
+    return values.astype(np.result_type(*(np.min_scalar_type(int(end)) for end in (values.min(), values.max()))))
+
+
+def narrow(terms: Terms) -> tuple[Terms, NDArray[np.int32]]:
+    """Give terms as columns in float32, (sums, rows), each divided by the power of two that brings it below 1.
+
+    Squares of numbers beyond 1e19 are none in float32, and those of numbers below 1e-23 are zero.
+    """
+    if not isinstance(terms, np.ndarray):
+        return terms.T.astype(np.float32), np.zeros(terms.shape[1], np.int32)
+    powers = np.frexp(np.abs(terms).max(axis=0))[1]
+    return np.ldexp(terms, -powers).T.astype(np.float32), powers
 
 
 def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
@@ -171,7 +199,7 @@ def r2(sums: Values) -> Values:
     """Give 1 − Σ(y − ŷ)²/Σ(y − ȳ)², the mean over outputs; one that is the same in every row does not count."""
     (wrong, once, twice), rows = np.split(sums[:-1], 3), sums[-1]
     spread = twice - np.square(once) / np.maximum(rows, 1e-12)
-    there = spread > 1e-13 * np.maximum(twice, 1e-30)
+    there = spread > 1e-13 * twice
     each = np.where(there, 1 - wrong / np.where(there, spread, 1), 0.0)
     return each.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
 

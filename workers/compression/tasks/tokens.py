@@ -1,5 +1,6 @@
 """One label a position: outputs are logits, (rows, positions, classes); positions labelled −100 do not count."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,9 @@ from workers.compression.tasks import metrics
 from workers.compression.tasks.classification import balanced, figures_of_classes, lead, weighted_mean
 from workers.compression.tasks.metrics import Figure, Terms
 from workers.compression.tasks.task import Labels, Outputs
+
+MOST_VALUES = 2**22
+"""Outputs whose terms are held at once: 100 MB of those of 21 classes."""
 
 
 class TokenClassification:
@@ -69,10 +73,15 @@ def of_positions(
 ) -> Callable[[Outputs, Labels], Terms]:
     """Add up the terms of a row's positions: it is rows that are drawn, as positions of one row are no new evidence.
 
-    ``axis`` is that of the classes.
+    ``axis`` is that of the classes. A few rows at a time: terms of positions take more room than outputs do.
     """
 
     def added(outputs: Outputs, labels: Labels) -> Terms:
+        size = max(1, MOST_VALUES // max(1, math.prod(outputs.shape[1:])))
+        starts = range(0, max(1, len(labels)), size)
+        return metrics.join([few(outputs[start : start + size], labels[start : start + size]) for start in starts])
+
+    def few(outputs: Outputs, labels: Labels) -> Terms:
         there = labels != IGNORED
         counted = np.moveaxis(outputs, axis, -1)[there]
         return metrics.by_row(terms(counted, labels[there]), np.nonzero(there)[0], len(labels))

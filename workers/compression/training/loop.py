@@ -208,9 +208,8 @@ def _batch_size(network: Network, spec: TrainingSpec, rows: int) -> int:
         raise DatasetMismatch(f"the network takes batches of {fixed} rows and there are {rows} to train with")
     size = fixed or min(spec.batch_size, rows)
     if size == 1 and _normalizes_batches(network.module):
-        raise ValidationFailed(
-            "batch norm cannot be trained on batches of one row", hint="Export the network with a dynamic batch."
-        )
+        hint = "Ask for a batch_size of 2 or more." if fixed is None else "Export the network with a dynamic batch."
+        raise ValidationFailed("batch norm cannot be trained on batches of one row", hint=hint)
     return size
 
 
