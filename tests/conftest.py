@@ -1,4 +1,9 @@
 import pytest
+from hypothesis import settings
+
+# The same examples in every run and on every machine, each for as long as it takes; `--hypothesis-profile default`
+# draws others.
+settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,10 @@ from standardwebhooks.webhooks import Webhook
 
 
 class Receiver(ThreadingHTTPServer):
-    """Keeps what it was sent; ``answer`` is a status, or what is done with the handler in its place."""
+    """Keeps what it was sent; ``answer`` is a status, or what is done with the handler in its place.
+
+    ``release`` is set at the end, for answers that wait so long.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -19,11 +22,12 @@ class Receiver(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.answer = answer
         self.got = []
+        self.release = threading.Event()
         self.names = []
         self.port = self.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/hook"
 
-    def wait(self, count=1, seconds=8.0):
+    def wait(self, count=1, seconds=60.0):
         """Wait until so many requests came, and give them."""
         deadline = time.monotonic() + seconds
         while len(self.got) < count:
@@ -69,6 +73,7 @@ def receiving(answer=200, port=0, certificate=None):
         try:
             yield receiver
         finally:
+            receiver.release.set()
             receiver.shutdown()
             thread.join()
 

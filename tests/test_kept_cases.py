@@ -51,8 +51,9 @@ def test_a_file_counts_the_seconds_of_those_it_is_made_from(tmp_path):
         path.write_bytes(b"")
         return 2443.0
 
+    began = time.monotonic()
     made = Kept(tmp_path).made(path, make)
-    assert 2443 <= made.seconds < 2444
+    assert 2443 <= made.seconds <= 2443 + time.monotonic() - began
     assert made.by == code_version()
     assert Kept(tmp_path).made(path, pytest.fail) == made
 
@@ -71,5 +72,5 @@ def test_nobody_measures_beside(tmp_path):
         thread.start()
         time.sleep(0.5)
         order.append("given back")
-    thread.join(5)
+    thread.join(60)
     assert order == ["given back", "measured"]

@@ -41,7 +41,7 @@ def names(monkeypatch):
 
 
 def post(url, **policy):
-    return asyncio.run(Poster(Policy(timeout_seconds=3, **policy)).post(url, {"x-test": "1"}, b"{}"))
+    return asyncio.run(Poster(Policy(timeout_seconds=60, **policy)).post(url, {"x-test": "1"}, b"{}"))
 
 
 @pytest.mark.parametrize("address", PRIVATE)
@@ -131,7 +131,7 @@ def test_a_redirect_into_the_own_network(names):
     names[0]["trap.test"] = [["10.0.0.1"]]
 
     with receiving(redirect(307, "http://trap.test/")) as receiver:
-        poster = Poster(Policy(redirects=True, timeout_seconds=3))
+        poster = Poster(Policy(redirects=True, timeout_seconds=60))
         poster._backend._allowed = lambda address: address == "127.0.0.1"
         outcome = asyncio.run(poster.post(f"http://open.test:{receiver.port}/", {}, b"{}"))
         assert outcome.error is DeliveryError.ADDRESS_REFUSED

@@ -50,12 +50,12 @@ def connect(project, upload, length, *lines):
         f"PATCH /api/v1/uploads/{upload} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {project.key}",
         "Tus-Resumable: 1.0.0", "Content-Type: application/offset+octet-stream", f"Content-Length: {length}", *lines,
     ]  # fmt: skip
-    connection = socket.create_connection(("127.0.0.1", project.server.port), timeout=10)
+    connection = socket.create_connection(("127.0.0.1", project.server.port), timeout=60)
     connection.sendall(("\r\n".join(head) + "\r\n\r\n").encode())
     return connection
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

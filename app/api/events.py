@@ -33,6 +33,8 @@ _STREAM = "text/event-stream"
 _PING_SECONDS = 15
 SEND_SECONDS = 30
 """A listener that takes nothing for so long is gone, or as good as gone."""
+_END_SECONDS = 2.5
+"""Time for streams to end of themselves once the server is to; it cuts them half a second later."""
 _BATCH = 500
 
 After = Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Events that follow this id.")]
@@ -55,7 +57,8 @@ async def list_job_events(
     if _wants_stream(request) and not getattr(request.state, "head", False):
         start = _event_id(last_event_id) if last_event_id else after
         await run_in_threadpool(_read, parts, caller, job_id, start, 1)
-        return _Stream(_follow(parts, caller, job_id, start), ping=_PING_SECONDS)
+        stream = _follow(parts, caller, job_id, start)
+        return _Stream(stream, ping=_PING_SECONDS, shutdown_grace_period=_END_SECONDS)
     _, rows = await run_in_threadpool(_read, parts, caller, job_id, after, limit + 1)
     return JSONResponse(Page.of(rows, limit, EventOut.of).model_dump(mode="json"))
 

@@ -6,7 +6,7 @@ import pytest
 from app.domain.errors import Diverged
 from app.domain.job import JobState
 from tests.factories import FINETUNE, PRUNE, QUANTIZE
-from tests.serving import every, problem
+from tests.serving import PROMPT_SECONDS, every, problem
 
 
 def test_a_job_is_taken_with_every_default_and_its_place_in_the_queue(project):
@@ -84,19 +84,19 @@ def test_a_wait_ends_as_soon_as_the_state_changes(project):
     job_id = project.queued()
     began = time.monotonic()
     threading.Timer(0.3, project.claim, [job_id]).start()
-    assert project.client.get(f"jobs/{job_id}", params={"wait": 8}).json()["state"] == "running"
-    assert 0.2 < time.monotonic() - began < 3
+    assert project.client.get(f"jobs/{job_id}", params={"wait": 60}).json()["state"] == "running"
+    assert 0.2 < time.monotonic() - began < PROMPT_SECONDS
 
 
 def test_a_wait_ends_with_its_time_or_at_once_where_nothing_is_to_come(project):
     job_id = project.queued()
     began = time.monotonic()
     assert project.client.get(f"jobs/{job_id}", params={"wait": 0.4}).json()["state"] == "queued"
-    assert 0.35 < time.monotonic() - began < 3
+    assert 0.35 < time.monotonic() - began < PROMPT_SECONDS
     project.client.post(f"jobs/{job_id}:cancel")
     began = time.monotonic()
-    assert project.client.get(f"jobs/{job_id}", params={"wait": 8}).json()["state"] == "cancelled"
-    assert time.monotonic() - began < 3
+    assert project.client.get(f"jobs/{job_id}", params={"wait": 60}).json()["state"] == "cancelled"
+    assert time.monotonic() - began < PROMPT_SECONDS
 
 
 def test_a_queued_job_is_cancelled_at_once_and_only_once(project):

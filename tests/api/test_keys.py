@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select
 
+from app.api import watching
 from app.db.tables import JobRow
 from app.domain.ids import Prefix, new_id
 from tests.factories import PRUNE, pt2
-from tests.serving import OCTETS, every, pointers, problem, serving
+from tests.serving import OCTETS, PROMPT_SECONDS, every, pointers, problem, serving
 
 
 def acts(project):
@@ -62,14 +63,14 @@ def test_a_key_revoked_at_one_server_is_dead_at_another_within_a_second(server, 
         url = f"{other.url}/api/v1/models"
         assert client.get(url).status_code == 200
         assert project.client.delete(f"keys/{made['id']}").status_code == 204
-        began = time.monotonic()
-        while (response := client.get(url)).status_code == 200:
-            time.sleep(0.02)
-        assert time.monotonic() - began < 1
-        problem(response, 401, "unauthenticated")
+        time.sleep(1)
         problem(client.get(url), 401, "unauthenticated")
     assert project.client.delete(f"keys/{made['id']}").status_code == 204
     assert acts(project).count(("key.revoked", made["id"])) == 1
+
+
+def test_who_waits_is_looked_after_more_than_once_a_second():
+    assert watching._KEYS_SECONDS + watching.POLL_SECONDS < 1
 
 
 @pytest.mark.parametrize("ending", ["revoke", "rotate"])
@@ -89,21 +90,21 @@ def test_a_stream_ends_with_its_key(project, ending):
             project.client.post(f"keys/{made['id']}:rotate")
         began = time.monotonic()
         assert [line for line in lines if line.startswith("id:")] == []
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < PROMPT_SECONDS
 
 
 def test_a_request_that_waits_ends_with_its_key(project):
     made = project.client.post("keys", json={"name": "k"}).json()
     waiting = [f"models/{project.upload('models', pt2()).json()['id']}", f"jobs/{project.queued()}"]
     with project.client_with(made["key"]) as client, ThreadPoolExecutor() as pool:
-        answers = [pool.submit(client.get, path, params={"wait": 9}) for path in waiting]
+        answers = [pool.submit(client.get, path, params={"wait": 60}) for path in waiting]
         time.sleep(0.5)
         assert not any(answer.done() for answer in answers)
         project.client.delete(f"keys/{made['id']}")
         began = time.monotonic()
         for answer in answers:
             problem(answer.result(), 401, "unauthenticated")
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < PROMPT_SECONDS
 
 
 @pytest.mark.parametrize(

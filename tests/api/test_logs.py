@@ -39,7 +39,7 @@ def process(server, tmp_path):
     def stop():
         # A request's line follows its answer: the log is whole when the server has stopped.
         child.terminate()
-        assert child.wait(20) in {0, -15}
+        assert child.wait(60) in {0, -15}
         return path.read_text()
 
     yield url, stop
@@ -50,7 +50,8 @@ def process(server, tmp_path):
 def test_a_real_server_logs_json_without_a_secret_and_obeys_a_revocation(project, process):
     url, stop = process
     secrets = [project.key]
-    with httpx.Client(base_url=f"{url}/api/v1/", headers={"Authorization": f"Bearer {project.key}"}) as client:
+    key = {"Authorization": f"Bearer {project.key}"}
+    with httpx.Client(base_url=f"{url}/api/v1/", headers=key, timeout=60) as client:
         asked = {"json": {"name": "private name"}, "headers": {"Idempotency-Key": "once-and-only"}}
         made = client.post("keys", **asked).json()
         replay = client.post("keys", **asked)
@@ -63,11 +64,9 @@ def test_a_real_server_logs_json_without_a_secret_and_obeys_a_revocation(project
         refused.append(client.post("keys", json={"name": "k", "scopes": [rotated["key"]]}))
         # Revoked at one server, dead at the other.
         assert project.client.delete(f"keys/{made['id']}").status_code == 204
-        began = time.monotonic()
-        while (dead := client.get("models", headers={"Authorization": f"Bearer {rotated['key']}"})).status_code == 200:
-            time.sleep(0.02)
+        time.sleep(1)
+        dead = client.get("models", headers={"Authorization": f"Bearer {rotated['key']}"})
         problem(dead, 401, "unauthenticated")
-        assert time.monotonic() - began < 1
     texts = [secret.partition(".")[2] for secret in secrets]
     for answer in refused:
         assert [text for text in texts if text in answer.text] == []

@@ -63,6 +63,13 @@ def answers(url):
         return False
 
 
+def connected(pid, url):
+    """Tell whether the process has taken somebody's connection to its port."""
+    port = int(url.rpartition(":")[2])
+    connections = psutil.Process(pid).net_connections("tcp")
+    return any(it.laddr.port == port and it.status == psutil.CONN_ESTABLISHED for it in connections)
+
+
 def gone(pids):
     return not any(command_line(process) for process in psutil.process_iter() if process.pid in pids)
 
@@ -81,11 +88,12 @@ def test_several_processes_share_a_port_and_one_that_dies_is_replaced(project, p
     children = serving(process.pid)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(httpx.get, f"{url}/api/v1/jobs/{ids.pop()}?wait=30", headers=headers, timeout=40)
+        until(lambda: any(connected(child, url) for child in children), "a connection")
         time.sleep(0.5)
         assert not waiting.done()
         process.terminate()
         assert waiting.result().json()["state"] == "queued", "who waits is answered before the end"
-    assert process.wait(20) in {0, -15}
+    assert process.wait(SECONDS) in {0, -15}
     until(lambda: gone(children), "no orphan")
 
 

@@ -113,7 +113,7 @@ def test_an_upload_that_announces_too_much_is_refused_before_it_is_sent(project)
         f"POST /api/v1/models?name=m HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {project.key}\r\n"
         f"Content-Type: application/octet-stream\r\nContent-Length: {10**12}\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", project.server.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", project.server.port), timeout=60) as connection:
         connection.sendall(request.encode())
         assert connection.recv(64).startswith(b"HTTP/1.1 413")
 

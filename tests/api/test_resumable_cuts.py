@@ -12,13 +12,18 @@ from tests.serving import pointers, problem
 from tests.tus import PIECE, TUS, begin, checksum, connect, draft, free, offset_of, send, taken, until
 
 
+def heard(project, upload):
+    """Count the bytes that the server has of what an open connection sends; they wait to be written with others."""
+    append = project.server.parts.uploads._writers.get(upload)
+    return append._pending_bytes if append else 0
+
+
 def test_what_came_before_a_cut_is_kept(project):
     content = pt2()
     upload = begin(project, len(content))
     with connect(project, upload, len(content), "Upload-Offset: 0") as connection:
         connection.sendall(content[:1000])
-        until(lambda: taken(project, upload))
-        time.sleep(0.05)
+        until(lambda: heard(project, upload) == 1000)
     until(lambda: free(project, upload) and offset_of(project, upload) == 1000)
     assert send(project, upload, 1000, content[1000:]).status_code == 204
     item = project.client.post("models", json={"name": "m", "upload_id": upload}).json()
@@ -30,8 +35,7 @@ def test_nothing_is_kept_of_a_cut_piece_that_has_a_checksum(project):
     header = "Upload-Checksum: " + checksum("sha1", bytes(1000))["Upload-Checksum"]
     with connect(project, upload, 1000, "Upload-Offset: 0", header) as connection:
         connection.sendall(bytes(600))
-        until(lambda: taken(project, upload))
-        time.sleep(0.05)
+        until(lambda: heard(project, upload) == 600)
         assert offset_of(project, upload) == 0
     until(lambda: free(project, upload))
     assert offset_of(project, upload) == 0
@@ -74,6 +78,7 @@ def test_a_connection_that_has_fallen_silent_gives_way(project):
     with connect(project, upload, len(content), "Upload-Offset: 0") as connection:
         connection.sendall(content[:100])
         until(lambda: taken(project, upload))
+        until(lambda: heard(project, upload) == 100)
         problem(send(project, upload, 0, content), 423, "upload_locked")
         time.sleep(project.server.parts.uploads.silent_seconds)
         # The first now gives way, and what it brought stays.

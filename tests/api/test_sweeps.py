@@ -71,7 +71,8 @@ def test_a_sweep_finds_the_fastest_that_keeps_what_must_be_kept(project):
     sweep_id = started(project, name="edge", budget={"trials": 16}, parallel=3, labels={"team": "vision"})
     first = shown(project, sweep_id)
     assert (first["state"], first["launched"], first["best_job_id"]) == ("running", 3, None)
-    assert advance(project) == 0, "three are underway"
+    advance(project)
+    assert shown(project, sweep_id)["launched"] == 3, "three are underway"
     # Up to 0.62 of the channels can go.
     sweep = run_to_end(
         project, sweep_id, lambda it: {"p50_ms": 1 - amount_of(it), "drop": 0.0 if amount_of(it) < 0.62 else 0.2}
@@ -162,7 +163,8 @@ def test_cancelling_keeps_the_best_so_far(project):
     problem(project.client.delete(f"sweeps/{sweep_id}"), 409, "conflict")
     response = project.client.post(f"sweeps/{sweep_id}:cancel")
     assert (response.status_code, response.json()["state"]) == (202, "cancelling")
-    assert advance(project) == 0
+    advance(project)
+    assert shown(project, sweep_id)["launched"] == 2
     assert project.client.get(f"jobs/{running}").json()["state"] == "cancelling"
     project.finish(running, JobState.CANCELLED)
     advance(project)
@@ -219,7 +221,11 @@ def test_two_housekeepers_start_no_more_than_may_be_underway(project):
     sweep_id = started(project, budget={"trials": 20}, parallel=4)
     for trial in shown(project, sweep_id)["trials"]:
         end(project, trial["job_id"])
-    assert (advance(project), advance(project)) == (4, 0)
+    for _ in range(2):
+        # What it gives is of all sweeps, and the server's own housekeeper may have been first.
+        advance(project)
+        sweep = shown(project, sweep_id)
+        assert (sweep["launched"], [trial["state"] for trial in sweep["trials"]].count("queued")) == (8, 4)
 
 
 def test_a_sweep_whose_data_set_is_gone_ends(project):

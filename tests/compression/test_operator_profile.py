@@ -93,7 +93,9 @@ def test_the_profilers_own_time_is_taken_off(path, monkeypatch):
     assert {found.time_ms for found in profile.operators} == {0.0}
 
 
-def test_fused_operators_have_the_bytes_they_compute_with(tmp_path):
+def test_fused_operators_have_the_bytes_they_compute_with(tmp_path, monkeypatch):
+    # So small an operator may take no longer than what the profiler is found to add on a busy machine.
+    monkeypatch.setattr(operator_profile, "profilers_own_ms", lambda _: 0.0)
     network = make_network(nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU()), (3, 16, 16))
     rows = {"input": np.random.default_rng(0).standard_normal((4, 3, 16, 16), np.float32)}
     context = make_context(network, rows["input"], tmp_path)

@@ -25,7 +25,7 @@ def test_parts_add_up_by_weight():
 
 def test_progress_is_told_rarely_and_all_else_at_once():
     events = []
-    tracker = Tracker(events.append, [1])
+    tracker = Tracker(events.append, [1], Clock())
     log = EventMessage(type=EventType.LOG, data={"level": "info", "message": "hello"})
     with tracker.part(Stage.PRUNING, "step"):
         for _ in range(100):

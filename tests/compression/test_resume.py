@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -96,9 +97,11 @@ def test_a_child_killed_in_a_recovery_in_an_epoch_and_between_steps_ends_with_th
 
     folder = make_folder()
     assert kill_once(folder, lambda _: checkpoints(folder))[0].startswith("step-01-round-01-epoch-")
-    kept = kill_once(folder, lambda _: len(checkpoints(folder)) == 3)
-    assert [name.partition("-epoch-")[0] for name in kept] == ["step-01-round-01", "step-02", "step-02"]
-    resumed = int(kept[-1].removesuffix(".pt").rpartition("-")[2])
+    kept = kill_once(folder, lambda _: len(checkpoints(folder)) >= 3)
+    assert kept[0] == RECOVERED
+    # The child does not wait to be killed: it goes on from whichever epoch it has come to, of either training.
+    newest = kept[-1]
+    step, resumed = (int(part) for part in re.fullmatch(r"step-(\d+)-epoch-(\d+)\.pt", newest).groups())
 
     heard = []
 
@@ -108,8 +111,8 @@ def test_a_child_killed_in_a_recovery_in_an_epoch_and_between_steps_ends_with_th
 
     kept = kill_once(folder, quantizing)
     assert kept == [RECOVERED, "step-02-epoch-0004.pt", "step-03-epoch-0004.pt"]
-    assert trained(heard) == [*range(resumed + 1, EPOCHS + 1), 1, 2, 3, 4]
-    assert f"going on from step-02-epoch-{resumed:04d}.pt, after epoch {resumed} of 4" in logged(heard)
+    assert trained(heard) == [*range(resumed + 1, EPOCHS + 1), *([1, 2, 3, 4] if step == 2 else [])]
+    assert f"going on from {newest}, after epoch {resumed} of 4" in logged(heard)
 
     digests, messages = finish(folder)
     assert digests == expected

@@ -3,12 +3,12 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import event
 
 from app.db import projects, resumable
 from app.db.tables import ProjectRow, UploadRow
 from app.domain.ids import Prefix, new_id
 from tests.factories import pt2
+from tests.serving import statements
 from tests.tus import begin, offset_of, send, whole
 
 NOW = datetime.now(UTC)
@@ -75,22 +75,13 @@ def test_the_protocol_on_this_database(project):
 
 
 def test_a_list_of_many_costs_as_many_statements_as_one_of_few(project):
-    def statements():
-        seen = []
-        engine = project.server.parts.engine
-
-        def note(*arguments):
-            seen.append(arguments[2])
-
-        event.listen(engine, "before_cursor_execute", note)
-        try:
+    def count():
+        with statements(project.server) as asked:
             assert project.client.get("uploads").status_code == 200
-        finally:
-            event.remove(engine, "before_cursor_execute", note)
-        return sum(statement.lstrip().startswith("SELECT uploads") for statement in seen)
+        return sum(statement.lstrip().startswith("SELECT uploads") for statement in asked)
 
     whole(project, b"ab")
-    few = statements()
+    few = count()
     for _ in range(5):
         whole(project, b"ab")
-    assert statements() == few == 1
+    assert count() == few == 1

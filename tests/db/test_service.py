@@ -111,11 +111,13 @@ def test_a_key_from_its_first_use_to_its_last(project):
 def test_one_of_many_claims_wins(sessions, project):
     job = project.queued()
     won, gate = [], threading.Barrier(6)
+    # Of today, lest the server's housekeeper takes the job from whoever won.
+    now = datetime.now(UTC)
 
     def claim(number):
         gate.wait()
         with sessions.begin() as session:
-            if jobs.claim(session, job, 1, f"worker {number}", NOW, LEASE) is not None:
+            if jobs.claim(session, job, 1, f"worker {number}", now, now + timedelta(hours=1)) is not None:
                 won.append(f"worker {number}")
 
     threads = [threading.Thread(target=claim, args=[number]) for number in range(6)]
@@ -173,7 +175,8 @@ def messages(engine):
 
 
 def numbers(rows):
-    return [row.payload["number"] for row in rows]
+    """Give the numbers of those four, whatever the server's housekeeper asks for meanwhile."""
+    return [row.payload["number"] for row in rows if row.task == "task"]
 
 
 def test_what_a_relay_could_not_publish_stays_in_order(messages):

@@ -1,9 +1,9 @@
 """Running totals of what a project uses, on SQLite and PostgreSQL alike."""
 
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
-import pytest
 from sqlalchemy import func, select, text
 
 from app.db import jobs, projects, usage
@@ -36,7 +36,7 @@ def test_stored_bytes_count_each_content_once(project):
     content = pt2()
     first, second = (project.upload("models", content).json()["id"] for _ in range(2))
     assert used(project)["stored_bytes"] == len(content)
-    job = project.queued()
+    job, began = project.queued(), time.monotonic()
     project.claim(job)
     project.add_artifact(job, "model.pt2", content)
     project.add_artifact(job, "model.onnx", b"onnx")
@@ -47,10 +47,13 @@ def test_stored_bytes_count_each_content_once(project):
         project.client.delete(f"models/{model}")
     assert used(project)["stored_bytes"] == referred_bytes(project)
     project.finish(job)
+    most = time.monotonic() - began
     spec = project.client.get(f"jobs/{job}").json()
     for path in (f"jobs/{job}", f"models/{spec['model_id']}", f"datasets/{spec['dataset_id']}"):
         assert project.client.delete(path).status_code == 204
-    assert used(project) == {"jobs": 1, "cpu_seconds": pytest.approx(0, abs=5), "gpu_seconds": 0, "stored_bytes": 0}
+    found = used(project)
+    assert 0 <= found.pop("cpu_seconds") <= most + 0.01
+    assert found == {"jobs": 1, "gpu_seconds": 0, "stored_bytes": 0}
     with project.server.parts.readers() as session:
         assert session.scalar(select(func.count()).where(ContentRow.project_id == project.id)) == 0
 

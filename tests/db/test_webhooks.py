@@ -15,6 +15,7 @@ from app.domain.webhook import GIVEN_UP_AFTER, DeliveryError, DeliveryState
 from app.posting import Outcome
 from app.services import deliveries
 from app.services.deliveries import Bounds
+from tests.serving import statements
 
 # Later than any clock, so that the courier of the server leaves all of it alone.
 NOW = datetime(2100, 1, 1, tzinfo=UTC)
@@ -170,20 +171,10 @@ def test_the_log_is_cleared_of_what_is_old(engine, project, sessions):
     assert rows_of(sessions, webhook) == []
 
 
-def test_a_page_of_queued_jobs_costs_as_many_queries_as_one(engine, project, server):
-    asked = []
-
-    def note(*it):
-        asked.append(it[2])
-
+def test_a_page_of_queued_jobs_costs_as_many_queries_as_one(project, server):
     def count(path):
-        engine_ = server.parts.engine
-        asked.clear()
-        event.listen(engine_, "before_cursor_execute", note)
-        try:
+        with statements(server) as asked:
             items = project.client.get(path).json()["items"]
-        finally:
-            event.remove(engine_, "before_cursor_execute", note)
         return len([it for it in asked if "jobs" in it]), items
 
     model, dataset = project.add_model(), project.add_dataset()

@@ -16,6 +16,8 @@ RECIPE = [
     {"method": "quantize", "scheme": "static", "observer": "histogram", "samples": 128},
 ]
 INSPECTION_SECONDS = 120
+PROMPT_SECONDS = 20
+"""Time for what a worker does at its next look, on a machine that stalls too."""
 ENDED = {"succeeded", "failed", "cancelled", "timed_out"}
 
 
@@ -48,7 +50,7 @@ class Service:
         began = time.monotonic()
         self.process.send_signal(number)
         try:
-            status = self.process.wait(30)
+            status = self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()  # and with it, all that is tethered to it
             self.process.wait()
@@ -95,4 +97,4 @@ OCTETS = {"Content-Type": "application/octet-stream"}
 
 
 def gone(processes):
-    return not psutil.wait_procs(processes, timeout=10)[1]
+    return not psutil.wait_procs(processes, timeout=60)[1]

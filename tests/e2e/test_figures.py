@@ -9,6 +9,7 @@ import zipfile
 import pytest
 
 from app.embedded import broker_socket
+from tests.workers.site import until
 
 WINNOWD = [sys.executable, "-m", "app.cli"]
 
@@ -22,6 +23,9 @@ def jobs(service, digits):
     }
     with subprocess.Popen([*WINNOWD, "worker", "--queue", "cpu"], env=environment) as worker:
         try:
+            # Else the first worker may have done with one by the time the second has started, and take the other too.
+            metrics = f"http://127.0.0.1:{service.port}/metrics"
+            until(lambda: 'winnow_workers{queue="cpu"} 2.0' in service.client.get(metrics).text.splitlines())
             ids = [service.submit(*digits) for _ in range(2)]
             ended = [service.wait(job, seconds=280) for job in ids]
         finally:

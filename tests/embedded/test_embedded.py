@@ -21,12 +21,12 @@ from app.embedded import (
     wait_for_broker,
 )
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(150)
 
 
 def ask(path, command):
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.connect(str(path))
         connection.sendall(command.encode() + b"\r\n")
         return connection.recv(1024)
@@ -43,12 +43,12 @@ def test_a_stale_broker_is_ended_and_what_it_held_is_kept(tmp_path):
     path, stale = start(tmp_path)
     ask(path, "SET job waiting")
     clear_stale_broker(path)
-    assert stale.wait(10) == 0
+    assert stale.wait(60) == 0
     assert not path.exists()
     path, process = start(tmp_path)
     assert b"waiting" in ask(path, "GET job")
     process.terminate()
-    process.wait(10)
+    process.wait(60)
 
 
 def test_a_socket_too_deep_for_the_kernel_stands_elsewhere(tmp_path):
@@ -58,7 +58,7 @@ def test_a_socket_too_deep_for_the_kernel_stands_elsewhere(tmp_path):
     assert len(os.fsencode(path)) <= 107
     assert path.parent.stat().st_mode & 0o777 == 0o700
     process.terminate()
-    process.wait(10)
+    process.wait(60)
     path.parent.rmdir()
 
 
@@ -73,7 +73,7 @@ def test_migrations_and_tables_agree():
 
 def winnowd(*arguments, **variables):
     command = [sys.executable, "-m", "app.cli", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | variables, timeout=60)
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | variables, timeout=120)
 
 
 def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path):
@@ -187,7 +187,7 @@ def test_nothing_in_a_folder_that_others_can_enter_is_theirs_to_read(tmp_path):
         assert any("is ready" in line for line in process.stdout)
         found, names = open_to_others(data), {path.name for path in data.iterdir()}
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert {"winnow.db", "winnow.db-wal", "admin.key", "objects", "broker"} <= names
     assert found == []
     assert data.stat().st_mode & 0o777 == 0o755

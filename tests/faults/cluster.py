@@ -98,7 +98,7 @@ class Cluster:
         """End a part by a signal, and wait until it has."""
         process = self.processes[part]
         process.send_signal(number)
-        return process.wait(30)
+        return process.wait(60)
 
     def restart(self, part, number=signal.SIGKILL):
         self.end(part, number)
@@ -160,7 +160,7 @@ class Cluster:
                 self.processes[part].terminate()
         for process in self.processes.values():
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

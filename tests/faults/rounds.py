@@ -95,7 +95,7 @@ class Rounds:
             return session.execute(query.where(JobRow.id.in_(jobs)).order_by(JobRow.id)).all()
 
     def _await_rest(self):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + self.still_seconds
         while left := nothing_left(self.cluster):
             assert time.monotonic() < deadline, left
             time.sleep(0.1)

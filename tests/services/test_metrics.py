@@ -21,9 +21,10 @@ def test_a_few_jobs_are_counted_for_each_who_asks(project):
     counts = JobCounts(project.server.parts.readers, cheap_seconds=60)
     assert counts.read()[0] == {}
     project.queued()
+    began = time.monotonic()
     found, age = counts.read()
     assert found == {("cpu", "queued"): 1}
-    assert age < 1
+    assert age <= time.monotonic() - began
 
 
 def test_many_are_counted_behind_the_back_of_who_asks(project):
@@ -32,7 +33,7 @@ def test_many_are_counted_behind_the_back_of_who_asks(project):
     project.queued()
     found, age = counts.read()
     assert (found, age > 0) == ({}, True)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while counts.read()[0] != {("cpu", "queued"): 1}:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -54,6 +55,7 @@ def test_what_nobody_asked_for_in_long_is_not_told(project):
     assert counts.read()[0] == {}
     project.queued()
     time.sleep(0.3)
+    began = time.monotonic()
     found, age = counts.read()
     assert found == {("cpu", "queued"): 1}
-    assert age < 0.2
+    assert age <= time.monotonic() - began

@@ -17,7 +17,7 @@ def worker_command(queue, *options):
     return [sys.executable, "-m", "app.cli", "worker", "--queue", queue, *options]
 
 
-def end(process, seconds=20):
+def end(process, seconds=60):
     """Wait for a process that was asked to end; one that does not is killed, lest it works on beside other tests."""
     try:
         process.wait(seconds)

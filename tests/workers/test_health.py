@@ -26,7 +26,7 @@ def port():
 def ask(port, path="/readyz"):
     """Give the status and the body, null where nobody listens."""
     try:
-        response = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=20)
+        response = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=60)
     except httpx.TransportError:
         return None
     assert response.headers["content-type"] == "application/json"
@@ -57,13 +57,13 @@ def test_a_worker_tells_its_isolation_and_whether_it_works(queue, port):
     until(lambda: tells(port, status="ready", busy=False))
 
     process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 0
+    assert process.wait(60) == 0
     assert ask(port) is None
 
 
 def test_a_worker_names_what_it_lacks_and_is_ready_again_without_a_restart(queue, port):
     queue.broker.terminate()
-    queue.broker.wait(10)
+    queue.broker.wait(60)
     queue.start(worker_command("inspect", "--health-port", str(port)))
     until(lambda: tells(port, status="starting", queue="inspect"))
     status, body = ask(port)

@@ -8,7 +8,9 @@ from app.db import artifacts, outbox
 from app.db.tables import DatasetRow, ModelRow, OutboxRow
 from app.storage import content_key
 from tests.workers.site import RECIPE, until
+from tests.workers.walls import PROMPT_SECONDS
 from workers.runner import run_job
+from workers.sandbox import POLL_SECONDS
 
 
 def test_a_job_reads_its_inputs_and_leaves_events_and_artifacts(site, job_id):
@@ -165,7 +167,7 @@ def in_thread(workplace, job_id):
     return thread
 
 
-def ended(thread, seconds=30):
+def ended(thread, seconds=60):
     """Wait for a worker's thread, which has been given a reason to end."""
     thread.join(seconds)
     assert not thread.is_alive()
@@ -174,13 +176,14 @@ def ended(thread, seconds=30):
 SLEEPER = 'import time\nsay(type="stage", data={"stage": "distilling"})\ntime.sleep(600)'
 
 
-def test_a_running_job_is_cancelled_within_five_seconds(site, job_id):
+def test_a_running_job_is_cancelled_at_the_next_look(site, job_id):
+    assert POLL_SECONDS < 1
     thread = in_thread(site.workplace(SLEEPER), job_id)
     until(lambda: site.job(job_id).stage == "distilling")
     began = time.monotonic()
     site.cancel(job_id)
     ended(thread)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PROMPT_SECONDS
     assert site.job(job_id).state == "cancelled"
     assert site.nothing_runs()
 

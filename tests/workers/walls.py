@@ -14,6 +14,8 @@ from workers.sandbox import Exit, Sandbox, supervise
 
 BACKENDS = (BUBBLEWRAP, LANDLOCK)
 LIMITS = Limits(memory_bytes=1 << 30, disk_bytes=64 << 20, tasks=64)
+PROMPT_SECONDS = 20
+"""Time for what is done at the next look, also on a machine that stalls; looks are ``POLL_SECONDS`` apart."""
 
 SPEAK = """
 import json, os, sys
@@ -70,7 +72,7 @@ def members(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def all_gone(folder: Path, seconds: float = 5) -> bool:
+def all_gone(folder: Path, seconds: float = 30) -> bool:
     deadline = time.monotonic() + seconds
     while members(folder):
         if time.monotonic() > deadline:

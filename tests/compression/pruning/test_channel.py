@@ -25,7 +25,7 @@ def weigh(network):
     return sum(parameter.numel() for parameter in network.module.parameters())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     name=st.sampled_from(sorted(ZOO)),
     amount=st.floats(0.01, 0.95),

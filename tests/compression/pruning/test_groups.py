@@ -44,7 +44,8 @@ def test_the_residual_width_under_a_layer_norm_stays():
 
 def test_groups_of_a_deep_network_are_found_quickly():
     network = lift(export(ResNet(widths=(64, 128, 256, 512), depth=2)))
-    started = time.perf_counter()
+    # Of this process' own time: what else the machine does is not counted.
+    started = time.process_time()
     groups = find_groups(network)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert len(groups.units) == 3 * 64 + 3 * 128 + 3 * 256 + 3 * 512

@@ -12,6 +12,12 @@ from workers.compression.training import finetune, mode
 from workers.compression.training.mode import Load, Mode, choose_mode, compare, takes_channels_last
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Keep what is compiled here, lest kernels for another processor are taken, which end the process."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+
+
 def load(network, context, **given):
     inputs, _ = context.data.gather("train", np.arange(8))
     return Load(inputs, **({"multiplications": lambda: 10**9, "batches": 1000} | given))
