@@ -112,6 +112,19 @@ def test_pairs_of_two_rows_tell_no_objective():
         evaluation.check_metric(few, "spearman")
 
 
+@pytest.mark.parametrize("labels", [np.full(1, 3.5), np.full(40, 0.1), np.full((40, 2), [0.1, 7.3])])
+def test_labels_that_are_all_the_same_tell_no_objective_on_r2(labels):
+    found = np.random.default_rng(0).standard_normal(labels.shape).astype(np.float32)
+    same = judged(found, labels.astype(np.float32), LearningTask.REGRESSION)
+    with pytest.raises(DatasetMismatch, match=f"rows, {len(labels)}, are all the same"):
+        evaluation.check_metric(same, "r2")
+
+
+def test_one_output_whose_labels_differ_tells_an_objective_on_r2():
+    labels = np.stack([np.full(40, 0.1), np.arange(40)], axis=1).astype(np.float32)
+    evaluation.check_metric(judged(labels * 0.9, labels, LearningTask.REGRESSION), "r2")
+
+
 class Logarithms(nn.Module):
     def __init__(self):
         super().__init__()

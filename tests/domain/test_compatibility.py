@@ -343,7 +343,7 @@ def test_wanda_needs_a_linear_layer():
     step = {"granularity": "weight", "criterion": "wanda"}
     pointer, _ = refused(NothingToPrune, step, model([layer("a")]))
     assert pointer == "/recipe/0/criterion"
-    facts = model([layer("a"), layer("b", "linear")])
+    facts = model([layer("a"), layer("b", "linear", quantizable=True), layer("row", "linear", weight_shape=[1, 8])])
     accepted(step, facts)
     refused(NothingToPrune, step | {"exclude": ["b"]}, facts)
 
@@ -353,6 +353,7 @@ def test_a_block_has_to_divide_the_inputs_of_a_layer():
     pointer, detail = refused(NothingToPrune, {"granularity": "2:4"}, facts)
     assert (pointer, "a has 3, up has 6" in detail) == ("/recipe/0/granularity", True)
     accepted({"granularity": "1:3"}, facts)
+    accepted({"granularity": "2:4"}, model([layer("batched", "linear", weight_shape=[3, 6, 8])]))
 
 
 def test_a_minimum_has_to_leave_something_to_remove():

@@ -247,5 +247,5 @@ def test_every_task_has_a_loss():
 @pytest.mark.parametrize("given", [{"loss": "kd"}, {"losses": {"mse": 1, "dkd": 1}}, {"temperature": 2.0}])
 def test_losses_of_classes_are_refused_where_there_are_none(given):
     with pytest.raises(WinnowError) as caught:
-        distill._check_losses(DistillSpec(**step(**given)), "regression", "/recipe/0")
+        distill._check_losses(DistillSpec(**step(**given)), "regression", model_facts(), "/recipe/0")
     assert caught.value.errors[0].pointer == f"/recipe/0/{next(iter(given))}"

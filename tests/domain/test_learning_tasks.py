@@ -205,6 +205,30 @@ def test_only_distributions_over_classes_are_imitated_by_their_divergence(task, 
         assert (pointer, task in detail) == ("/recipe/0/loss", True)
 
 
+ALONE = {
+    "classification": (labels(classes=1), signature(1)),
+    "token_classification": (labels("int64", 6, classes=1, ignored=True), signature(6, 1, inputs=(WORDS, MASK))),
+    "language_modelling": (None, signature(6, 1, inputs=(WORDS, MASK))),
+    "segmentation": (labels("int64", 4, 5, classes=1, ignored=True), signature(1, 4, 5)),
+}
+
+
+@pytest.mark.parametrize("task", ALONE)
+def test_one_class_alone_is_not_imitated_by_how_likely_it_is(task, monkeypatch):
+    monkeypatch.setitem(FACTS, task, ALONE[task])
+    for given, field in (
+        (IMITATING[""], "/loss"),
+        (IMITATING[""] | {"loss": "dkd"}, "/loss"),
+        (IMITATING[""] | {"losses": {"mse": 1, "kd": 1}}, "/losses/kd"),
+        (IMITATING["/recovery_method"], "/recovery_method"),
+        (IMITATING["/teacher"], "/teacher"),
+    ):
+        pointer, detail = refusal(task, [given])
+        assert (pointer, "has one, which is always certain" in detail) == (f"/recipe/0{field}", True)
+    submit(task, [IMITATING[""] | {"loss": "mse"}])
+    submit(task, [RECOVERED])
+
+
 def test_an_embedding_has_no_labels_to_mix_with_a_teacher():
     submit("embedding", [{"method": "distill", "loss": "cosine", "alpha": 1.0}])
     assert refusal("embedding", [{"method": "distill", "alpha": 0.5}])[0] == "/recipe/0/alpha"

@@ -68,6 +68,15 @@ def find_weights(network: Network) -> dict[str, tuple[fx.Node, str]]:
     return found
 
 
+def outputs_first(node: fx.Node, weight: torch.Tensor) -> torch.Tensor:
+    """View a layer's weight as the layer that a product is has it, [..., outputs, inputs]; others as they are."""
+    if node.op == "call_module" or op_name(node) not in PRODUCTS | {"linear"}:
+        return weight
+    if weight.ndim == 1:
+        return weight.unsqueeze(0)
+    return weight.transpose(-1, -2) if op_name(node) in PRODUCTS else weight
+
+
 def _weight_name(network: Network, node: fx.Node) -> str | None:
     if node.op == "call_module":
         part = network.module.get_submodule(str(node.target))
@@ -100,7 +109,7 @@ def describe_layers(network: Network) -> tuple[Layer, ...]:
             Layer(
                 name=name,
                 op=op,
-                weight_shape=tuple(parameters[weight].shape),
+                weight_shape=tuple(outputs_first(node, parameters[weight]).shape),
                 parameters=sum(parameter.numel() for parameter in own),
                 macs=macs[name if part is not None else node.name],
                 prunable=False,

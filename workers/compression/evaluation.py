@@ -17,7 +17,7 @@ from workers.compression.hits import by_class, hit_rate, measure_drop
 from workers.compression.inference import BATCH_ROWS, dynamic_sizes, rows_at_once
 from workers.compression.resampling import interval, p_value, resample
 from workers.compression.tasks import TASKS, Task
-from workers.compression.tasks.metrics import Figure, Terms, compact, correlation, join, narrow, ranks, unit
+from workers.compression.tasks.metrics import Figure, Terms, compact, correlation, join, narrow, ranks, unit, varies
 
 JUDGE = "validation"
 """The split that files are judged on."""
@@ -188,11 +188,17 @@ def pairs_of(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def check_metric(judged: Judged, metric: str) -> None:
-    """Raise DatasetMismatch where the rows are too few to tell what an objective is about."""
+    """Raise DatasetMismatch where the rows are too few, or too alike, to tell what an objective is about."""
     if metric not in judged.figures:
         raise DatasetMismatch(
             f"{metric} compares pairs of rows and says something of three or more; {JUDGE} has {judged.rows}",
             hint="Judge on more rows, or set the objective on another metric.",
+        )
+    if metric == "r2" and not varies(np.asarray(judged.terms[metric].sum(axis=0))):
+        raise DatasetMismatch(
+            f"r2 is a share of how far labels are from their mean; those of the {JUDGE} rows, {judged.rows}, are all"
+            " the same: it would be 0 on both sides, and the objective met whatever was lost",
+            hint="Judge on rows whose labels differ, or leave the objective out and look at mse and mae.",
         )
 
 

@@ -133,7 +133,8 @@ def compress(
             measured = Baseline(saved - began, time.monotonic() - saved, data.rows(evaluation.JUDGE))
             headline = context.task.metric
             metric = learning.objective_metric(objective, data.task) if objective else None
-            evaluation.check_metric(before, metric or headline)
+            if metric:
+                evaluation.check_metric(before, metric)
             context.metric(f"baseline_{headline}", 0, before.value(headline))
             tracker.expect([Expected(0.0), *forecast(recipe, latency, measured)])
         result, floating, steps = _run_steps(recipe, context, output, tracker)

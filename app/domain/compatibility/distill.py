@@ -37,7 +37,7 @@ def check(
     step = step.filled(task)
     _check_inputs(teacher, model, f"{pointer}/teacher", "teacher")
     _check_student(step, position, model, student, dataset, task)
-    _check_losses(step, task, pointer)
+    _check_losses(step, task, student, pointer)
     # An embedding is judged by its teacher's vectors, whatever it learns by.
     if step.imitated.keys() != {"hint"} or task is LearningTask.EMBEDDING:
         _check_outputs(step, teacher, student, pointer)
@@ -115,7 +115,7 @@ def count_kept(blocks: Sequence[Sequence[str]], depth: float, layers: str) -> in
     return kept
 
 
-def _check_losses(step: DistillSpec, task: LearningTask, pointer: str) -> None:
+def _check_losses(step: DistillSpec, task: LearningTask, student: ModelFacts, pointer: str) -> None:
     imitated = step.imitated.keys()
     if not imitated & OF_CLASSES:
         if field := step.set_of_classes():
@@ -126,6 +126,12 @@ def _check_losses(step: DistillSpec, task: LearningTask, pointer: str) -> None:
         field = "loss" if step.loss is not None else "losses"
         message = f"kd and dkd are of classes of which one holds, which {task} does not have."
         raise refuse(TaskMismatch, f"{pointer}/{field}", message, f"Choose {DEFAULT_LOSS[task]}.")
+    if class_count(task, student.signature) == 1:
+        # A softmax of one class is 1 whatever its logit: kd has no gradient, and dkd no other classes to compare.
+        name = next(name for name in step.imitated if name in OF_CLASSES)
+        field = "loss" if step.loss is not None else f"losses/{name}"
+        message = f"{name} compares how likely classes are, and the student has one, which is always certain."
+        raise refuse(TaskMismatch, f"{pointer}/{field}", message, "Choose mse, which imitates the output as it is.")
 
 
 def _check_outputs(step: DistillSpec, teacher: ModelFacts, student: ModelFacts, pointer: str) -> None:

@@ -4,7 +4,7 @@ from app.domain.compatibility.refusal import refuse
 from app.domain.compatibility.task import class_count
 from app.domain.errors import TaskMismatch
 from app.domain.job import Objective
-from app.domain.learning_task import METRICS, SMOOTHED, TOP, WEIGHED, LearningTask, Metric
+from app.domain.learning_task import METRICS, SMOOTHED, SOFT_TARGETS, TOP, WEIGHED, LearningTask, Metric
 from app.domain.model import Signature
 from app.domain.recipe import Recipe, Step
 from app.domain.steps.distill import BASELINE, DistillSpec
@@ -51,6 +51,10 @@ def check_steps(recipe: Recipe, task: LearningTask, signature: Signature) -> Non
         if task is LearningTask.EMBEDDING and (field := _needs_labels(step)) is not None:
             message = "The step learns from labels, and an embedding has none."
             raise refuse(TaskMismatch, f"{pointer}{field}", message)
+        if class_count(task, signature) == 1 and task in SOFT_TARGETS and (field := _imitates(step)) is not None:
+            # A softmax of one class is 1 whatever its logit, so that kd has no gradient.
+            message = "A teacher shows here how likely classes are, and the network has one, which is always certain."
+            raise refuse(TaskMismatch, f"{pointer}{field}", message, "Distil by mse in a step of its own.")
         if isinstance(step, TrainingSpec):
             _check_weights(step, task, signature, f"{pointer}/class_weights")
         if isinstance(step, FinetuneSpec) and step.label_smoothing and task not in SMOOTHED:
@@ -71,6 +75,13 @@ def _needs_labels(step: Step) -> str | None:
             return None
         return "/alpha" if step.alpha is not None else "/alpha_end" if step.alpha_end is not None else "/losses"
     return "/scheme" if isinstance(step, QuantizeSpec) and step.trained_epochs and step.teacher is None else None
+
+
+def _imitates(step: Step) -> str | None:
+    """Give the pointer, within a step whose losses nobody can choose, to what makes it imitate a teacher."""
+    if isinstance(step, PruneSpec) and step.trained_epochs and step.recovery_method == "distill":
+        return "/recovery_method"
+    return "/teacher" if isinstance(step, QuantizeSpec) and step.trained_epochs and step.teacher is not None else None
 
 
 def _check_weights(step: TrainingSpec, task: LearningTask, signature: Signature, pointer: str) -> None:

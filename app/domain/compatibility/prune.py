@@ -72,7 +72,7 @@ def _check_left(step: PruneSpec, layers: list[Layer], pointer: str) -> None:
     if step.granularity == "channel":
         _check_floors(step, left, pointer)
         return
-    if step.criterion == "wanda" and not any(layer.op == "linear" for layer in left):
+    if step.criterion == "wanda" and not any(layer.op == "linear" and layer.quantizable for layer in left):
         message = f"wanda scores linear layers only, and none is left; there are: {listed(left, _name)}."
         raise refuse(NothingToPrune, f"{pointer}/criterion", message, "Choose l1.")
     if step.kept and not any(_entering(layer) % step.kept[1] == 0 for layer in left):
@@ -92,6 +92,8 @@ def _check_floors(step: PruneSpec, left: list[Layer], pointer: str) -> None:
 
 def _entering(layer: Layer) -> int:
     """Give the size of the dimension along which n:m works."""
+    if layer.op == "linear":
+        return layer.weight_shape[-1]
     return layer.weight_shape[0 if layer.op.startswith("conv_transpose") else 1]
 
 

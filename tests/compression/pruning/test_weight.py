@@ -7,12 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from app.domain.errors import NoChange, NothingToPrune
 from app.domain.steps.prune import PruneSpec
 from app.domain.steps.training import FinetuneSpec
 from tests.compression.networks import make
 from workers.compression.checks import check_step
+from workers.compression.counting import describe_layers
 from workers.compression.datasets import Dataset, Split
 from workers.compression.formats import onnx, pt2
 from workers.compression.lifting import lift
@@ -97,6 +99,67 @@ def test_wanda_takes_the_same_share_of_each_output_of_linear_layers(context, dig
     assert result.details["calibration_rows"] == 1024
     magnitude = prune.run(digits_network, spec(amount=0.5, scope="layer"), context)
     assert not torch.equal(found["fc.weight"], zeros(magnitude.network)["fc.weight"])
+
+
+class Loose(nn.Module):
+    """Weights that no module of torch's has: a convolution's, three of products, one of them read twice, and a row."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 1, 3, 3))
+        self.w, self.v = nn.Parameter(torch.randn(144, 10)), nn.Parameter(torch.randn(10, 10))
+        self.row = nn.Parameter(torch.randn(12))
+
+    def forward(self, x):
+        x = F.conv2d(x, self.kernel)
+        y = torch.relu(x.flatten(1) @ self.w) @ self.v
+        return y @ self.v + F.pad(y, (0, 2)).unsqueeze(1) @ self.row
+
+
+def loose():
+    torch.manual_seed(0)
+    shapes = ({0: torch.export.Dim("batch")},)
+    return lift(torch.export.export(Loose().eval(), (torch.zeros(2, 1, 8, 8),), dynamic_shapes=shapes))
+
+
+@pytest.mark.parametrize("options", [{}, {"scope": "layer"}, {"criterion": "random"}])
+def test_weights_that_no_module_of_torch_has_go_as_well(context, tmp_path, options):
+    network = loose()
+    result = prune.run(network, spec(amount=0.5, exclude=["kernel"], overrides={"v": 0.2}, **options), context)
+    shares = {name: float((value == 0).double().mean()) for name, value in result.network.module.named_parameters()}
+    assert shares["kernel"] == 0
+    assert shares["v"] == pytest.approx(0.2, abs=0.005)
+    assert (shares["w"] * 1440 + shares["row"] * 12) / 1452 == pytest.approx(0.5, abs=0.001)
+    assert [row["name"] for row in result.details["layers"]] == ["w", "v", "row"]
+    check_step("prune", network, result.network)
+    pt2.save(result.network, tmp_path / "pruned.pt2")
+    again = pt2.load(tmp_path / "pruned.pt2")
+    trained = finetune.run(again, FinetuneSpec(method="finetune", epochs=1), context).network.module
+    assert (trained.w[result.network.module.w == 0] == 0).all()
+    assert not torch.equal(trained.w, result.network.module.w)
+
+
+def test_inputs_of_a_product_are_the_rows_of_its_weight(context):
+    network = loose()
+    result = prune.run(network, spec(granularity="2:4"), context)
+    module = result.network.module
+    assert (module.w.view(36, 4, 10) == 0).sum(1).unique().tolist() == [2]
+    assert (module.row.view(3, 4) == 0).sum(1).tolist() == [2, 2, 2]
+    told = {row["name"]: row["reason"] for row in result.details["unprunable"]}
+    assert told["v"] == "its 10 inputs are no multiple of 4"
+    shapes = {layer.name: layer.weight_shape for layer in describe_layers(network)}
+    assert shapes == {"kernel": (4, 1, 3, 3), "w": (10, 144), "v": (10, 10), "row": (1, 12)}
+
+
+def test_wanda_scores_a_product_by_what_it_reads(context):
+    network = loose()
+    result = prune.run(network, spec(criterion="wanda", amount=0.5), context)
+    rows = context.data.gather("calibration", np.arange(1024))[0][0]
+    read = F.conv2d(rows, network.module.kernel).flatten(1).norm(dim=0)
+    scores = network.module.w.detach().t().abs() * read
+    assert torch.equal(lowest_of_rows(scores, 0.5), result.network.module.w.t() == 0)
+    assert result.details["unprunable"][0] == {"name": "kernel", "reason": "wanda scores linear layers only"}
+    assert {row["name"] for row in result.details["layers"]} == {"w", "v"}
 
 
 class Wide(nn.Module):

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from app.domain.errors import DatasetMismatch
@@ -29,7 +28,8 @@ from workers.compression.pruning.masks import lowest, lowest_of_rows
 from workers.compression.pruning.plan import pick
 from workers.compression.pruning.scoring import score_pools
 from workers.compression.pruning.surgery import remove
-from workers.compression.pruning.weight import prunable_layers, score_weights
+from workers.compression.pruning.weight import score_weights
+from workers.compression.pruning.weights import prunable_layers
 from workers.compression.step import Context
 
 AMOUNTS = (0.5, 0.75, 0.25, 0.9, 0.1)
@@ -205,12 +205,11 @@ def _weights(network: Network, spec: PruneSpec, context: Context) -> list[Candid
 
     def cut(name: str, count: int) -> tuple[Network, int] | None:
         smaller = network.clone()
-        weight = smaller.module.get_parameter(f"{name}.weight")
+        weight = prunable_layers(smaller, spec)[0][name].weight
         amount = count / weight.numel()
         wanda = spec.criterion == "wanda"
         gone = lowest_of_rows(scores[name], amount) if wanda else lowest([scores[name]], amount)[0]
-        with torch.no_grad():
-            weight.masked_fill_(gone, 0)
+        weight.masked_fill_(gone, 0)
         return (smaller, int(gone.sum())) if gone.any() else None
 
     return [Candidate(name, (name,), part.weight.numel(), partial(cut, name)) for name, part in layers.items()]

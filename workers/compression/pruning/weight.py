@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from fnmatch import fnmatchcase
-
-import numpy as np
 import torch
-from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from app.domain.errors import NoChange, NoSensitivity, NothingToPrune
+from app.domain.errors import NoChange, NoSensitivity
 from app.domain.steps.prune import MOST_AMOUNT, PruneSpec
-from workers.compression.inference import output_batches
 from workers.compression.network import Network
 from workers.compression.pruning.allocation import curves_of
 from workers.compression.pruning.masks import all_but, lowest, lowest_of_rows, wanda
 from workers.compression.pruning.plan import Quota, override, table_for
 from workers.compression.pruning.rounds import Rounds, share_gone
+from workers.compression.pruning.weights import WANDA_ROWS, Layers, input_norms, prunable_layers
 from workers.compression.step import Context, StepResult
-
-WANDA_ROWS = 1024
-
-Layers = dict[str, nn.Conv2d | nn.Linear]
 
 
 def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
@@ -45,9 +35,8 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
         amount = (spec.amount or 0.0) * passed
         amounts = quotas and {name: share for (name,), share in quotas.amounts(amount).items()}
         scores = score_weights(smaller, layers, spec, context)
-        with torch.no_grad():
-            for name, gone in _choose(scores, layers, spec, amounts or amount, passed).items():
-                layers[name].weight.masked_fill_(gone, 0)
+        for name, gone in _choose(scores, layers, spec, amounts or amount, passed).items():
+            layers[name].weight.masked_fill_(gone, 0)
         smaller = rounds.end(smaller, sum(_count_zeros(layers).values()) - before, "weights")
         layers, _ = prunable_layers(smaller, spec)
     rows = _describe(layers, zeros)
@@ -61,29 +50,6 @@ def run(network: Network, spec: PruneSpec, context: Context) -> StepResult:
     if spec.criterion == "wanda":
         details["calibration_rows"] = min(WANDA_ROWS, context.data.rows("calibration"))
     return StepResult(smaller, details, rounds.earlier_seconds)
-
-
-def prunable_layers(network: Network, spec: PruneSpec) -> tuple[Layers, dict[str, str]]:
-    """List the layers whose weights may go, and why those of the others may not.
-
-    Raises NothingToPrune where there are none.
-    """
-    found, reasons = {}, {}
-    for name, part in network.module.named_modules():
-        if not isinstance(part, _ConvNd | nn.Linear):
-            continue
-        if any(fnmatchcase(name, pattern) for pattern in spec.exclude):
-            reasons[name] = "it is excluded"
-        elif spec.criterion == "wanda" and not isinstance(part, nn.Linear):
-            reasons[name] = "wanda scores linear layers only"
-        elif (kept := spec.kept) and part.weight.shape[_input_axis(part)] % kept[1]:
-            reasons[name] = f"its {part.weight.shape[_input_axis(part)]} inputs are no multiple of {kept[1]}"
-        else:
-            found[name] = part
-    if not found:
-        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise NothingToPrune(f"No weight can go. {told or 'There is no convolution or linear layer.'}")
-    return found, reasons  # type: ignore[return-value]  # every class of them has a weight
 
 
 def _describe(layers: Layers, zeros_before: dict[str, int]) -> list[dict[str, object]]:
@@ -103,20 +69,16 @@ def _count_zeros(layers: Layers) -> dict[str, int]:
     return {name: int((part.weight == 0).sum()) for name, part in layers.items()}
 
 
-def _input_axis(part: nn.Module) -> int:
-    return 0 if isinstance(part, _ConvTransposeNd) else 1
-
-
 def score_weights(network: Network, layers: Layers, spec: PruneSpec, context: Context) -> dict[str, torch.Tensor]:
     """Score every weight; one that is zero already scores below all others."""
     if spec.criterion == "random":
         generator = torch.Generator().manual_seed(context.seed)
         scores = {name: torch.rand(part.weight.shape, generator=generator) for name, part in layers.items()}
     elif spec.criterion == "wanda":
-        norms = _input_norms(network, list(layers), context)
-        scores = {name: wanda(part.weight.detach(), norms[name]) for name, part in layers.items()}
+        norms = input_norms(network, list(layers), context)
+        scores = {name: wanda(part.weight, norms[name]) for name, part in layers.items()}
     else:
-        scores = {name: part.weight.detach().abs() for name, part in layers.items()}
+        scores = {name: part.weight.abs() for name, part in layers.items()}
     return {name: found.masked_fill(layers[name].weight == 0, -1) for name, found in scores.items()}
 
 
@@ -141,7 +103,7 @@ def _choose(
     ``gone`` is the share of the layers' own amounts that is due by now.
     """
     if spec.kept:
-        return {name: all_but(found, *spec.kept, _input_axis(layers[name])) for name, found in scores.items()}
+        return {name: all_but(found, *spec.kept, layers[name].inputs) for name, found in scores.items()}
     fixed = {name: own * gone for name in scores if (own := override((name,), spec)) is not None}
     if isinstance(amounts, float) and spec.scope == "global" and spec.criterion != "wanda":
         open_ = {name: found for name, found in scores.items() if name not in fixed}
@@ -151,23 +113,3 @@ def _choose(
     if spec.criterion == "wanda":
         return {name: lowest_of_rows(found, each[name]) for name, found in scores.items()}
     return {name: lowest([found], each[name])[0] for name, found in scores.items()}
-
-
-def _input_norms(network: Network, names: list[str], context: Context) -> dict[str, torch.Tensor]:
-    """Take the Euclidean norm of each input of these layers over calibration rows."""
-    watched = network.clone()
-    sums: dict[str, torch.Tensor] = {}
-
-    def watch(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        def add(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            squares = inputs[0].detach().double().flatten(0, -2).square().sum(dim=0)
-            sums[name] = sums[name] + squares if name in sums else squares
-
-        return add
-
-    for name in names:
-        watched.module.get_submodule(name).register_forward_pre_hook(watch(name))
-    rows = np.arange(min(WANDA_ROWS, context.data.rows("calibration")))
-    for _ in output_batches(watched, context.data, "calibration", rows, torch.device("cpu")):
-        pass  # what layers read is all that is wanted: outputs of a language model on all rows would fill the memory
-    return {name: found.sqrt().float() for name, found in sums.items()}

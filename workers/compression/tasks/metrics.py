@@ -197,11 +197,21 @@ def squares(outputs: NDArray[Any], truth: NDArray[Any]) -> Terms:
 
 def r2(sums: Values) -> Values:
     """Give 1 − Σ(y − ŷ)²/Σ(y − ȳ)², the mean over outputs; one that is the same in every row does not count."""
-    (wrong, once, twice), rows = np.split(sums[:-1], 3), sums[-1]
-    spread = twice - np.square(once) / np.maximum(rows, 1e-12)
-    there = spread > 1e-13 * twice
+    wrong, spread, there = _spread(sums)
     each = np.where(there, 1 - wrong / np.where(there, spread, 1), 0.0)
     return each.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+
+
+def varies(sums: Values) -> bool:
+    """Tell whether any output's labels differ between rows, without which r2 is 0 whatever the outputs are."""
+    return bool(_spread(sums)[2].any())
+
+
+def _spread(sums: Values) -> tuple[Values, Values, NDArray[np.bool_]]:
+    """Give Σ(y − ŷ)² and Σ(y − ȳ)² of each output, and whether the latter is more than rounding."""
+    (wrong, once, twice), rows = np.split(sums[:-1], 3), sums[-1]
+    spread = twice - np.square(once) / np.maximum(rows, 1e-12)
+    return wrong, spread, spread > 1e-13 * twice
 
 
 def errors(power: int) -> Callable[[NDArray[Any], NDArray[Any]], Terms]:
