@@ -260,3 +260,19 @@ def test_an_embedding_alone_may_be_stored_in_bytes(tmp_path, attention):
     assert INTEGER_LAYERS.isdisjoint(operators), "no product was asked for"
     stored = onnx.load(tmp_path / "model.onnx").graph.initializer
     assert [50, 32] in [list(tensor.dims) for tensor in stored if tensor.data_type == onnx.TensorProto.UINT8]
+
+
+def test_a_transformer_of_a_fixed_batch_runs_on_integers_too(tmp_path, attention):
+    """ONNX Runtime makes its layers a Gemm each, as all sizes are known."""
+    tokens = attention[1]
+    network = make_network(Attention(), (12,), batch=4, dtype=torch.int64)
+    result, operators = operators_of(network, tokens, tmp_path)
+    assert operators["QGemm"] == 5
+    assert "MatMulIntegerToFloat" not in operators
+    assert {layer["name"] for layer in result.details["layers"]} == {
+        "embedding", "qkv", "out", "up", "down", "head"
+    }  # fmt: skip
+    found = run_onnx(tmp_path / "model.onnx", tokens[:4])
+    ours, floats = (run_torch(it, tokens[:4]) for it in (result.network, network))
+    np.testing.assert_allclose(found, ours, atol=2e-2 * np.abs(floats).max())
+    np.testing.assert_array_equal(found.argmax(1), floats.argmax(1))

@@ -1,5 +1,6 @@
 """Operators of torch that ONNX Runtime's CPU provider has an integer kernel for, by what their pairs look like."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -167,6 +168,29 @@ def spell_out(module: GraphModule) -> None:
             made.meta = dict(node.meta)
         node.replace_all_uses_with(product)
         module.graph.erase_node(node)
+    module.recompile()
+
+
+def flatten_rows(module: GraphModule) -> None:
+    """Let linear layers over more than rows and features, of sizes that all are known, run over rows.
+
+    ONNX Runtime makes them a Gemm between two reshapes before it looks for integers, and then runs what was written as
+    a product and a sum of integers in float.
+    """
+    for node in module.graph.find_nodes(op="call_function", target=_aten.linear.default):
+        source, value = node.args[0], node.meta["val"]
+        if value.dim() <= 2 or not all(isinstance(size, int) for size in source.meta["val"].shape):
+            continue
+        rows, width = math.prod(value.shape[:-1]), source.meta["val"].shape[-1]
+        with module.graph.inserting_before(node):
+            flat = module.graph.call_function(_aten.reshape.default, (source, [rows, width]))
+        with module.graph.inserting_after(node):
+            whole = module.graph.call_function(_aten.reshape.default, (node, list(value.shape)))
+        flat.meta = {"val": source.meta["val"].reshape(rows, width)}
+        whole.meta = {"val": value}
+        node.replace_all_uses_with(whole, delete_user_cb=lambda user, whole=whole: user is not whole)
+        node.update_arg(0, flat)
+        node.meta["val"] = value.reshape(rows, value.shape[-1])
     module.recompile()
 
 

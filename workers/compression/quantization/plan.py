@@ -166,6 +166,7 @@ def _observed(
     module = replace(network, module=folded).export().module(check_guards=False)  # guards are calls of a module
     assert isinstance(module, GraphModule)
     kernels.spell_out(module)
+    kernels.flatten_rows(module)
     kernels.part_biases(module)
     kernels.name_layers(module, adopted)
     operators, floats = named_operators(module, QUANTIZABLE), without_kernel(module)
