@@ -57,7 +57,7 @@ def test_layers_on_weights_that_no_module_of_torch_owns_are_listed():
     layers = {layer.name: layer for layer in group_layers(network)}
     block = "network.transformer.h.0."
     attention = layers[f"{block}attn.c_attn"]
-    assert (attention.op, attention.weight_shape, attention.group) == ("linear", (16, 48), "g1")
+    assert (attention.op, attention.weight_shape, attention.group) == ("linear", (48, 16), "g1")
     assert attention.parameters == 16 * 48 + 48
     assert attention.macs == 6 * 16 * 48
     assert layers[f"{block}mlp.c_fc"].group == "g2"

@@ -251,7 +251,7 @@ class Dense(nn.Module):
 def test_a_norm_that_no_layer_takes_in_trains_and_stays(digits_data, tmp_path):
     network = make_network(Dense(), (1, 8, 8))
     context = replace(text_context(network, tmp_path), data=digits_data)
-    result, loaded = write(network, spec("qat", epochs=2, learning_rate=0.05), context, tmp_path)
+    result, loaded = write(network, spec("qat", epochs=1, learning_rate=0.05), context, tmp_path)
     assert {layer["name"] for layer in result.details["layers"]} == {"left", "right", "last", "head"}
     rows = digits_data.splits["validation"].inputs[0]
     ours, theirs = run_torch(loaded, rows), run_onnx(tmp_path / "model.onnx", rows)
