@@ -31,6 +31,7 @@ def inspected(service, item):
     return shown
 
 
+@pytest.mark.long
 def test_a_network_is_compressed_on_a_folder_of_images_and_on_a_table(service, model, splits, tmp_path):
     write_zip(tmp_path / "digits.zip", images(splits))
     write_table(tmp_path / "digits.parquet", splits)

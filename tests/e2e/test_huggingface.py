@@ -58,9 +58,8 @@ def test_the_model_is_shown_as_it_is(service, uploads, original):
     assert hidden["group"] is not None
 
 
-@pytest.mark.parametrize(
-    ("recipe", "smaller"), [([DEPTH], 1.3), pytest.param([DEPTH, QUANTIZE], 2, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("recipe", "smaller"), [([DEPTH], 1.3), ([DEPTH, QUANTIZE], 2)])
 def test_a_job_compresses_it_and_its_file_takes_texts_of_any_length(service, uploads, recipe, smaller):
     ended = service.wait(job := service.submit(*uploads, recipe=recipe))
     assert ended["state"] == "succeeded", ended["failure"]

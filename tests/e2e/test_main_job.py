@@ -3,6 +3,7 @@ import signal
 import time
 
 import httpx
+import pytest
 
 from app import embedded
 from tests.e2e.service import PROMPT_SECONDS, RECIPE, gone
@@ -37,6 +38,7 @@ def test_two_jobs_at_once_both_finish_with_reports_and_artifacts(service, digits
     assert ids == list(range(1, len(ids) + 1))
 
 
+@pytest.mark.long
 def test_an_analysis_and_a_prune_that_takes_its_table(service, digits):
     analysis = service.submit(*digits, recipe=[{"method": "prune", "analyze": True, "budget_seconds": 60}])
     ended = service.wait(analysis)

@@ -28,6 +28,7 @@ def uploads(service, tmp_path_factory):
     return found
 
 
+@pytest.mark.long  # every task runs through the engine in tests/compression/tasks
 def test_jobs_learn_what_their_data_sets_say(service, uploads):
     jobs = {
         task: service.submit(*uploads[task], recipe=recipe, objective={"max_drop": most})

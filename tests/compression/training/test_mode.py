@@ -127,6 +127,7 @@ def test_without_a_compiler_training_goes_on(context, digits_network, events, mo
     assert same(result.network, finetune.run(digits_network, spec(epochs=1), context).network)
 
 
+@pytest.mark.long  # it compiles
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, in its own compiler
 def test_a_compiled_network_learns_as_well(context, digits_network, events, monkeypatch):
     monkeypatch.setattr(mode, "LEAST_COMPILED_SECONDS", 0.0)
