@@ -123,6 +123,8 @@ Admin = Annotated[Caller, Depends(_caller_with("admin"))]
 def _refuse_unknown(request: Request) -> None:
     """Refuse a parameter that the endpoint does not have, or has once: what is asked for must not be left unheard."""
     given = Counter(name for name, _ in request.query_params.multi_items())
+    if not given:
+        return
     known = _query_fields(request.scope["route"].dependant)
     faults = dict.fromkeys(sorted(given.keys() - known.keys()), "There is no such parameter.")
     repeated = (name for name, times in given.items() if times > 1 and not known.get(name, True))

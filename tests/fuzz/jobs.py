@@ -124,7 +124,7 @@ def _refuse_constant(name):
     raise ValueError(f"the report holds {name}")
 
 
-def fuzz(seeds, show=print):
+def fuzz(seeds, show):
     """Run the jobs of these seeds; give how they ended, by count, and the seeds of those that met a fault."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
