@@ -75,5 +75,7 @@ def _positions(levels: int) -> CompoundSelect[Any]:
     asked: Any = bindparam("ids", expanding=True)
     places = union_all(*branches).subquery()
     counted = select(places.c.id, places.c.ahead + places.c.place).where(places.c.id.in_(asked))
-    still = select(JobRow.id, literal(MOST_COUNTED)).where(JobRow.id.in_(asked), JobRow.state == JobState.QUEUED)
+    # By the ids alone: SQLite would rather read all that is queued, by the index of states.
+    state = func.coalesce(JobRow.state, "")
+    still = select(JobRow.id, literal(MOST_COUNTED)).where(JobRow.id.in_(asked), state == JobState.QUEUED)
     return union_all(counted, still)
